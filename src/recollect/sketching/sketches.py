@@ -1,0 +1,244 @@
+"""Sketches: one short vector per glance, kept as int8, float16 or float32, that add exactly.
+
+Shape letters: B rows, d numbers in a sketch (the recipe's dim, or a prefix of it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from recollect._checks import check_integer
+from recollect.sketching.recipe import ModuleTable, Recipe
+from recollect.sketching.skeletons import Skeletons
+
+__all__ = ["FIXED_POINT_BITS", "Sketches", "quantize"]
+
+# Sums are kept as 64-bit integers in units of 2**-32, so that addition is exact in any order.
+FIXED_POINT_BITS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Sketches:
+    """Sketches of B glances, or sums of sketches.
+
+    Attributes:
+        codes: (B, d) int8, float16 or float32 as the recipe says; int64 fixed point for sums.
+        scale: (B,) float32, what an int8 code is multiplied with (exactly a bfloat16); None for
+            the other kinds.
+        count: (B,) int64, glances in each row (1, or more in a sum).
+        skeletons: structure of each glance; None for sums or where it was not kept.
+        modules: name, size and scale of the modules that were sketched.
+        recipe: what made the sketches.
+
+    Example:
+        >>> from recollect import Sketcher, Trace
+        >>> s = Sketcher(dim=64).encode(Trace.from_columns({"eye": torch.eye(3)}))
+        >>> s
+        Sketches(3 of 64 int8 numbers, energy, seed 0)
+        >>> (s[:1].sum() + s[1:].sum()).equal(s.sum())
+        True
+    """
+
+    codes: Tensor
+    scale: Tensor | None
+    count: Tensor
+    skeletons: Skeletons | None
+    modules: ModuleTable
+    recipe: Recipe
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __repr__(self) -> str:
+        kind = "sums" if self.is_sum else self.recipe.dtype
+        r = self.recipe
+        return f"Sketches({len(self)} of {self.dim} {kind} numbers, {r.scheme}, seed {r.seed})"
+
+    @property
+    def dim(self) -> int:
+        """Numbers in each sketch (smaller than the recipe's dim after ``prefix``)."""
+        return int(self.codes.shape[1])
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether the rows are sums in 64-bit fixed point."""
+        return self.codes.dtype == torch.int64
+
+    @property
+    def values(self) -> Tensor:
+        """The sketches as (B, d) float32."""
+        if self.is_sum:
+            return (self.codes.to(torch.float64) * 2.0**-FIXED_POINT_BITS).to(torch.float32)
+        if self.scale is not None:
+            return self.codes.to(torch.float32) * self.scale[:, None]
+        return self.codes.to(torch.float32)
+
+    def __getitem__(self, index: int | slice | Sequence[int] | npt.NDArray[np.int64]) -> Sketches:
+        rows = np.atleast_1d(np.arange(len(self))[index])
+        kept = torch.from_numpy(rows)
+        return replace(
+            self,
+            codes=self.codes[kept],
+            scale=None if self.scale is None else self.scale[kept],
+            count=self.count[kept],
+            skeletons=None if self.skeletons is None else self.skeletons.select(rows),
+        )
+
+    def prefix(self, dim: int) -> Sketches:
+        """Return the coarser sketches that the first ``dim`` numbers are.
+
+        Raises:
+            ValueError: if ``dim`` is larger than the sketches are.
+        """
+        check_integer("dim", dim, minimum=1)
+        if dim > self.dim:
+            raise ValueError(f"a prefix of {dim} numbers is asked of sketches of {self.dim}")
+        return replace(self, codes=self.codes[:, :dim].contiguous())
+
+    def fixed_point(self) -> Tensor:
+        """Return the sketches as (B, d) int64 in units of 2**-32 (what sums are made of)."""
+        if self.is_sum:
+            return self.codes
+        exact = self.codes.to(torch.float64)
+        if self.scale is not None:
+            exact = exact * self.scale.to(torch.float64)[:, None]
+        return torch.round(exact * 2.0**FIXED_POINT_BITS).to(torch.int64)
+
+    def sum(self) -> Sketches:
+        """Return the exact sum of all rows: one row, with ``count`` the glances in it.
+
+        Integer addition is associative, so any order and any grouping gives the same bits.
+        """
+        return replace(
+            self,
+            codes=self.fixed_point().sum(0, keepdim=True),
+            scale=None,
+            count=self.count.sum(0, keepdim=True),
+            skeletons=None,
+        )
+
+    def __add__(self, other: Sketches) -> Sketches:
+        """Add two sums (or single sketches), row by row.
+
+        Raises:
+            RecipeMismatch: if they were made with different recipes.
+            ValueError: if their sizes or module tables differ.
+        """
+        self._check_compatible(other)
+        if len(self) != len(other):
+            raise ValueError(f"{len(self)} and {len(other)} sketches cannot be added row by row")
+        return replace(
+            self,
+            codes=self.fixed_point() + other.fixed_point(),
+            scale=None,
+            count=self.count + other.count,
+            skeletons=None,
+            modules=_wider(self.modules, other.modules),
+        )
+
+    @classmethod
+    def concat(cls, parts: Sequence[Sketches]) -> Sketches:
+        """Join sketches of one recipe, row after row.
+
+        Raises:
+            ValueError: if there is none, or they cannot be joined.
+        """
+        if not parts:
+            raise ValueError("Sketches.concat needs at least one part, got none")
+        first = parts[0]
+        table = first.modules
+        for p in parts[1:]:
+            first._check_compatible(p)
+            table = _wider(table, p.modules)
+        skeletons = None
+        if all(p.skeletons is not None for p in parts):
+            packed = [b for p in parts if p.skeletons is not None for b in p.skeletons.packed()]
+            skeletons = Skeletons.from_packed(packed)
+        summed = any(p.is_sum for p in parts)
+        codes = torch.cat([p.fixed_point() if summed else p.codes for p in parts])
+        scales = [p.scale for p in parts if p.scale is not None]
+        scale = torch.cat(scales) if scales and not summed else None
+        count = torch.cat([p.count for p in parts])
+        return cls(codes, scale, count, skeletons, table, first.recipe)
+
+    def equal(self, other: Sketches) -> bool:
+        """Whether the two hold the same bits."""
+        same_scale = (self.scale is None) == (other.scale is None) and (
+            self.scale is None or other.scale is None or torch.equal(self.scale, other.scale)
+        )
+        return (
+            same_scale
+            and self.codes.dtype == other.codes.dtype
+            and torch.equal(self.codes, other.codes)
+            and torch.equal(self.count, other.count)
+        )
+
+    def cpu(self) -> Sketches:
+        """Return the sketches on the host."""
+        scale = None if self.scale is None else self.scale.cpu()
+        return replace(self, codes=self.codes.cpu(), scale=scale, count=self.count.cpu())
+
+    def _check_compatible(self, other: Sketches) -> None:
+        self.recipe.check_same(other.recipe)
+        if self.dim != other.dim:
+            raise ValueError(f"sketches of {self.dim} and {other.dim} numbers cannot be mixed")
+
+
+def _wider(a: ModuleTable, b: ModuleTable) -> ModuleTable:
+    """Return the table that contains the other.
+
+    Raises:
+        ValueError: if neither continues the other.
+    """
+    if a is b:
+        return a
+    short, long = sorted((a, b), key=len)
+    rows = long.to_list()
+    if short.to_list() != rows[: len(short.to_list())]:
+        raise ValueError(
+            "these sketches come from different module tables; encode them with one Sketcher, or "
+            "through one Memory, so that ids and scales agree"
+        )
+    return long
+
+
+def quantize(values: Tensor, dtype: str) -> tuple[Tensor, Tensor | None]:
+    """Round sketches to their kept form, row by row.
+
+    int8 codes are ``round(value / scale)`` with one scale per row, the largest absolute value
+    over 127, rounded up to a bfloat16, so that no code is clipped.
+
+    Args:
+        values: (B, d) float32.
+        dtype: ``"int8"``, ``"float16"`` or ``"float32"``.
+
+    Returns:
+        codes (B, d) and scale (B,) float32, or None where there is none.
+
+    Raises:
+        ValueError: if a value does not fit a float16.
+    """
+    if dtype == "float32":
+        return values, None
+    if dtype == "float16":
+        if bool((values.abs() > 65504).any()):
+            raise ValueError(
+                "a sketch holds numbers beyond float16 (65504); give the Sketcher scales, or "
+                'use dtype="float32" or "int8"'
+            )
+        return values.to(torch.float16), None
+    scale = _bfloat16_up(values.abs().amax(1) / 127)
+    safe = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return torch.round(values / safe[:, None]).to(torch.int8), scale
+
+
+def _bfloat16_up(positive: Tensor) -> Tensor:
+    """Round non-negative float32 up to the next number that a bfloat16 holds."""
+    bits = positive.contiguous().view(torch.int32)
+    return ((bits + 0xFFFF) & ~0xFFFF).view(torch.float32)
