@@ -135,5 +135,5 @@ def test_a_changed_module_is_refused_and_leaves_the_table_alone(call: tuple, wor
 def test_an_unknown_module_suggests_the_nearest() -> None:
     table = ModuleTable()
     table.add("cat", 5)
-    with pytest.raises(NotRemembered, match="no module 'cta' .* did you mean 'cat'"):
+    with pytest.raises(NotRemembered, match=r"no module 'cta' .* did you mean 'cat'"):
         table.id_of("cta")

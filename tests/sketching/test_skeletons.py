@@ -68,10 +68,9 @@ def test_bytes_cut_off_or_appended_are_refused(s: Structure, cut: int) -> None:
 def test_any_bytes_are_a_skeleton_or_refused(data: bytes) -> None:
     try:
         read = unpack_structure(data)
-    except ValueError as error:
-        assert "not a skeleton" in str(error)
-    else:
-        assert same(unpack_structure(pack_structure(read)), read)
+    except ValueError:
+        return
+    assert same(unpack_structure(pack_structure(read)), read)
 
 
 GOLDEN = [
@@ -103,7 +102,7 @@ def test_weights_are_kept_to_three_digits_or_refused() -> None:
     weights = np.random.default_rng(0).uniform(0.01, 3.0, 100)
     read = unpack_structure(pack_structure(structure(list(range(100)), weight=weights)))
     np.testing.assert_allclose(read.weight, weights, rtol=2**-11)
-    with pytest.raises(ValueError, match="weight of 1e.06 .* at most 65504"):
+    with pytest.raises(ValueError, match=r"weight of 1e.06 .* at most 65504"):
         pack_structure(structure([0], weight=[1e6]))
 
 

@@ -90,7 +90,7 @@ def test_rounding_what_was_rounded_changes_nothing(dtype: str) -> None:
 
 
 def test_a_number_beyond_float16_is_refused() -> None:
-    with pytest.raises(ValueError, match="beyond float16 .65504.; give the Sketcher scales"):
+    with pytest.raises(ValueError, match=r"beyond float16 .65504.; give the Sketcher scales"):
         quantize(torch.tensor([[1e5, 0.0]]), "float16")
 
 
