@@ -98,7 +98,8 @@ class Answer:
             "<tr>" + "".join(f"<td>{escape(_short(v))}</td>" for v in row.values()) + "</tr>"
             for row in list(self)[:40]
         )
-        notes = "".join(f"<p>{escape(n)}</p>" for n in self.notes)
+        more = [f"... and {len(self) - 40} more rows"] if len(self) > 40 else []
+        notes = "".join(f"<p>{escape(n)}</p>" for n in [*more, *self.notes])
         return (
             f"<table><caption>{escape(self.title)}</caption><thead><tr>{head}</tr></thead>"
             f"<tbody>{rows}</tbody></table>{notes}"
