@@ -14,6 +14,7 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,10 @@ class Pictures:
         """Yield (batch, records), preprocessed, in order."""
         for first in range(0, len(self), size):
             rows = range(first, min(first + size, len(self)))
-            yield torch.stack([preprocess(self[i][0]) for i in rows]), self.records[first : rows.stop]
+            yield (
+                torch.stack([preprocess(self[i][0]) for i in rows]),
+                self.records[first : rows.stop],
+            )
 
 
 def _scene(name: str, folder: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -104,7 +108,7 @@ def _cifar10(folder: Path, split: str) -> Pictures:
     stored = np.load(folder / "cifar10/cifar10_jpeg.npz")
     blob, offset = stored[f"{split}_blob"].tobytes(), stored[f"{split}_offset"].tolist()
     label = stored[f"{split}_label"].tolist()
-    encoded = [blob[a:b] for a, b in zip(offset, offset[1:], strict=False)]
+    encoded = [blob[a:b] for a, b in pairwise(offset)]
     return Pictures(encoded, [{"file": f"{split}/{i}", "label": k} for i, k in enumerate(label)])
 
 
@@ -136,7 +140,7 @@ _LOADERS: dict[str, Callable[[Path], Pictures]] = {
 
 
 def load(name: str, folder: str | Path | None = None) -> Pictures:
-    """Return a picture set: pets, cards, street_stream, street_places, coco_free, cifar10(_test)."""
+    """Return a picture set by name: pets, cards, street_stream, coco_free, cifar10, ..."""
     if name not in _LOADERS:
         raise ValueError(f"no picture set {name!r}; there are {', '.join(_LOADERS)}")
     return _LOADERS[name](data_folder(folder))
