@@ -64,7 +64,8 @@ class Convolution(nn.Module):
         inner = self.inner if self.even else (0, 0)
         if not self.even:
             x = F.pad(x, self.pad)
-        return F.conv2d(x, self.weight, self.bias, self.stride, inner, self.dilation, self.groups)
+        y = F.conv2d(x, self.weight, self.bias, self.stride, inner, self.dilation, self.groups)
+        return activated(y, self.act)
 
 
 class Linear(nn.Linear):

@@ -34,7 +34,9 @@ def trace_to_arrays(trace: Trace, dtype: npt.DTypeLike = np.float32) -> dict[str
         "families": [{"name": c.name, "members": c.members} for c in trace.columns.values()],
         "edges": trace.edges is not None,
     }
-    arrays = {"header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)}
+    arrays: dict[str, Array] = {
+        "header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    }
     for i, c in enumerate(trace.columns.values()):
         arrays[f"{i}.attributes"] = c.attributes.cpu().numpy().astype(dtype)
         # A static family's structure is implied by the number of glances.
