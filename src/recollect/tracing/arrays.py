@@ -47,6 +47,9 @@ def trace_to_arrays(trace: Trace, dtype: npt.DTypeLike = np.float32) -> dict[str
         e = trace.edges
         arrays |= {"e.glance": e.glance, "e.parent": e.parent, "e.child": e.child}
         arrays["e.weight"] = e.weight
+    if trace.references is not None:
+        r = trace.references
+        arrays |= {"r.glance": r.glance, "r.parent": r.parent, "r.child": r.child}
     return arrays
 
 
@@ -76,4 +79,8 @@ def trace_from_arrays(arrays: Mapping[str, Array]) -> Trace:
         edges = Edges(
             arrays["e.glance"], arrays["e.parent"], arrays["e.child"], arrays["e.weight"]
         )
-    return Trace(columns, total, edges)
+    references = None
+    if "r.glance" in arrays:
+        weight = np.ones(len(arrays["r.glance"]), dtype=np.float32)
+        references = Edges(arrays["r.glance"], arrays["r.parent"], arrays["r.child"], weight)
+    return Trace(columns, total, edges, references=references)

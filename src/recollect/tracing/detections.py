@@ -197,7 +197,9 @@ class DetectionsView(View):
             )
         glance = np.array([g for g, _ in rows], dtype=np.int64)
         zeros = np.zeros(len(rows), dtype=np.int64)
-        return Piece(label, torch.stack(vectors), glance=glance, member=zeros, reads=reads)
+        device = next((m.device for m in run.kept.values()), None)
+        attributes = torch.stack(vectors).to(device)
+        return Piece(label, attributes, glance=glance, member=zeros, reads=reads)
 
     def _stages(self, d: Detection, run: Run) -> tuple[str, ...]:
         if not d.stages:
