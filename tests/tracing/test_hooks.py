@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -140,6 +142,30 @@ def test_attributes_do_not_follow_a_later_change_in_place() -> None:
     model, x = InPlace(), torch.randn(4, 3)
     expected = model.first(x)
     torch.testing.assert_close(trace(model, x).objects("first").attributes, expected)
+
+
+@pytest.mark.parametrize("view", ["modules", "kernels", "cells", "classes"])
+def test_no_activation_is_held(view: str) -> None:
+    alive: list[weakref.ref[Any]] = []
+
+    class Watched(Small):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.norm(self.conv(x))
+            alive.append(weakref.ref(y))
+            return self.head(y.mean((2, 3)))
+
+    model = Watched().eval()
+    with capture(model, view=view) as c, torch.no_grad():
+        model(torch.randn(2, 3, 8, 8))
+        gc.collect()
+        assert alive[0]() is None
+    assert len(c.trace()) == 2
+
+
+def test_a_users_reduction_may_return_a_view() -> None:
+    model, x = Small().eval(), torch.randn(2, 3, 8, 8)
+    t = trace(model, x, modules="conv", reduce=lambda y: y[:, :, 0, 0])
+    assert t.objects("conv").attributes.untyped_storage().nbytes() == 2 * 6 * 4
 
 
 def test_a_module_that_runs_again_gets_a_number() -> None:

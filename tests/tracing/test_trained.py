@@ -47,7 +47,7 @@ def test_yolox_finds_pets_and_refers_to_its_stages(data_folder: Path, benchmarks
     pets = pictures.load("pets", data_folder)
     some = pets.subset(range(0, len(pets), 16))
     batch, records = next(some.batches(preprocess, len(some)))
-    t = trace(model, batch, view="detections", **networks.yolox_view(data_folder))
+    t = trace(model, batch, view="detections")
     right = sum(r["species"] in t[i].modules for i, r in enumerate(records))
     assert right >= 0.8 * len(some)
     dogs = t.objects("dog")

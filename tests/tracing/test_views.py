@@ -192,6 +192,19 @@ def test_detections_refer_to_their_stages_without_edges() -> None:
     assert references(t[[2, 0]])[0] == (0, "cat", "coarse")
 
 
+def test_a_network_may_bring_its_own_reading() -> None:
+    class Own(Finder):
+        detection_features = ("fine", "coarse")
+
+        def detections(self, output: torch.Tensor) -> list[list[Detection]]:
+            return FOUND  # type: ignore[return-value]
+
+    x = torch.randn(3, 1, 8, 8)
+    assert trace(Own(), x, view="detections").modules == ("fine", "coarse", "cat", "dog")
+    t = trace(Own(), x, view="detections", detect=lambda y: [[], [], []], features="fine")
+    assert t.modules == ("fine",)
+
+
 def test_detections_over_several_forwards() -> None:
     model, x = Finder().eval(), torch.randn(3, 1, 8, 8)
     lists = [FOUND[:1], FOUND[1:]]

@@ -161,4 +161,4 @@ def _checked(name: str, rows: Any, batch: int) -> Tensor:
             f"reduce must return a tensor of shape ({batch}, numbers) for module {name!r}, "
             f"got {got}"
         )
-    return rows.detach().to(torch.float32)
+    return rows.detach().to(torch.float32, copy=True)  # it may be a view of the whole output
