@@ -49,7 +49,7 @@ class Answer:
     """
 
     def __init__(
-        self, columns: Mapping[str, Sequence[Any]], title: str = "", notes: Sequence[str] = ()
+        self, columns: Mapping[str, Any], title: str = "", notes: Sequence[str] = ()
     ) -> None:
         self.columns: dict[str, list[Any]] = {k: _plain(v) for k, v in columns.items()}
         lengths = {k: len(v) for k, v in self.columns.items()}
