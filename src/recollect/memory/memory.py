@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from recollect import sketching
-from recollect._checks import CorruptMemory, NotRemembered, check_integer, check_one_of
-from recollect.memory import audit, merging
+from recollect._checks import NotRemembered, check_integer, check_one_of
+from recollect.memory.audit import export, info, verify
 from recollect.memory.clock import HOUR, microseconds, microseconds_of_all
 from recollect.memory.engine import Engine
 from recollect.memory.intake import ids_of_all, labels_of_all, sources_of_all
 from recollect.memory.layout import Folder
-from recollect.memory.migrations import FORMAT, check_format, migrate
+from recollect.memory.merging import extend, merge
+from recollect.memory.opening import create_meta, read_meta
 from recollect.memory.priors import Priors
 from recollect.memory.report import Report
 from recollect.memory.rollups import RollUps
@@ -111,7 +111,7 @@ class Memory:
         if timezone is not None:
             ZoneInfo(timezone)
         recipe = None if sketcher is None else sketcher.recipe
-        meta = _open(self._folder, read_only) or _create(self._folder, recipe, options)
+        meta = read_meta(self._folder, read_only) or create_meta(self._folder, recipe, options)
         self._meta = meta
         self._recipe = Recipe.from_dict(meta["recipe"])
         if recipe is not None:
@@ -130,7 +130,7 @@ class Memory:
         self._searcher = Searcher(self._engine.rows)
         self._priors = Priors(self._folder)
         if sketcher is not None and not len(self.modules) and _has_scales(sketcher):
-            merging.extend(self.modules, sketcher.modules)
+            extend(self.modules, sketcher.modules)
 
     # -- what it is -----------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ class Memory:
         given = self._intake(len(sketches), time, source, labels, ids)
         with self._engine.writing():
             if sketches.modules is not self.modules:
-                merging.extend(self.modules, sketches.modules)
+                extend(self.modules, sketches.modules)
             return self._store(sketches, given, trace)
 
     def _intake(
@@ -331,7 +331,7 @@ class Memory:
             ValueError: if a module has another size or scale there.
         """
         keep = bool(self._meta["keep_skeletons"])
-        ids, replaced = merging.merge(self._engine, other._engine, keep)
+        ids, replaced = merge(self._engine, other._engine, keep)
         return Added(ids, len(ids) - replaced, replaced)
 
     def compact(self) -> None:
@@ -399,7 +399,7 @@ class Memory:
 
         def read() -> Sketches:
             places = self._engine.rows.find(chosen) if ids is None else self._places(ids)
-            return self._sketches_at(places, prefix)
+            return sketches_at(self._engine, places, prefix)
 
         return self._engine.reading(read)
 
@@ -411,36 +411,6 @@ class Memory:
                 f"no glance has the id {wanted[places < 0][0]}; memory.glances() lists the ids"
             )
         return places
-
-    def _sketches_at(self, places: IntArray, prefix: int | None) -> Sketches:
-        import torch
-
-        rows, engine = self._engine.rows, self._engine
-        dim = self._recipe.dim if prefix is None else check_integer("prefix", prefix, minimum=1)
-        if dim > self._recipe.dim:
-            raise ValueError(f"a prefix of {dim} numbers is asked of sketches of {rows.dim}")
-        columns = [name for name, part in rows.tiers.items() if part.start < dim]
-        scaled = ["scale"] if rows.dtype == np.int8 else []
-        if len(places):
-            table = rows.take(places, [*scaled, *columns])
-            codes = np.array(rows.codes(table, columns)[:, :dim])
-            factors = table.column("scale").to_numpy() if scaled else None
-        else:
-            codes = np.zeros((0, dim), rows.dtype)
-            factors = np.zeros(0, np.float32) if scaled else None
-        skeleton = rows.index()[2][places]
-        skeletons = None
-        if bool((skeleton >= 0).all()) and self._meta["keep_skeletons"]:
-            packed = [engine.skeletons.bytes_of(s) for s in skeleton.tolist()]
-            skeletons = sketching.Skeletons.from_packed(packed)
-        return sketching.Sketches(
-            torch.from_numpy(codes),
-            None if factors is None else torch.from_numpy(np.array(factors, np.float32)),
-            torch.ones(len(places), dtype=torch.int64),
-            skeletons,
-            self.modules,
-            self._recipe,
-        )
 
     def search(
         self,
@@ -505,16 +475,7 @@ class Memory:
         chosen = _where(where, since, until)
 
         def read() -> SkeletonCounts:
-            rows = self._engine.rows
-            places = rows.find(chosen)
-            ids, time, skeleton = rows.index()
-            distinct, index = np.unique(skeleton[places], return_inverse=True)
-            known = distinct >= 0
-            bags = [self._engine.skeletons.bag(s) for s in distinct[known].tolist()]
-            number = np.where(known, np.cumsum(known) - 1, -1)[index]
-            return SkeletonCounts(
-                ids[places], time[places], number >= 0, self.modules, number, bags
-            )
+            return counts_at(self._engine, self._engine.rows.find(chosen))
 
         return self._engine.reading(read)
 
@@ -564,7 +525,7 @@ class Memory:
 
     def verify(self) -> Report:
         """Compute everything derived once more, compare, and tell what differs."""
-        return self._engine.reading(lambda: audit.verify(self._engine))
+        return self._engine.reading(lambda: verify(self._engine))
 
     def export(self, path: str | Path) -> int:
         """Write all glances to one Parquet file that needs nothing of ours to be read.
@@ -575,12 +536,12 @@ class Memory:
         Returns:
             The number of glances written.
         """
-        return self._engine.reading(lambda: audit.export(self._engine, Path(path)))
+        return self._engine.reading(lambda: export(self._engine, Path(path)))
 
     def info(self) -> dict[str, Any]:
         """Return what the memory holds and what it costs, every byte on disk counted."""
         self._engine.sync()
-        return audit.info(self._engine, self._meta, self.prior_versions)
+        return info(self._engine, self._meta, self.prior_versions)
 
 
 def _where(sql: str | None, since: Any, until: Any) -> Where:
@@ -589,52 +550,6 @@ def _where(sql: str | None, since: Any, until: Any) -> Where:
         None if since is None else microseconds(since),
         None if until is None else microseconds(until),
     )
-
-
-def _open(folder: Folder, read_only: bool) -> dict[str, Any] | None:
-    """Read meta.json; None if there is no memory yet and one may be made.
-
-    Raises:
-        CorruptMemory: if something else is there, or it is of a newer format.
-    """
-    path = folder.path
-    if path.exists() and not path.is_dir():
-        raise CorruptMemory(f"{path} is a file; a memory is a folder")
-    if not (folder / "meta.json").exists():
-        found = [p.name for p in path.iterdir()] if path.exists() else []
-        found = [n for n in found if n != "meta.json.part"]
-        if found:
-            raise CorruptMemory(
-                f"{path} is not a memory: it holds {', '.join(sorted(found)[:4])} but no "
-                "meta.json; name a new or empty folder, or the folder of a memory"
-            )
-        if read_only:
-            raise CorruptMemory(f"there is no memory at {path}, and read_only=True makes none")
-        return None
-    meta: Any = folder.read_json("meta.json")
-    if not isinstance(meta, dict) or meta.get("kind") != "recollect memory":
-        raise CorruptMemory(f"{path} is not a memory: its meta.json is another program's")
-    if check_format(path, meta) < FORMAT:
-        if read_only:
-            raise CorruptMemory(f"{path} is of an older format; open it once to write, to migrate")
-        meta = migrate(path, meta)
-        folder.write_json("meta.json", meta)
-    return dict(meta)
-
-
-def _create(folder: Folder, recipe: Recipe | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    defaults = {"timezone": "UTC", "reservoir": 512, "keep_skeletons": True}
-    chosen = {k: v for k, v in options.items() if v is not None}
-    meta = {
-        "kind": "recollect memory",
-        "format": FORMAT,
-        "recipe": (recipe or Recipe()).to_dict(),
-        **defaults,
-        **chosen,
-    }
-    folder.path.mkdir(parents=True, exist_ok=True)
-    folder.write_json("meta.json", meta)
-    return json.loads(json.dumps(meta))  # type: ignore[no-any-return]
 
 
 def _has_scales(sketcher: Sketcher) -> bool:
