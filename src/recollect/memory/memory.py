@@ -23,6 +23,7 @@ from recollect.memory.layout import Folder
 from recollect.memory.merging import extend, merge
 from recollect.memory.opening import create_meta, read_meta
 from recollect.memory.priors import Priors
+from recollect.memory.reading import counts_at, sketches_at
 from recollect.memory.report import Report
 from recollect.memory.rollups import RollUps
 from recollect.memory.rows import Block, Where
@@ -298,9 +299,9 @@ class Memory:
         """
         run = import_module("recollect.tracing").trace
         total = 0
-        for batch, info in loader:
+        for batch, about in loader:
             trace = run(model, batch, modules=modules, view=view, **options)
-            self.add(trace, **info)
+            self.add(trace, **about)
             total += len(trace)
             if progress is not None:
                 progress(total)
