@@ -82,6 +82,9 @@ class Searcher:
         """Cosines of the first tier."""
         tier, norm = self._tier()
         part = query[: tier.shape[1]]
+        if len(part) < tier.shape[1]:
+            tier = tier[:, : len(part)]
+            norm = _inverse_norms(tier)
         part = part / max(float(np.linalg.norm(part)), 1e-30)
         total = len(tier) if places is None else len(places)
         out = np.empty(total, np.float32)

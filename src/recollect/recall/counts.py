@@ -86,8 +86,8 @@ def count(
 
     Example:
         >>> from recollect import Memory, Object, Trace, recall
-        >>> cat, dog = Object("cat", [1.0]), Object("dog", [2.0])
-        >>> t = Trace.from_objects([[cat], [cat, dog], [dog, dog]])
+        >>> cat, dogs = Object("cat", [1.0]), [Object("dog", [2.0]), Object("dog", [3.0])]
+        >>> t = Trace.from_objects([[cat], [cat, dogs[0]], dogs])
         >>> times = ["2026-01-01T08:00Z", "2026-01-02T08:30Z", "2026-01-02T20:00Z"]
         >>> with Memory(getfixture("tmp_path") / "room") as memory:
         ...     _ = memory.add(t, time=times)
@@ -96,7 +96,7 @@ def count(
                day  estimate  low  high  glances  share
         2026-01-01         0    0     0        1      0
         2026-01-02         3    3     3        2    1.5
-        exact, from skeletons
+        exact, from roll-ups of skeletons
     """
     check_one_of("unit", unit, UNITS)
     if source is not None:
