@@ -127,10 +127,8 @@ class RollUps:
         size = len(start)
 
         def total() -> IntArray:
-            parts = self.sum
-            out = np.zeros((size, parts.shape[1]), np.int64)
-            np.add.at(out, place, parts)
-            return out
+            first = np.searchsorted(place, np.arange(size))
+            return np.add.reduceat(self.sum, first, axis=0) if size else self.sum
 
         return RollUps(
             start,

@@ -81,7 +81,9 @@ def read_month(file: BinaryIO) -> tuple[IntArray, IntArray]:
     parts = [np.load(file, allow_pickle=False) for _ in _WIDTHS]
     sums = np.empty((len(hours), parts[0].shape[1]), np.int64)
     for number, part in enumerate(parts):
-        if len(part):
+        if len(part) == len(hours):
+            np.multiply(part, divisor[:, None], out=sums)
+        elif len(part):
             rows = width == number
             sums[rows] = part * divisor[rows][:, None]
     return hours, sums
