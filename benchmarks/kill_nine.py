@@ -88,9 +88,11 @@ def write(path, log, first, durability):
         ids = np.arange(BATCH) + batch * BATCH
         note(step="adding", batch=batch, edition=edition)
         memory._append(
-            made(edition), (ids * 977) * HOUR // 40, labels={"batch": batch, "edition": edition},
+            made(edition),
+            (ids * 977) % 40_000 * (HOUR // 40),
+            labels={"batch": batch, "edition": edition},
             ids=ids,
-        )  # fmt: skip
+        )
         note(step="added", batch=batch, edition=edition)
 
 
@@ -152,8 +154,11 @@ def rounds(folder, number, longest, durability="process", seed=0):
             time.sleep(0.002)
         wait = rng.random() * longest
         time.sleep(wait)
-        os.kill(child.pid, signal.SIGKILL)
+        if child.is_alive():
+            os.kill(child.pid, signal.SIGKILL)
         child.join()
+        if child.exitcode != -signal.SIGKILL:
+            raise RuntimeError(f"the writer ended by itself with code {child.exitcode}")
         problems, glances = check(path, log)
         acknowledged = log.read_text().count('"step": "added"')
         yield wait, glances, acknowledged, problems

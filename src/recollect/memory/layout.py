@@ -28,10 +28,14 @@ import numpy as np
 
 from recollect._checks import CorruptMemory
 
-__all__ = ["Folder", "disk_errors", "size_of"]
+__all__ = ["Folder", "Moved", "disk_errors", "size_of"]
 
 _TEMPORARY = ".part"
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+class Moved(OSError):
+    """The version that is being read was removed by a writer; a newer one can be read."""
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recollect._seeds import seed_of
-from recollect.memory.layout import Folder
+from recollect.memory.layout import Folder, Moved
 
 if TYPE_CHECKING:
     from recollect.tracing.columns import Trace
@@ -173,13 +173,20 @@ class Reservoir:
     # -- reading --------------------------------------------------------------------------
 
     def records(self, alive: Collection[int] | None = None) -> tuple[list[int], Trace | None]:
-        """Return ids and records in the order of their hashes; None if there is none."""
+        """Return ids and records in the order of their hashes; None if there is none.
+
+        Raises:
+            Moved: if a writer has just joined the files.
+        """
         ids = [n for n in self.members if alive is None or n in alive]
         if not ids:
             return [], None
         parts, found = [], []
         wanted = set(ids)
         for path in dict.fromkeys(self._members[n][1] for n in ids):
+            if not path.exists():
+                self._loaded = None
+                raise Moved(f"{path} was joined with others")
             with np.load(path, allow_pickle=False) as file:
                 held = file["ids"].tolist()
                 here = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -127,8 +128,9 @@ class RollUps:
         size = len(start)
 
         def total() -> IntArray:
-            first = np.searchsorted(place, np.arange(size))
-            return np.add.reduceat(self.sum, first, axis=0) if size else self.sum
+            cuts = np.searchsorted(place, np.arange(size + 1))
+            parts = [self.sum[a:b].sum(0) for a, b in pairwise(cuts.tolist())]
+            return np.stack(parts) if parts else self.sum
 
         return RollUps(
             start,

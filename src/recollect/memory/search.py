@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from recollect.memory.index import Key
 from recollect.memory.rows import Rows, Where
 
 __all__ = ["Searcher"]
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
+Tier = tuple[npt.NDArray[Any], FloatArray]
 
 # Candidates read whole in the first step, and at most.
 _FIRST, _MOST = 200, 2000
@@ -37,7 +39,7 @@ class Searcher:
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
-        self._cached: tuple[int, npt.NDArray[Any], FloatArray] | None = None
+        self._cached: dict[Key, Tier] = {}
 
     def search(self, vector: Any, k: int, where: Where) -> tuple[IntArray, FloatArray]:
         """Return ids and cosines of the k best, best first."""
@@ -66,7 +68,7 @@ class Searcher:
         scores = self._exact(query, chosen if places is None else places[chosen])
         kth = np.sort(scores)[-min(k, first)]
         error = scores - coarse[chosen]
-        bound = kth - float(error.mean()) - _SIGMAS * float(error.std())
+        bound = kth - max(float(error.mean()), 0.0) - _SIGMAS * float(error.std())
         more = np.setdiff1d(np.flatnonzero(coarse >= bound), chosen)
         room = max(_MOST, 2 * first) - first
         if len(more) > room:
@@ -80,32 +82,59 @@ class Searcher:
 
     def _coarse(self, query: FloatArray, places: IntArray | None) -> FloatArray:
         """Cosines of the first tier."""
-        tier, norm = self._tier()
-        part = query[: tier.shape[1]]
-        part = part / max(float(np.linalg.norm(part)), 1e-30)
-        total = len(tier) if places is None else len(places)
-        out = np.empty(total, np.float32)
-        for start in range(0, total, _BLOCK):
-            stop = min(start + _BLOCK, total)
-            block = tier[start:stop] if places is None else tier[places[start:stop]]
-            out[start:stop] = block.astype(np.float32) @ part
-        out *= norm if places is None else norm[places]
-        return out
+        part = query[: self.rows.tiers["s0"].stop]
+        part = (part / max(float(np.linalg.norm(part)), 1e-30)).astype(np.float32)
+        tiers = self._tiers()
+        if places is None:
+            return np.concatenate([_cosines(tier, norm, part) for tier, norm in tiers])
+        ends = np.cumsum([len(tier) for tier, _ in tiers])
+        cuts = np.searchsorted(places, np.concatenate([[0], ends]))
+        return np.concatenate(
+            [
+                _cosines(tier, norm, part, places[start:stop] - (end - len(tier)))
+                for (tier, norm), end, start, stop in zip(
+                    tiers, ends.tolist(), cuts[:-1], cuts[1:], strict=True
+                )
+            ]
+        )
 
-    def _tier(self) -> tuple[npt.NDArray[Any], FloatArray]:
-        """First tier of all rows, and one over its norms."""
-        version = int(self.rows.data().version)
-        if self._cached is None or self._cached[0] != version:
-            parts = [self.rows.codes(t, ["s0"]) for t in self.rows.scan(["s0"])]
-            tier = np.concatenate(parts)
-            self._cached = (version, tier, _inverse_norms(tier))
-        return self._cached[1], self._cached[2]
+    def _tiers(self) -> list[Tier]:
+        """First tier, and one over its norms, of every fragment; only new ones are read."""
+        keys = self.rows.keys()
+        self._cached = {k: self._cached.get(k) or self._tier(k) for k in keys}
+        return list(self._cached.values())
+
+    def _tier(self, key: Key) -> Tier:
+        fragment, rows, gone = key
+        tier = np.empty((rows - gone, self.rows.tiers["s0"].stop), self.rows.dtype)
+        norms = np.empty(len(tier), np.float32)
+        start = 0
+        for table in self.rows.scan(["s0"], [fragment]):
+            codes = self.rows.codes(table, ["s0"])
+            tier[start : start + len(codes)] = codes
+            norms[start : start + len(codes)] = _inverse_norms(codes)
+            start += len(codes)
+        return tier, norms
 
     def _exact(self, query: FloatArray, places: IntArray) -> FloatArray:
         names = [n for n, part in self.rows.tiers.items() if part.start < len(query)]
         codes = self.rows.codes(self.rows.take(places, names), names)[:, : len(query)]
         scores: FloatArray = codes.astype(np.float32) @ query
         return scores * _inverse_norms(codes)
+
+
+def _cosines(
+    tier: npt.NDArray[Any], norm: FloatArray, query: FloatArray, rows: IntArray | None = None
+) -> FloatArray:
+    """Cosines with a unit query, block by block: each block is turned into float32 in cache."""
+    total = len(tier) if rows is None else len(rows)
+    out = np.empty(total, np.float32)
+    for start in range(0, total, _BLOCK):
+        stop = min(start + _BLOCK, total)
+        block = tier[start:stop] if rows is None else tier[rows[start:stop]]
+        out[start:stop] = block.astype(np.float32) @ query
+    out *= norm if rows is None else norm[rows]
+    return out
 
 
 def _inverse_norms(codes: npt.NDArray[Any]) -> FloatArray:
