@@ -37,10 +37,10 @@ class Index:
     """Looks up rows by id.
 
     Args:
-        read: returns id, time and skeleton of one fragment.
+        read: returns id, time and skeleton of some fragments, one after the other.
     """
 
-    def __init__(self, read: Callable[[int], Columns]) -> None:
+    def __init__(self, read: Callable[[list[int]], Columns]) -> None:
         self._read = read
         self._pieces: dict[Key, Columns] = {}
         self._keys: list[Key] = []
@@ -51,7 +51,12 @@ class Index:
         """Take in the fragments that are new, drop those that are gone."""
         if keys == self._keys:
             return
-        self._pieces = {k: self._pieces.get(k) or self._read(k[0]) for k in keys}
+        fresh = [k for k in keys if k not in self._pieces]
+        if fresh:
+            cuts = np.cumsum([rows - gone for _, rows, gone in fresh])[:-1]
+            columns = [np.split(c, cuts) for c in self._read([k[0] for k in fresh])]
+            self._pieces |= dict(zip(fresh, zip(*columns, strict=True), strict=True))
+        self._pieces = {k: self._pieces[k] for k in keys}
         settled = self._sorted[0]
         if keys[: len(self._keys)] != self._keys:
             settled = 0

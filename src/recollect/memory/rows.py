@@ -208,8 +208,8 @@ class Rows:
             self._keys = (data.version, fragment_keys(data))
         return self._keys[1]
 
-    def _fragment_index(self, fragment: int) -> tuple[IntArray, IntArray, IntArray]:
-        parts = list(self.scan(["id", "time", "skeleton"], [fragment]))
+    def _fragment_index(self, fragments: list[int]) -> tuple[IntArray, IntArray, IntArray]:
+        parts = list(self.scan(["id", "time", "skeleton"], fragments))
         ids, time, skeleton = (
             np.concatenate([np.zeros(0, np.int64), *(_integers(t.column(i)) for t in parts)])
             for i in range(3)
@@ -270,6 +270,10 @@ class Rows:
         self.index()
         return self._index.places(wanted)
 
+    def ids_at(self, places: IntArray) -> IntArray:
+        """Return the ids of the rows at some places (without reading the ids of all)."""
+        return _integers(self.take(places, ["id"]).column(0))
+
     def empty(self, columns: Sequence[str]) -> Any:
         """Return a table without rows, for a memory that has none yet."""
         import pyarrow as pa
@@ -279,7 +283,7 @@ class Rows:
 
     def take(self, places: IntArray, columns: Sequence[str]) -> Any:
         """Return a ``pyarrow.Table`` of the rows at some places, in that order."""
-        if len(places) > len(self.index()[0]) // 4:
+        if len(places) > sum(rows - gone for _, rows, gone in self.keys()) // 4:
             whole = self._read(lambda d: d.to_table(columns=list(columns)))
             return whole.take(places)
         order = np.argsort(places, kind="stable")

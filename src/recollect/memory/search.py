@@ -25,7 +25,7 @@ FloatArray = npt.NDArray[np.float32]
 Tier = tuple[npt.NDArray[Any], FloatArray]
 
 # Candidates read whole in the first step, and at most.
-_FIRST, _MOST = 200, 2000
+_FIRST, _MOST = 200, 1000
 _SIGMAS = 4.0
 _BLOCK = 4096
 
@@ -46,9 +46,9 @@ class Searcher:
         query = _query(vector, self.rows.dim)
         if self.rows.data() is None:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        ids = self.rows.index()[0]
         places = None if where.is_all else np.sort(self.rows.find(where))
-        total = len(ids) if places is None else len(places)
+        keys = self.rows.keys()
+        total = sum(n - gone for _, n, gone in keys) if places is None else len(places)
         if total == 0:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
         if total <= _FIRST:
@@ -56,8 +56,12 @@ class Searcher:
             scores = self._exact(query, found)
         else:
             found, scores = self._two_stages(query, k, places)
-        best = np.lexsort((ids[found], -scores))[:k]
-        return ids[found[best]], scores[best]
+        # A few more than k, so that equal scores are told apart by id.
+        best = np.argsort(-scores, kind="stable")[: k + 16]
+        found, scores = found[best], scores[best]
+        ids = self.rows.ids_at(found)
+        order = np.lexsort((ids, -scores))[:k]
+        return ids[order], scores[order]
 
     def _two_stages(
         self, query: FloatArray, k: int, places: IntArray | None
@@ -101,26 +105,48 @@ class Searcher:
     def _tiers(self) -> list[Tier]:
         """First tier, and one over its norms, of every fragment; only new ones are read."""
         keys = self.rows.keys()
-        self._cached = {k: self._cached.get(k) or self._tier(k) for k in keys}
+        fresh = [k for k in keys if k not in self._cached]
+        if fresh:
+            tier, norms = self._read(fresh)
+            cuts = np.cumsum([rows - gone for _, rows, gone in fresh])[:-1]
+            parts = zip(np.split(tier, cuts), np.split(norms, cuts), strict=True)
+            self._cached |= dict(zip(fresh, parts, strict=True))
+        self._cached = {k: self._cached[k] for k in keys}
         return list(self._cached.values())
 
-    def _tier(self, key: Key) -> Tier:
-        fragment, rows, gone = key
-        tier = np.empty((rows - gone, self.rows.tiers["s0"].stop), self.rows.dtype)
-        norms = np.empty(len(tier), np.float32)
+    def _read(self, keys: list[Key]) -> Tier:
+        total = sum(rows - gone for _, rows, gone in keys)
+        tier = np.empty((total, self.rows.tiers["s0"].stop), self.rows.dtype)
+        norms = np.empty(total, np.float32)
         start = 0
-        for table in self.rows.scan(["s0"], [fragment]):
+        for table in self.rows.scan(["s0"], [k[0] for k in keys]):
             codes = self.rows.codes(table, ["s0"])
             tier[start : start + len(codes)] = codes
             norms[start : start + len(codes)] = _inverse_norms(codes)
             start += len(codes)
         return tier, norms
 
+    def _first_tier(self, places: IntArray) -> npt.NDArray[Any]:
+        """First tier of some rows."""
+        tiers = [tier for tier, _ in self._tiers()]
+        ends = np.cumsum([len(t) for t in tiers])
+        which = np.searchsorted(ends, places, side="right")
+        out = np.empty((len(places), tiers[0].shape[1]), self.rows.dtype)
+        for number in np.unique(which).tolist():
+            rows = which == number
+            out[rows] = tiers[number][places[rows] - (ends[number] - len(tiers[number]))]
+        return out
+
     def _exact(self, query: FloatArray, places: IntArray) -> FloatArray:
-        names = [n for n, part in self.rows.tiers.items() if part.start < len(query)]
-        codes = self.rows.codes(self.rows.take(places, names), names)[:, : len(query)]
-        scores: FloatArray = codes.astype(np.float32) @ query
-        return scores * _inverse_norms(codes)
+        """Cosines of all numbers; beyond the first tier they are read from disk."""
+        parts = [self._first_tier(places)]
+        names = [n for n, part in self.rows.tiers.items() if 0 < part.start < len(query)]
+        if names:
+            parts.append(self.rows.codes(self.rows.take(places, names), names))
+        codes = np.concatenate(parts, axis=1)[:, : len(query)].astype(np.float32)
+        squares = np.einsum("ij,ij->i", codes, codes)
+        scores: FloatArray = (codes @ query) / np.sqrt(np.maximum(squares, 1e-30))
+        return scores
 
 
 def _cosines(
