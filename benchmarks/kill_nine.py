@@ -110,6 +110,11 @@ def expected(log):
     return allowed
 
 
+def acknowledged(log):
+    """Number of acknowledged additions."""
+    return log.read_text().count('"step": "added"') if log.exists() else 0
+
+
 def check(path, log):
     """Return what is wrong, in words."""
     memory = Memory(path)
@@ -146,11 +151,11 @@ def rounds(folder, number, longest, durability="process", seed=0):
     context.set_forkserver_preload(["torch", "recollect.memory", "recollect.sketching.sketches"])
     rng = random.Random(seed)
     for turn in range(number):
-        before = log.stat().st_size if log.exists() else 0
+        before = acknowledged(log)
         arguments = (path, log, turn * 100_000, durability)
         child = context.Process(target=write, args=arguments, daemon=True)
         child.start()
-        while child.is_alive() and (not log.exists() or log.stat().st_size == before):
+        while child.is_alive() and acknowledged(log) == before:
             time.sleep(0.002)
         wait = rng.random() * longest
         time.sleep(wait)
@@ -160,8 +165,7 @@ def rounds(folder, number, longest, durability="process", seed=0):
         if child.exitcode != -signal.SIGKILL:
             raise RuntimeError(f"the writer ended by itself with code {child.exitcode}")
         problems, glances = check(path, log)
-        acknowledged = log.read_text().count('"step": "added"')
-        yield wait, glances, acknowledged, problems
+        yield wait, glances, acknowledged(log), problems
 
 
 def main():

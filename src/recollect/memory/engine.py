@@ -131,10 +131,10 @@ class Engine:
         self._modules_stamp = stamp
 
     def _check_skeletons(self, cover: Cover) -> None:
-        if cover.skeletons and not self.skeletons.path.exists():
+        path = self.folder / "skeletons.bin"
+        if cover.skeletons and not path.exists():
             raise CorruptMemory(
-                f"{self.skeletons.path} is missing, it held {cover.skeletons} skeletons; restore "
-                "it from a copy"
+                f"{path} is missing, it held {cover.skeletons} skeletons; restore it from a copy"
             )
 
     def _repair(self, covered: Cover) -> None:

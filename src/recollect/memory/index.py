@@ -34,27 +34,27 @@ def fragment_keys(data: Any) -> list[Key]:
 
 
 class Index:
-    """Looks up rows by id.
+    """Looks up rows by id."""
 
-    Args:
-        read: returns id, time and skeleton of some fragments, one after the other.
-    """
-
-    def __init__(self, read: Callable[[list[int]], Columns]) -> None:
-        self._read = read
+    def __init__(self) -> None:
         self._pieces: dict[Key, Columns] = {}
         self._keys: list[Key] = []
         self._arrays: Columns = (np.zeros(0, np.int64),) * 3
         self._sorted = (0, np.zeros(0, np.int64), np.zeros(0, np.int64))
 
-    def update(self, keys: list[Key]) -> None:
-        """Take in the fragments that are new, drop those that are gone."""
+    def update(self, keys: list[Key], read: Callable[[list[int]], Columns]) -> None:
+        """Take in the fragments that are new, drop those that are gone.
+
+        Args:
+            keys: of the fragments that there are now.
+            read: returns id, time and skeleton of some fragments, one after the other.
+        """
         if keys == self._keys:
             return
         fresh = [k for k in keys if k not in self._pieces]
         if fresh:
             cuts = np.cumsum([rows - gone for _, rows, gone in fresh])[:-1]
-            columns = [np.split(c, cuts) for c in self._read([k[0] for k in fresh])]
+            columns = [np.split(c, cuts) for c in read([k[0] for k in fresh])]
             self._pieces |= dict(zip(fresh, zip(*columns, strict=True), strict=True))
         self._pieces = {k: self._pieces[k] for k in keys}
         settled = self._sorted[0]

@@ -129,7 +129,7 @@ class Rows:
         self.dtype = np.dtype(dtype)
         self.tiers = tiers(dim)
         self._data: Any = None
-        self._index = Index(self._fragment_index)
+        self._index = Index()
         self._keys: tuple[int, list[Key]] = (-1, [])
 
     # -- versions -------------------------------------------------------------------------
@@ -196,7 +196,7 @@ class Rows:
 
     def index(self) -> tuple[IntArray, IntArray, IntArray]:
         """Return id, time and skeleton of all rows, (N,) each, in the order of the rows."""
-        self._index.update(self.keys())
+        self._index.update(self.keys(), self._fragment_index)
         return self._index.arrays
 
     def keys(self) -> list[Key]:
