@@ -60,7 +60,8 @@ class Index:
         settled = self._sorted[0]
         if keys[: len(self._keys)] != self._keys:
             settled = 0
-        parts = list(zip(*self._pieces.values(), strict=True))
+        none: Columns = (np.zeros(0, np.int64),) * 3
+        parts = zip(none, *self._pieces.values(), strict=True)
         ids, time, skeleton = (np.concatenate(p) for p in parts)
         self._keys, self._arrays = keys, (ids, time, skeleton)
         if settled == 0 or len(ids) - settled > max(_TAIL, settled // 4):
