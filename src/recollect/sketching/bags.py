@@ -298,7 +298,7 @@ class Bags:
             weights = drift * (self.joint.sketches @ solved / glances).T
             moved = weights.to(torch.float32) @ self.joint.rows[:, where]
             mean[rows] = (self.joint.mean[where] + moved).to(torch.float64) * entry.scale
-            std[rows] = self.joint.std[where].to(torch.float64) * entry.scale * (
+            std[rows] = self.joint.usual_std[where] * entry.scale * (
                 1 / number
             ) ** 0.5  # fmt: skip
         return mean, std

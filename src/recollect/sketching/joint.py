@@ -32,6 +32,8 @@ __all__ = ["JointPrior"]
 
 # Glances whose leave-one-out residuals give the standard deviations.
 RESIDUAL_GLANCES = 256
+# Draws of rounding noise that measure how it reaches the estimates.
+NOISE_DRAWS = 64
 RIDGES = np.geomspace(1e-7, 3.0, 24)
 
 
@@ -126,15 +128,38 @@ class JointPrior:
         weights = (centred @ right * squares.sqrt() / (squares + self.ridge)) @ left.T
         return weights.to(torch.float32) @ self.rows
 
+    def std(self, noise: Tensor) -> Tensor:
+        """Return the (B, K) standard deviations of scaled estimates, given rounding's variance.
+
+        Args:
+            noise: (B,) variance that rounding added to each number of each sketch.
+        """
+        span = self.span_std.to(torch.float64).square()
+        return (span + noise[:, None] * self.gain.to(torch.float64).square()).sqrt()
+
     @cached_property
-    def std(self) -> Tensor:
-        """Calibrated standard deviation of each of the K scaled numbers."""
+    def usual_std(self) -> Tensor:
+        """The (K,) standard deviations for sketches rounded like those of the prior's glances."""
+        return self.std(torch.tensor([self.noise], dtype=torch.float64))[0]
+
+    @cached_property
+    def span_std(self) -> Tensor:
+        """Calibrated deviation of each of the K scaled numbers, for sketches not rounded."""
         residuals = self.residuals()
         std = residuals.square().mean(0).sqrt()
         for where in self.slices.values():
             ratio = residuals[:, where].abs() / std[where].clamp_min(1e-12)
             std[where] *= quantile(ratio, 0.9) / Z90
         return std
+
+    @cached_property
+    def gain(self) -> Tensor:
+        """Deviation (K,) that white noise of variance one in a sketch brings to each estimate."""
+        left, squares, right = self._spectrum
+        generator = torch.Generator().manual_seed(seed_of("rounding", len(self.rows)))
+        drawn = torch.randn(NOISE_DRAWS, len(right), dtype=torch.float64, generator=generator)
+        through = (drawn @ right) * (squares.sqrt() / (squares + self.ridge)) @ left.T
+        return (through.to(torch.float32) @ self.rows).square().mean(0).sqrt()
 
     def residuals(self) -> Tensor:
         """Leave-one-out residuals of up to 256 of the prior's glances, (g, K), scaled.
