@@ -31,23 +31,26 @@ FORMS = (
 )
 
 GRAMMAR = """\
-how often [MODULE] [by UNIT] [FILTER ...]   in how many glances it was
-how many [MODULE] [by UNIT] [FILTER ...]    how many objects in all
-when [MODULE] [FILTER ...]                  how often, by hour of day
-how big was MODULE [FILTER ...]             its attributes: mean and spread
-what was MODULE like [FILTER ...]           the same
-what did MODULE see [FILTER ...]            the same
-like PICTURE|GLANCE [as MODULE] [top N]     the most similar glances
-what is in GLANCE                           one glance as a tree
-why A B                                     what makes two glances alike
-what was new [FILTER ...]                   (not answered yet)
+how often [MODULE] [by UNIT] [FILTER]   in how many glances it was
+how many [MODULE] [by UNIT] [FILTER]    how many objects in all
+when [MODULE] [FILTER]                  how often, by hour of day
+how big was MODULE [FILTER]             its attributes: mean and spread
+what was MODULE like [FILTER]           the same
+what did MODULE see [FILTER]            the same
+like PICTURE|GLANCE [as MODULE] [top N] the most similar glances
+what is in GLANCE                       one glance as a tree
+why A B                                 what makes two glances alike
+what was new [FILTER]                   (not answered yet)
 
 UNIT    hour (of day), calendar hour, day, weekday, month
-FILTER  TIME | on TIME | since TIME | until TIME | between TIME and TIME
-        in SOURCE | at SOURCE | from SOURCE | where EXPRESSION (SQL, to the end)
-TIME    today, yesterday, Tuesday (the latest), January [2026], 2026, 2026-01, 2026-01-20,
-        "2026-01-20 06:40", this|last week|month|year, last 3 days, 3 days ago
-MODULE  a name as `recollect info` lists it; in quotes if it holds a word of the grammar"""
+FILTER  any number of: TIME, on TIME, since TIME, until TIME,
+        between TIME and TIME, in SOURCE, at SOURCE, from SOURCE,
+        and at the end: where EXPRESSION (SQL)
+TIME    today, yesterday, Tuesday (the latest), January [2026], 2026,
+        2026-01, 2026-01-20, "2026-01-20 06:40", last 3 days,
+        3 days ago, this|last week|month|year
+MODULE  a name that recollect info lists; in quotes if it holds a
+        word of the grammar"""
 
 _UNITS = {
     "calendar hour": "hour",

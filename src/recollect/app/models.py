@@ -37,6 +37,7 @@ class Model:
             ``collate`` takes).
         argument: name of the argument that the batch is passed as; None: the first one.
         batch: the only batch size that the network takes, None if any.
+        classes: names of its classes, where the hub knows them.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Model:
     preprocess: Callable[[Any], Any]
     argument: str | None = None
     batch: int | None = None
+    classes: list[str] | None = None
 
     def collate(self, inputs: Sequence[Any]) -> Any:
         """Stack inputs to a batch, padded with the last one if the batch size is fixed."""
@@ -113,7 +115,17 @@ def _timm(name: str, rest: str, options: Mapping[str, str]) -> Model:
     timm = _library("timm", '"recollect[timm]"')
     network = _loaded(name, lambda: timm.create_model(rest, pretrained=_pretrained(options)))
     config = timm.data.resolve_data_config({}, model=network)
-    return Model(name, network.eval(), timm.data.create_transform(**config))
+    transform = timm.data.create_transform(**config)
+    return Model(name, network.eval(), transform, classes=_timm_classes(timm, network))
+
+
+def _timm_classes(timm: Any, network: Any) -> list[str] | None:
+    """Return ImageNet's names if the network has ImageNet's classes."""
+    subset = timm.data.infer_imagenet_subset(network)
+    if subset is None:
+        return None
+    names = timm.data.ImageNetInfo(subset)
+    return [names.index_to_description(i) for i in range(names.num_classes())]
 
 
 def _torchvision(name: str, rest: str, options: Mapping[str, str]) -> Model:
@@ -122,10 +134,12 @@ def _torchvision(name: str, rest: str, options: Mapping[str, str]) -> Model:
     def load() -> tuple[Any, Any]:
         weights = models.get_model_weights(rest).DEFAULT
         chosen = weights if _pretrained(options) else None
-        return models.get_model(rest, weights=chosen), weights.transforms()
+        return models.get_model(rest, weights=chosen), weights
 
-    network, preprocess = _loaded(name, load)
-    return Model(name, network.eval(), preprocess)
+    network, weights = _loaded(name, load)
+    return Model(
+        name, network.eval(), weights.transforms(), classes=weights.meta.get("categories")
+    )
 
 
 def _hugging_face(name: str, rest: str, options: Mapping[str, str]) -> Model:
