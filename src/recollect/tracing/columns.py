@@ -136,6 +136,9 @@ class Trace:
         num_glances: B.
         edges: who was made from whom; None if every object is a top-level object.
         coverage: what the tracing saw and left out, where a network was watched.
+        references: which object (``parent``) refers to which other (``child``) without being made
+            of it: a detection and the stages that it was read from. Kept beside the glance, never
+            sketched.
 
     Example:
         >>> t = Trace.from_columns({"eye": torch.tensor([[1.0, 2.0], [3.0, 4.0]])})
@@ -149,6 +152,7 @@ class Trace:
     num_glances: int
     edges: Edges | None = None
     coverage: Any = field(default=None, repr=False)
+    references: Edges | None = field(default=None, repr=False)
 
     # -- making ---------------------------------------------------------------------------
 
@@ -216,14 +220,11 @@ class Trace:
         columns = {name: _join(name, traces, starts) for name in names}
         edges = None
         if any(t.edges is not None for t in traces):
-            parts = [t.all_edges() for t in traces]
-            edges = Edges(
-                np.concatenate([e.glance + s for e, s in zip(parts, starts, strict=False)]),
-                np.concatenate([e.parent for e in parts]),
-                np.concatenate([e.child for e in parts]),
-                np.concatenate([e.weight for e in parts]),
-            )
-        return cls(columns, int(starts[-1]), edges)
+            edges = _join_edges([t.all_edges() for t in traces], starts)
+        references = None
+        if any(t.references is not None for t in traces):
+            references = _join_edges([t.references for t in traces], starts)
+        return cls(columns, int(starts[-1]), edges, references=references)
 
     # -- reading --------------------------------------------------------------------------
 
@@ -252,12 +253,9 @@ class Trace:
                     name, c.members, c.attributes[torch.from_numpy(rows)], glance,
                     c.member[rows], c.rank[rows], c.weight[rows],
                 )  # fmt: skip
-        edges = None
-        if self.edges is not None:
-            rows, glance = _select_rows(self.edges.glance, wanted, len(self))
-            e = self.edges
-            edges = Edges(glance, e.parent[rows], e.child[rows], e.weight[rows])
-        return Trace(columns, len(wanted), edges)
+        edges = _select_edges(self.edges, wanted, len(self))
+        references = _select_edges(self.references, wanted, len(self))
+        return Trace(columns, len(wanted), edges, references=references)
 
     def __repr__(self) -> str:
         objects = sum(len(c) for c in self.columns.values())
@@ -358,7 +356,7 @@ class Trace:
             )
             for name, c in self.columns.items()
         }
-        return Trace(columns, self.num_glances, self.edges, self.coverage)
+        return Trace(columns, self.num_glances, self.edges, self.coverage, self.references)
 
 
 def check_attributes(name: str, attributes: Tensor) -> Tensor:
@@ -493,6 +491,25 @@ def _join(name: str, traces: Sequence[Trace], starts: IntArray) -> Column:
         np.concatenate([c.rank for c, _ in parts]),
         np.concatenate([c.weight for c, _ in parts]),
     )
+
+
+def _join_edges(parts: Sequence[Edges | None], starts: IntArray) -> Edges:
+    """Join edges of several traces, glance after glance."""
+    given = [(e, int(s)) for e, s in zip(parts, starts, strict=False) if e is not None]
+    return Edges(
+        np.concatenate([e.glance + s for e, s in given]),
+        np.concatenate([e.parent for e, _ in given]),
+        np.concatenate([e.child for e, _ in given]),
+        np.concatenate([e.weight for e, _ in given]),
+    )
+
+
+def _select_edges(edges: Edges | None, wanted: IntArray, total: int) -> Edges | None:
+    """Edges of the wanted glances, in the wanted order."""
+    if edges is None:
+        return None
+    rows, glance = _select_rows(edges.glance, wanted, total)
+    return Edges(glance, edges.parent[rows], edges.child[rows], edges.weight[rows])
 
 
 def _select_rows(glance: IntArray, wanted: IntArray, total: int) -> tuple[IntArray, IntArray]:
