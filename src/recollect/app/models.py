@@ -90,7 +90,8 @@ def _library(module: str, extra: str) -> Any:
     """Import a hub's library, or say how to install it."""
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    # A library that does not fit the installed torch fails with a RuntimeError.
+    except (ImportError, RuntimeError) as error:
         raise ImportError(
             f"this --model needs {module}, which could not be imported ({error}): "
             f"pip install {extra}"
