@@ -113,29 +113,50 @@ def choose_blocks(model: nn.Module) -> dict[str, nn.Module]:
 
 def choose_nested(model: nn.Module, depth: int = 3) -> dict[str, nn.Module]:
     """Choose stages, their blocks, and the layers of these: ``depth`` levels of modules."""
-    level = dict(_inner(model))
+    level = _inner("", model)
     while len(level) == 1:  # a wrapper such as `model.backbone`
-        inside = next(iter(level.items()))
-        below = {f"{inside[0]}.{n}": m for n, m in _inner(inside[1]).items()}
+        below = _inner(*next(iter(level.items())))
         if not below:
             break
         level = below
-    chosen = {n: m for n, m in level.items() if not _is_silent(m)}
-    for _ in range(depth - 1):
-        level = {f"{n}.{k}": c for n, m in level.items() for k, c in _inner(m).items()}
-        chosen.update({n: m for n, m in level.items() if not _is_silent(m)})
+    chosen: dict[str, nn.Module] = {}
+    for _ in range(depth):
+        chosen.update({name: m for name, m in level.items() if not _is_silent(m)})
+        level = {n: c for name, m in level.items() for n, c in _inner(name, m).items()}
     return _in_order(model, chosen)
 
 
-def _inner(module: nn.Module) -> dict[str, nn.Module]:
-    """Children by name; lists, which are never called themselves, are opened."""
+def _inner(prefix: str, module: nn.Module) -> dict[str, nn.Module]:
+    """Return the children by name; a holder that is no stage of its own is opened."""
     found: dict[str, nn.Module] = {}
     for name, child in module.named_children():
-        if type(child) in (nn.ModuleList, nn.ModuleDict):
-            found.update({f"{name}.{n}": c for n, c in _inner(child).items()})
+        full = f"{prefix}.{name}" if prefix else name
+        if _is_transparent(module, child, is_top=not prefix):
+            found.update(_inner(full, child))
         else:
-            found[name] = child
+            found[full] = child
     return found
+
+
+def _is_transparent(parent: nn.Module, child: nn.Module, is_top: bool) -> bool:
+    """Whether a child only holds stages, or only holds the blocks of the stage around it."""
+    if type(child) in (nn.ModuleList, nn.ModuleDict):
+        return True
+    if type(child) is not nn.Sequential:
+        return False
+    if is_top:
+        return any(_holds_blocks(m) for m in child)
+    return type(parent) is not nn.Sequential and any(_has_children(m) for m in child)
+
+
+def _holds_blocks(module: nn.Module) -> bool:
+    """Whether a holder of modules that have children stands in it."""
+    holders = (h for h in module.modules() if type(h) in _HOLDERS)
+    return any(_has_children(block) for holder in holders for block in holder.children())
+
+
+def _has_children(module: nn.Module) -> bool:
+    return next(module.children(), None) is not None
 
 
 def _children(prefix: str, module: nn.Module) -> dict[str, nn.Module]:

@@ -54,33 +54,42 @@ def unit_box(box: Sequence[float], width: float, height: float) -> Box:
 
 
 def torchvision_detections(
-    labels: Sequence[str],
-    size: tuple[int, int] | Sequence[tuple[int, int]],
+    output: Sequence[Mapping[str, Tensor]],
+    sizes: Sequence[tuple[int, int]],
+    labels: Sequence[str] | None = None,
     threshold: float = 0.5,
-) -> Detect:
-    """Return the ``detect`` of a torchvision detector (dicts of boxes, labels and scores).
+) -> list[list[Detection]]:
+    """Read the output of a torchvision detector: one dict of boxes, labels, scores per picture.
 
     Args:
-        labels: class names by label number (0 is the background).
-        size: (height, width) in pixels of the pictures, one for all or one each.
+        output: the detector's output; boxes in pixels.
+        sizes: (height, width) of each picture in pixels.
+        labels: class names by number (0 is the background); None: ``class 1``, ...
         threshold: least score that is kept.
+
+    Example:
+        >>> found = {"boxes": torch.tensor([[0.0, 5.0, 10.0, 10.0]]),
+        ...          "labels": torch.tensor([1]), "scores": torch.tensor([0.75])}
+        >>> torchvision_detections([found], [(10, 20)], ["nothing", "cat"])
+        [[Detection(label='cat', score=0.75, box=(0.0, 0.5, 0.5, 1.0), stages=())]]
     """
-    one_for_all = isinstance(size[0], int)
 
-    def detect(output: Sequence[Mapping[str, Tensor]]) -> list[list[Detection]]:
-        sizes: Sequence[Any] = [size] * len(output) if one_for_all else size
-        return [
-            [
-                Detection(labels[int(kind)], float(score), unit_box(box.tolist(), width, height))
-                for box, kind, score in zip(
-                    found["boxes"], found["labels"], found["scores"], strict=True
-                )
-                if float(score) >= threshold
-            ]
-            for found, (height, width) in zip(output, sizes, strict=True)
+    def name(kind: int) -> str:
+        return f"class {kind}" if labels is None else labels[kind]
+
+    return [
+        [
+            Detection(name(kind), score, unit_box(box, width, height))
+            for box, kind, score in zip(
+                found["boxes"].tolist(),
+                found["labels"].tolist(),
+                found["scores"].tolist(),
+                strict=True,
+            )
+            if score >= threshold
         ]
-
-    return detect
+        for found, (height, width) in zip(output, sizes, strict=True)
+    ]
 
 
 class DetectionsView(View):
@@ -94,19 +103,28 @@ class DetectionsView(View):
 
     Args:
         detect: from the network's output to a list per picture of ``Detection`` or
-            ``(label, score, box)``, boxes as fractions.
+            ``(label, score, box)``, boxes as fractions; None: the network is a torchvision
+            detector.
+        labels: class names of a torchvision detector, by number.
+        threshold: least score that is kept of a torchvision detector.
         features: modules whose maps are read at each detection. A ``Detection`` that names its
             ``stages`` is read from these, another one from all, joined.
     """
 
-    def __init__(self, detect: Detect, features: Modules = None) -> None:
-        if not callable(detect):
+    def __init__(
+        self,
+        detect: Detect | None = None,
+        features: Modules = None,
+        labels: Sequence[str] | None = None,
+        threshold: float = 0.5,
+    ) -> None:
+        if detect is not None and not callable(detect):
             raise TypeError(
-                'view="detections" needs detect=, a function from the output of the network to a '
+                'view="detections": detect must be a function from the output of the network to a '
                 f"list per picture of (label, score, box), got {detect!r}"
             )
-        self._detect = detect
-        self._features = features
+        self._detect, self._features = detect, features
+        self._labels, self._threshold = labels, threshold
         self._plain = ModulesView("mean")
         self._names: frozenset[str] = frozenset()
 
@@ -138,7 +156,18 @@ class DetectionsView(View):
 
     def conclude(self, run: Run, model: nn.Module, output: Any) -> None:
         """Turn the findings into objects, one column per class."""
-        found = [list(map(_as_detection, one)) for one in self._detect(output)]
+        if self._detect is not None:
+            listed = self._detect(output)
+        elif isinstance(output, list) and all(isinstance(o, Mapping) for o in output):
+            sizes = _picture_sizes(run)
+            listed = torchvision_detections(output, sizes, self._labels, self._threshold)
+        else:
+            raise TypeError(
+                f"the output of this network ({type(output).__name__}) is not a torchvision "
+                "detector's; pass detect=, a function from the output to a list per picture of "
+                "(label, score, box)"
+            )
+        found = [list(map(_as_detection, one)) for one in listed]
         if len(found) != run.batch:
             raise ValueError(
                 f"detect must return one list per picture: {run.batch} pictures, got {len(found)}"
@@ -181,6 +210,12 @@ class DetectionsView(View):
                     f"features {sorted(run.kept)}; pass it in features="
                 )
         return named
+
+
+def _picture_sizes(run: Run) -> list[tuple[int, int]]:
+    """Height and width of each picture that went in."""
+    pictures = run.args[0] if run.args else next(iter(run.kwargs.values()))
+    return [(int(p.shape[-2]), int(p.shape[-1])) for p in pictures]
 
 
 def _as_detection(found: Found) -> Detection:
