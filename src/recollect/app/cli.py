@@ -242,13 +242,15 @@ def info(path: MemoryPath, as_json: AsJson = False) -> None:
 @app.command()
 def verify(path: MemoryPath, as_json: AsJson = False) -> None:
     """Check a memory from end to end; exit code 1 if anything is wrong."""
-    from recollect.app.shown import plain, show_mapping
+    from recollect.app.shown import print_json
 
     with open_memory(path) as memory:
-        found = plain(memory.verify())
-    report = found if isinstance(found, dict) else {"report": found}
-    show_mapping(report, as_json, path)
-    if report.get("ok") is False:
+        report = memory.verify()
+    if as_json:
+        print_json({"ok": report.ok, "checked": report.checked, "problems": report.problems})
+    else:
+        print(report)
+    if not report.ok:
         raise typer.Exit(1)
 
 

@@ -66,6 +66,13 @@ def show(answer: Answer, as_json: bool, understood: str | None = None) -> None:
 
     console = Console(highlight=False)
     title = answer.title or understood or ""
+    tree = getattr(answer, "tree", None)
+    if tree is not None:  # a glance is drawn, not listed
+        console.print(title, style="bold", markup=False)
+        console.print(tree(), markup=False, soft_wrap=True)
+        for note in answer.notes:
+            console.print(note, style="dim", markup=False)
+        return
     table = Table(title=title or None, title_justify="left", title_style="bold", box=None,
                   pad_edge=False, header_style="dim")  # fmt: skip
     numeric = {k for k, v in answer.columns.items() if v and all(_is_number(x) for x in v)}
@@ -132,10 +139,10 @@ def _cell(name: str, value: Any) -> str:
 
 
 def _bars(answer: Answer) -> list[str]:
-    """Return a bar for each estimate of a count, empty where bars would say nothing."""
+    """Return a bar for each estimate of a count, nothing for other answers."""
     values = answer.columns.get("estimate", [])
     counted = len(values) > 1 and all(_is_number(v) and math.isfinite(v) for v in values)
-    if not counted or min(values) < 0 or "glance" in answer.columns or "score" in answer.columns:
+    if not counted or min(values) < 0 or "share" not in answer.columns:
         return []
     top = max(values) or 1
     return ["█" * round(_BAR * v / top) for v in values]
