@@ -49,7 +49,7 @@ class Answer:
     """
 
     def __init__(
-        self, columns: Mapping[str, Sequence[Any]], title: str = "", notes: Sequence[str] = ()
+        self, columns: Mapping[str, Any], title: str = "", notes: Sequence[str] = ()
     ) -> None:
         self.columns: dict[str, list[Any]] = {k: _plain(v) for k, v in columns.items()}
         lengths = {k: len(v) for k, v in self.columns.items()}
@@ -98,7 +98,8 @@ class Answer:
             "<tr>" + "".join(f"<td>{escape(_short(v))}</td>" for v in row.values()) + "</tr>"
             for row in list(self)[:40]
         )
-        notes = "".join(f"<p>{escape(n)}</p>" for n in self.notes)
+        more = [f"... and {len(self) - 40} more rows"] if len(self) > 40 else []
+        notes = "".join(f"<p>{escape(n)}</p>" for n in [*more, *self.notes])
         return (
             f"<table><caption>{escape(self.title)}</caption><thead><tr>{head}</tr></thead>"
             f"<tbody>{rows}</tbody></table>{notes}"

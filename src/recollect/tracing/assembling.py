@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from recollect.tracing.columns import Column, Edges, Trace, check_attributes, check_weights
+from recollect.tracing.columns import Column, Edges, Trace
+from recollect.tracing.tables import check_attributes, check_weights
 from recollect.tracing.views import Piece, Run
 
 __all__ = ["assemble"]

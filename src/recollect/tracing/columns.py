@@ -22,6 +22,7 @@ from torch import Tensor
 
 from recollect._checks import unknown_name
 from recollect.tracing.objects import Entry, Object, flatten
+from recollect.tracing.tables import check_attributes, check_weights, flat_ranks, spell_out
 
 __all__ = ["Column", "Edges", "Objects", "Trace"]
 
@@ -188,7 +189,15 @@ class Trace:
         Raises:
             ValueError: on sizes that disagree, values that are not finite, negative weights.
         """
-        tables = {name: _table(name, value) for name, value in columns.items()}
+        tables = {name: spell_out(name, value) for name, value in columns.items()}
+        families: dict[str, str] = {}
+        for name, t in tables.items():
+            for member in t["members"]:
+                if families.setdefault(member, name) != name:
+                    raise ValueError(
+                        f"two modules are called {member!r}, in the columns {families[member]!r} "
+                        f"and {name!r}; give every module a name of its own"
+                    )
         least = max(
             (int(t["glance"].max()) + 1 for t in tables.values() if len(t["glance"])), default=0
         )
@@ -197,7 +206,7 @@ class Trace:
             raise ValueError(f"num_glances is {total}, but a glance number {least - 1} is given")
         if total < 1:
             raise ValueError("a trace needs at least one glance, got an empty batch")
-        ranks = _flat_ranks(list(tables.values()), total)
+        ranks = flat_ranks(list(tables.values()), total)
         built = {
             name: Column(
                 name, t["members"], t["attributes"], t["glance"], t["member"], rank, t["weight"]
@@ -235,8 +244,18 @@ class Trace:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int | slice | Sequence[int] | IntArray) -> Trace:
-        """Return the glance, or the glances, at ``index`` as a trace of their own."""
-        if isinstance(index, slice):
+        """Return the glance, or the glances, at ``index`` as a trace of their own.
+
+        Raises:
+            IndexError: if there is no such glance, or a mask has another length.
+            ValueError: if nothing is selected.
+        """
+        mask = np.asarray(index) if not isinstance(index, slice | int) else None
+        if isinstance(index, slice) or (mask is not None and mask.dtype == bool):
+            if mask is not None and mask.shape != (len(self),):
+                raise IndexError(
+                    f"a mask of shape {mask.shape} for a trace of {len(self)} glances"
+                )
             wanted = np.arange(len(self))[index]
         else:
             wanted = np.atleast_1d(np.asarray(index, dtype=np.int64))
@@ -359,84 +378,6 @@ class Trace:
         return Trace(columns, self.num_glances, self.edges, self.coverage, self.references)
 
 
-def check_attributes(name: str, attributes: Tensor) -> Tensor:
-    """Return attributes as an (n, m) float32 tensor, or refuse them.
-
-    Raises:
-        ValueError: if they have another shape or hold NaN or infinite numbers.
-    """
-    if attributes.dim() != 2 or attributes.shape[1] == 0:
-        raise ValueError(
-            f"attributes of module {name!r} must have shape (objects, numbers), got "
-            f"{tuple(attributes.shape)}"
-        )
-    attributes = attributes.detach().to(torch.float32).contiguous()
-    # One pass: a sum is finite only if every term is (an overflow is looked at again).
-    if not bool(torch.isfinite(attributes.sum())) and not bool(torch.isfinite(attributes).all()):
-        row = int((~torch.isfinite(attributes)).any(1).nonzero()[0, 0])
-        raise ValueError(
-            f"attributes of module {name!r} must be finite, object {row} holds NaN or infinity; "
-            "look for a division by zero or an overflow in the network"
-        )
-    return attributes
-
-
-def check_weights(name: str, weight: npt.ArrayLike, count: int) -> FloatArray:
-    """Return weights as (n,) float32, or refuse them.
-
-    Raises:
-        ValueError: if their number differs from ``count``, or one is negative or not finite.
-    """
-    array = np.asarray(weight, dtype=np.float32).reshape(-1)
-    if len(array) != count:
-        raise ValueError(f"module {name!r} has {count} objects but {len(array)} weights")
-    if not (np.isfinite(array).all() and (array >= 0).all()):
-        bad = array[~(np.isfinite(array) & (array >= 0))][0]
-        raise ValueError(f"weights of module {name!r} must be finite and not negative, got {bad}")
-    return array
-
-
-def _table(name: str, value: Any) -> dict[str, Any]:
-    """Spell out one entry of ``from_columns``: attributes, glance, member, weight, members."""
-    if isinstance(value, Mapping):
-        unknown = set(value) - {"attributes", "glance", "weight", "members", "member"}
-        if unknown or "attributes" not in value:
-            raise ValueError(
-                f"column {name!r} takes attributes, glance, weight, members, member; got "
-                f"{sorted(value)}"
-            )
-        given = dict(value)
-    else:
-        given = {"attributes": value}
-    attributes = check_attributes(name, torch.as_tensor(given["attributes"]))
-    members = tuple(given.get("members") or (name,))
-    k, n = len(members), len(attributes)
-    if "glance" in given:
-        glance = np.asarray(given["glance"], dtype=np.int64).reshape(-1)
-    else:
-        glance = np.repeat(np.arange(n // k), k)
-    member = np.asarray(given["member"], np.int64) if "member" in given else np.arange(n) % k
-    if len(glance) != n or len(member) != n:
-        raise ValueError(
-            f"column {name!r} has {n} attributes, {len(glance)} glance numbers and "
-            f"{len(member)} member numbers; they must agree"
-        )
-    if n and (glance.min() < 0 or member.min() < 0 or member.max() >= k):
-        raise ValueError(f"column {name!r}: glance and member numbers must not be out of range")
-    weight = (
-        np.ones(n, np.float32)
-        if "weight" not in given or given["weight"] is None
-        else given["weight"]
-    )
-    weight = check_weights(name, weight, n)
-    if n and (np.diff(glance) < 0).any():
-        order = np.argsort(glance, kind="stable")
-        attributes = attributes[torch.from_numpy(order)]
-        glance, member, weight = glance[order], member[order], weight[order]
-    return {"attributes": attributes, "glance": glance, "member": member,
-            "weight": weight, "members": members}  # fmt: skip
-
-
 def _object_column(name: str, entries: Sequence[Entry]) -> Column:
     """Make the column of one module from its hand-built objects."""
     sizes = {len(attribute) for *_, attribute in entries}
@@ -454,18 +395,6 @@ def _object_column(name: str, entries: Sequence[Entry]) -> Column:
         np.array([rank for _, rank, *_ in entries], dtype=np.int64),
         check_weights(name, [weight for _, _, weight, _ in entries], len(entries)),
     )
-
-
-def _flat_ranks(tables: Sequence[Mapping[str, Any]], num_glances: int) -> list[IntArray]:
-    """Rank the objects of a flat trace: column after column within each glance."""
-    filled = np.zeros(num_glances, dtype=np.int64)
-    ranks = []
-    for t in tables:
-        counts = np.bincount(t["glance"], minlength=num_glances)
-        first = np.concatenate([[0], np.cumsum(counts)])[t["glance"]]
-        ranks.append(filled[t["glance"]] + np.arange(len(t["glance"])) - first)
-        filled = filled + counts
-    return ranks
 
 
 def _join(name: str, traces: Sequence[Trace], starts: IntArray) -> Column:

@@ -1,0 +1,94 @@
+"""Solving for attributes when the structure is known: transpose, least squares, LMMSE.
+
+All work in scaled attributes u, with s = A' u + known + noise. Shape letters: B rows, K unknowns,
+d numbers in a sketch; A is (K, d).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Solution", "least_squares", "posterior", "transpose"]
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Estimates and their standard deviations, both (B, K) float64, of scaled attributes."""
+
+    mean: Tensor
+    std: Tensor
+
+
+def transpose(a: Tensor, residual: Tensor) -> Solution:
+    """Read each unknown with its own column: the published decoder, noise beyond depth one.
+
+    ``u_i = <a_i, s> / |a_i|^2``; everything else in the sketch is noise to it, of variance
+    ``|s|^2 / (d |a_i|^2)``.
+    """
+    norm = a.square().sum(1).clamp_min(1e-300)
+    mean = residual @ a.T / norm
+    power = residual.square().mean(1, keepdim=True)
+    return Solution(mean, (power / norm).sqrt())
+
+
+def least_squares(a: Tensor, residual: Tensor, noise: Tensor) -> Solution:
+    """Solve for all unknowns at once, without a prior.
+
+    The standard deviation follows from the rounding noise, or from what the solution leaves over
+    if that is more. With more unknowns than numbers nothing can be said: the estimates are NaN
+    and their standard deviations infinite.
+
+    Args:
+        a: (K, d).
+        residual: (B, d).
+        noise: (B,) variance of rounding.
+    """
+    k, d = a.shape
+    if k > d:
+        empty = torch.full((len(residual), k), float("nan"), dtype=torch.float64)
+        return Solution(empty, torch.full_like(empty, float("inf")))
+    values, vectors = torch.linalg.eigh(a @ a.T)
+    kept = values > values.max().clamp_min(1e-300) * 1e-12
+    safe = torch.where(kept, values, torch.ones_like(values))
+    inverse = torch.where(kept, 1 / safe, torch.zeros_like(values))
+    mean = ((residual @ a.T) @ vectors * inverse) @ vectors.T
+    spread = vectors.square() @ inverse
+    # A direction that no number of the sketch sees is not known at all.
+    blind = (vectors.square() @ (~kept).to(torch.float64)) > 1e-6
+    left_over = (residual - mean @ a).square().sum(1) / max(d - k, 1)
+    variance = torch.maximum(noise, left_over) if d > k else noise
+    std = (variance[:, None] * spread).sqrt()
+    std[:, blind] = float("inf")
+    mean[:, blind] = float("nan")
+    return Solution(mean, std)
+
+
+def posterior(
+    a: Tensor, mean: Tensor, covariance: Tensor, residual: Tensor, noise: float
+) -> Solution:
+    """LMMSE with independent prior blocks, through the K x K system (K not above d, or so).
+
+    ``u = mean + (A A' / noise + covariance^-1)^-1 A (s - A' mean) / noise``.
+
+    Args:
+        a: (K, d).
+        mean: (K,) prior mean.
+        covariance: (K, K) prior covariance, block diagonal.
+        residual: (B, d).
+        noise: variance of rounding.
+    """
+    noise = max(noise, 1e-13 * float(residual.square().mean()), 1e-30)
+    # cov^-1 / noise-free form: cov - cov A C^-1 A' cov, written through W = L' A A' L.
+    root = torch.linalg.cholesky(covariance)
+    turned = root.T @ a
+    inner = turned @ turned.T
+    inner.diagonal().add_(noise)
+    factor = torch.linalg.cholesky(inner)
+    difference = residual - mean @ a
+    solved = torch.cholesky_solve(turned @ difference.T, factor)
+    spread = torch.linalg.solve_triangular(factor, root.T, upper=False)
+    std = (noise * spread.square().sum(0)).sqrt()
+    return Solution(mean + (root @ solved).T, std.expand(len(residual), -1))
