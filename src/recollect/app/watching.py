@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from recollect.app.models import Model
     from recollect.memory import Memory
 
-__all__ = ["Watched", "look_at", "remember_settings", "settings_of", "watch_source"]
+__all__ = [
+    "Watched",
+    "activations_of",
+    "known_ids",
+    "look_at",
+    "remember_settings",
+    "settings_of",
+    "watch_source",
+]
 
 # How the glances of a memory were made, so that a later question can look at a new picture.
 SETTINGS = "watch.json"
@@ -193,6 +201,29 @@ def look_at(model: Model, inputs: list[Any], how: Mapping[str, Any]) -> Any:
             "choose another --batch, or ?size=... for its input"
         ) from error
     return t if len(t) == len(inputs) else t[: len(inputs)]
+
+
+def activations_of(module: Any, batch: Any) -> int:
+    """Return how many numbers the innermost modules of a network put out for one input."""
+    import torch
+
+    counted = 0
+
+    def count(module: Any, args: Any, output: Any) -> None:
+        nonlocal counted
+        leaves = torch.utils._pytree.tree_leaves(output)
+        counted += sum(x.numel() for x in leaves if isinstance(x, torch.Tensor))
+
+    inner = [m for m in module.modules() if not any(True for _ in m.children())]
+    handles = [m.register_forward_hook(count) for m in inner]
+    try:
+        with torch.no_grad():
+            module(**batch) if isinstance(batch, dict) else module(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    first = next(iter(batch.values())) if isinstance(batch, dict) else batch
+    return counted // len(first)
 
 
 def remember_settings(path: Path, settings: Mapping[str, Any]) -> None:

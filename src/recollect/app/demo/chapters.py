@@ -17,14 +17,25 @@ import numpy as np
 from recollect import Prior, recall
 from recollect._answers import Z90, Answer
 from recollect.app.demo import figures
-from recollect.app.demo.network import score_reading
+from recollect.app.demo.network import pixels_of, score_reading
 from recollect.app.demo.report import Chapter, Table
 from recollect.app.demo.scenes import HEIGHT, RULES, WIDTH
 from recollect.app.demo.world import World, fold
+from recollect.app.watching import activations_of
 
 __all__ = [
-    "garden", "grown", "hindsight", "honest", "inside", "like", "night", "opening", "tree", "winter"
-]  # fmt: skip
+    "garden",
+    "grown",
+    "hindsight",
+    "honest",
+    "inside",
+    "like",
+    "night",
+    "opening",
+    "size",
+    "tree",
+    "winter",
+]
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 NAMES = ["score", "top", "left", "height", "width"]
@@ -208,8 +219,8 @@ def grown(world: World) -> Chapter:
         "and every sketch holds them all.",
         command='recollect ask year.recollect "how big was digit/8 in June"',
         figures=[figures.grown("grown", labels, truth, network, sketch, "height in pixels")],
-        verdict=f"It grew from {sketch['estimate'][0]:.1f} to {sketch['estimate'][-1]:.1f} pixels; "
-        f"the truth is {truth[0]:.1f} to {truth[-1]:.1f}. The memory is within {drift:.2f} pixels "
+        verdict=f"It grew from {sketch['estimate'][0]:.1f} to {sketch['estimate'][-1]:.1f} "
+        f"pixels; the truth is {truth[0]:.1f} to {truth[-1]:.1f}. The memory is within {drift:.2f} pixels "
         f"of the network's own boxes; {inside} of {len(network)} intervals hold them.",
         good=drift < 0.5,
         tables=[Table(["", "truth", "network", "memory", "90 % interval"], rows, "the numbers",
@@ -330,7 +341,8 @@ def tree(world: World) -> Chapter:
         command=f"recollect unroll year.recollect {world.ids[i]}",
         figures=[figures.unrolled("tree", world.scenes[i], boxes, errors)],
         verdict=f"Read from left to right: {' '.join(map(str, read))}; the truth is "
-        f"{' '.join(str(k) for _, k in truth)}. Boxes are within {off:.2f} pixels of the network's.",
+        f"{' '.join(str(k) for _, k in truth)}. Boxes are within {off:.2f} pixels of those that "
+        "the network saw.",
         good=off < 1.0,
         tables=[Table(["the glance as a tree"], [[line] for line in found.tree().splitlines()],
                       "the tree", folded=True)],
@@ -423,3 +435,35 @@ def honest(world: World) -> tuple[Chapter, float]:
         good=0.85 <= overall <= 0.95,
         tables=[Table(["estimates", "numbers", "inside"], rows)],
     ), overall
+
+
+def size(world: World) -> tuple[Chapter, str]:
+    """Say what a glance takes on disk, and what it would take otherwise."""
+    found = world.memory.info()
+    each = found["bytes"] / max(found["glances"], 1)
+    sketched = found["float16_bytes_per_glance"]
+    computed = 2 * activations_of(world.network, pixels_of(world.scenes[:8]))
+    parts = found["bytes_by_part"]
+    rows = [[name, value, value / found["glances"]] for name, value in parts.items() if value]
+    rows.append(["all of it", found["bytes"], each])
+    others = [
+        ["a sketch", found["recipe"]["dim"] + 2],
+        ["its first 256 bytes", 258],
+        ["the attributes that it holds, as float16", round(sketched)],
+        ["all activations of the network, as float16", round(computed)],
+    ]
+    return Chapter(
+        "What does it take?",
+        "A memory of glances holds sketches, their structure, hourly sums, priors, and a few "
+        "glances kept whole to learn priors from. Everything on disk is counted.",
+        command="recollect info year.recollect",
+        verdict=f"{each:,.0f} bytes a glance with everything counted; every activation that the "
+        f"network computed would be {computed:,.0f} bytes, {computed / each:,.0f} times as much.",
+        tables=[
+            Table(["on disk", "bytes", "bytes a glance"], rows),
+            Table(["one glance", "bytes"], others),
+        ],
+        note="The scenes here are small and so is the network: its attributes alone would fit in "
+        "about as many bytes as the sketch. The sketch earns its keep with larger networks, and "
+        "by what records cannot do: it adds up, it fades, and it can be searched as it is.",
+    ), f"{each:,.0f} B"

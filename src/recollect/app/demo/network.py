@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from recollect import Object, Trace
 from recollect.app.demo.scenes import HEIGHT, WIDTH, Scene
 
-__all__ = ["HIDDEN", "Reader", "Seen", "look", "score_reading", "train"]
+__all__ = ["HIDDEN", "Reader", "Seen", "glances", "look", "pixels_of", "score_reading", "train"]
 
 STRIDE, HIDDEN, EARLY = 4, 32, 16
 THRESHOLD = 0.35
