@@ -174,7 +174,7 @@ class JointPrior:
         weights = (left[chosen] * shrink) @ left.T
         fitted = weights.to(torch.float32) @ self.rows
         spare = (1 - leverage).clamp_min(1e-6).to(torch.float32)
-        left_out = (self.rows[chosen] - fitted) / spare[:, None]
+        left_out: Tensor = (self.rows[chosen] - fitted) / spare[:, None]
         return left_out - self._response(self._rounding(len(chosen)))
 
     def _rounding(self, rows: int) -> Tensor:
