@@ -310,6 +310,10 @@ def demo(
     truth that the scene maker knows, and writes one self-contained HTML report. Takes about two
     minutes.
     """
+    import os
+
+    # Threads that spin while they wait make training crawl when other work shares the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from recollect.app.demo.story import tell_story
 
     tell_story(report, days=days, seed=seed, as_json=as_json)

@@ -99,7 +99,7 @@ def _train(pictures: Tensor, labels: Tensor, epochs: int) -> nn.Sequential:
         network = nn.Sequential(*layers[:-1])
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
         for _ in range(epochs):
-            for rows in torch.randperm(len(pictures)).split(64):
+            for rows in torch.split(torch.randperm(len(pictures)), 64):
                 loss = nn.functional.cross_entropy(network(pictures[rows]), labels[rows])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -18,7 +18,7 @@ from recollect.app.shown import print_json
 
 __all__ = ["tell_story"]
 
-TRAINING = 2000
+TRAINING = 2400
 
 
 def tell_story(
@@ -123,8 +123,9 @@ class _Bars:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._progress = Progress(
-            TextColumn("{task.description:<22}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
-            TimeRemainingColumn(), console=Console(stderr=True),
+            TextColumn("{task.description:<22}"), BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn(),
+            console=Console(stderr=True),
         )  # fmt: skip
         self._tasks: dict[str, Any] = {}
 
