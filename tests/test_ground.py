@@ -140,6 +140,13 @@ def test_an_interval_stays_above_its_floor() -> None:
     assert high[2] == 0.0
 
 
+def test_where_nothing_is_known_the_interval_is_everything() -> None:
+    low, high = interval([np.nan, 1.0], [np.inf, np.inf])
+    assert low.tolist() == [-np.inf, -np.inf]
+    assert high.tolist() == [np.inf, np.inf]
+    assert interval(np.nan, np.inf, floor=0.0)[0] == 0.0
+
+
 def make_answer() -> Answer:
     return Answer(
         {

@@ -18,9 +18,14 @@ Z90 = 1.6448536269514722
 def interval(
     estimate: npt.ArrayLike, std: npt.ArrayLike, *, floor: float | None = None
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the ends of the 90 % interval ``estimate -+ 1.645 std``, not below ``floor``."""
+    """Return the ends of the 90 % interval ``estimate -+ 1.645 std``, not below ``floor``.
+
+    Where nothing can be said (the estimate is NaN) it is everything.
+    """
     middle, half = np.asarray(estimate, np.float64), Z90 * np.asarray(std, np.float64)
-    low, high = middle - half, middle + half
+    unknown = np.isnan(middle)
+    low = np.where(unknown, -np.inf, middle - half)
+    high = np.where(unknown, np.inf, middle + half)
     if floor is not None:
         low, high = np.maximum(low, floor), np.maximum(high, floor)
     return low, high

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from recollect import Sketcher
 from recollect.memory import Memory
 from recollect.sketching import ModuleTable, Recipe, Skeletons, Sketches, Structure
 from recollect.sketching.skeletons import pack_structure
@@ -55,13 +56,5 @@ def sketches(count, seed=0, dtype="int8", dim=64):
     )
 
 
-class Plain:
-    """Stands for a sketcher where only the recipe matters."""
-
-    def __init__(self, dtype="int8", dim=64):
-        self.recipe = recipe(dtype, dim)
-        self.modules = ModuleTable()
-
-
 def memory(path, dtype="int8", dim=64, **options):
-    return Memory(path, sketcher=Plain(dtype, dim), **options)
+    return Memory(path, sketcher=Sketcher(dtype=dtype, dim=dim), **options)

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.memory.making import HOUR, Plain, memory, sketches
+from tests.memory.making import HOUR, memory, sketches
 
-from recollect import CorruptMemory, NotRemembered, RecipeMismatch
+from recollect import CorruptMemory, NotRemembered, RecipeMismatch, Sketcher
 from recollect.memory import Memory
 
 
@@ -115,7 +115,7 @@ def test_refusals(tmp_path):
     with memory(tmp_path / "m") as m:
         add(m)
     with pytest.raises(RecipeMismatch, match=r"dim=64(.|\n)*dim=128"):
-        Memory(tmp_path / "m", sketcher=Plain(dim=128))
+        Memory(tmp_path / "m", sketcher=Sketcher(dim=128))
     (tmp_path / "m" / "modules.json").rename(tmp_path / "modules.json")
     with pytest.raises(CorruptMemory, match=r"modules\.json is missing"):
         Memory(tmp_path / "m")

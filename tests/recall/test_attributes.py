@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recollect import Memory, NotRemembered, Sketcher, recall
+from recollect import Memory, NotRemembered, Object, Sketcher, Trace, recall
 
 NAMES = ["score", "x", "y", "w", "h"]
 
@@ -103,6 +103,23 @@ def test_without_skeletons_the_sums_tell_the_mean(remember: Any, build: Any) -> 
     assert any("without skeletons" in note for note in answer.notes)
     window = recall.attribute(m, "lamp", until=room.times[100] + timedelta(seconds=1))
     assert any("the mean comes from the sum of 101 sketches" in n for n in window.notes)
+
+
+def test_without_skeletons_and_prior_nothing_is_claimed(remember: Any, build: Any) -> None:
+    m = remember(build(30, 4), keep_skeletons=False)
+    with pytest.raises(ValueError, match=r"needs a prior, and this memory keeps neither"):
+        recall.attribute(m, "lamp")
+
+
+def test_beyond_the_load_without_a_prior_the_bar_is_everything(remember: Any, build: Any) -> None:
+    rng = np.random.default_rng(0)
+    room = build(5, 4)
+    wide = [[Object("wide", rng.normal(0, 1, 100))] for _ in range(5)]
+    room.trace = Trace.from_objects(wide)
+    answer = recall.attribute(remember(room, sketcher=Sketcher(dim=64)), "wide")
+    assert np.isnan(answer["estimate"]).all()
+    assert answer["low"] == [-np.inf] * 100
+    assert answer["high"] == [np.inf] * 100
 
 
 def test_many_glances_are_read_from_roll_ups(

@@ -55,3 +55,25 @@ def test_a_chance_follows_the_estimate() -> None:
     assert chance[1] == pytest.approx(0.5)
     assert at_least_one([3.0], [np.inf]).tolist() == [0.5]
     assert at_least_one([0.0, 1.0], [0.0, 0.0]).tolist() == [0.0, 1.0]
+
+
+def test_chances_are_right_on_average() -> None:
+    """Numbers drawn, observed with noise, estimated as a linear decoder would."""
+    rng = np.random.default_rng(0)
+    for rate, noise in ((0.05, 0.3), (0.3, 0.5), (0.8, 0.4)):
+        numbers = rng.poisson(rate, 20_000)
+        observed = numbers + rng.normal(0, noise, 20_000)
+        kept = rate / (rate + noise**2)
+        estimate, std = rate + kept * (observed - rate), np.sqrt(rate * (1 - kept))
+        chance = at_least_one(estimate, np.full(20_000, std), seen=rng.poisson(rate, 2000))
+        assert chance.mean() == pytest.approx((numbers > 0).mean(), abs=0.01)
+        for low in np.arange(0, 1, 0.2):
+            mine = (chance >= low) & (chance < low + 0.2)
+            if mine.sum() > 300:
+                assert (numbers[mine] > 0).mean() == pytest.approx(chance[mine].mean(), abs=0.05)
+
+
+def test_where_nothing_was_told_the_prior_stands() -> None:
+    seen = [0] * 90 + [1] * 10
+    assert at_least_one([0.1], [np.inf], seen)[0] == pytest.approx(0.1, abs=0.02)
+    assert at_least_one([0.1], [0.3], seen)[0] == pytest.approx(0.1, abs=0.05)

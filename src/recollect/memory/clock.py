@@ -18,6 +18,8 @@ HOUR = 3_600_000_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK = timedelta(microseconds=1)
+_FIRST = (datetime(1, 1, 2, tzinfo=UTC) - _EPOCH) // _TICK
+_END = (datetime(9999, 12, 30, tzinfo=UTC) - _EPOCH) // _TICK
 
 
 def microseconds(time: Any) -> int:
@@ -28,7 +30,7 @@ def microseconds(time: Any) -> int:
             (NumPy's times are UTC by definition), or an integer number of microseconds UTC.
 
     Raises:
-        ValueError: if the time has no zone, or the string is no time.
+        ValueError: if the time has no zone, the string is no time, or no calendar holds it.
         TypeError: if it is something else.
 
     Example:
@@ -52,13 +54,27 @@ def microseconds(time: Any) -> int:
     if isinstance(time, np.datetime64):
         if np.isnat(time):
             raise ValueError("a time is missing (NaT); every glance needs one")
-        return int(time.astype("datetime64[us]").astype(np.int64))
+        return _in_range(int(time.astype("datetime64[us]").astype(np.int64)))
     if isinstance(time, bool) or not hasattr(time, "__index__"):
         raise TypeError(
             "a time must be a datetime with zone, an ISO string with zone, a numpy.datetime64 or "
             f"integer microseconds UTC, got {time!r} ({type(time).__name__})"
         )
-    return int(time.__index__())
+    return _in_range(int(time.__index__()))
+
+
+def _in_range(time: int) -> int:
+    """Return a time that a calendar can hold.
+
+    Raises:
+        ValueError: if it lies outside of the years 1 to 9999.
+    """
+    if not _FIRST <= time < _END:
+        raise ValueError(
+            f"{time} microseconds since 1970 lie outside of the years 1 to 9999; was the time "
+            "given in another unit?"
+        )
+    return time
 
 
 def microseconds_of_all(time: Any, count: int) -> IntArray:

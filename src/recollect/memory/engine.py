@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from recollect._checks import CorruptMemory
 from recollect.memory.intake import SQL_KINDS, kind_of
-from recollect.memory.layout import Folder, disk_errors
+from recollect.memory.layout import Folder, Moved, disk_errors
 from recollect.memory.ledger import Cover, Ledger
 from recollect.memory.lock import WriterLock
 from recollect.memory.reservoir import Reservoir
-from recollect.memory.rows import FOLDER, Block, Moved, Rows, Where
+from recollect.memory.rows import FOLDER, Block, Rows, Where
 from recollect.memory.structures import SkeletonTable
 from recollect.memory.sums import to_fixed_point
 from recollect.sketching.recipe import ModuleTable, Recipe
@@ -131,10 +131,10 @@ class Engine:
         self._modules_stamp = stamp
 
     def _check_skeletons(self, cover: Cover) -> None:
-        if cover.skeletons and not self.skeletons.path.exists():
+        path = self.folder / "skeletons.bin"
+        if cover.skeletons and not path.exists():
             raise CorruptMemory(
-                f"{self.skeletons.path} is missing, it held {cover.skeletons} skeletons; restore "
-                "it from a copy"
+                f"{path} is missing, it held {cover.skeletons} skeletons; restore it from a copy"
             )
 
     def _repair(self, covered: Cover) -> None:

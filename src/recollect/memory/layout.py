@@ -28,10 +28,14 @@ import numpy as np
 
 from recollect._checks import CorruptMemory
 
-__all__ = ["Folder", "disk_errors", "size_of"]
+__all__ = ["Folder", "Moved", "disk_errors", "size_of"]
 
 _TEMPORARY = ".part"
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+class Moved(OSError):
+    """The version that is being read was removed by a writer; a newer one can be read."""
 
 
 @contextmanager
@@ -107,10 +111,10 @@ class Folder:
         text = json.dumps(value, indent=1, ensure_ascii=False)
         self.write(name, lambda file: void(file.write(text.encode())))
 
-    def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
-        """Write named arrays as an uncompressed .npz file."""
+    def write_arrays(self, name: str, arrays: dict[str, Any], compress: bool = False) -> None:
+        """Write named arrays as an .npz file."""
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
+        (np.savez_compressed if compress else np.savez)(buffer, **arrays)
         self.write(name, lambda file: void(file.write(buffer.getbuffer())))
 
     def read_json(self, name: str) -> Any:

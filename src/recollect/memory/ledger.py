@@ -8,7 +8,6 @@ the glances: whatever is missing or behind is computed again, so a killed writer
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from zipfile import BadZipFile
@@ -21,7 +20,7 @@ from recollect.memory.clock import HOUR
 from recollect.memory.layout import Folder
 from recollect.memory.rollups import RollUps
 from recollect.memory.structures import BagTable, SkeletonTable
-from recollect.memory.sums import group_sums, month_of, read_month, write_month
+from recollect.memory.sums import group_sums, months_of, read_month, write_month
 from recollect.memory.tally import Tally
 from recollect.sketching.recipe import ModuleTable
 
@@ -113,8 +112,10 @@ class Ledger:
             return
         generation = self._generation + 1
         months = dict(self._months)
-        for month in sorted({month_of(h) for h in self._waiting}):
-            hours, sums = self._month(month, list(self._waiting))
+        waiting = np.array(sorted(self._waiting), np.int64)
+        counted = self.hours()
+        for month, rows in months_of(waiting).items():
+            hours, sums = self._month(month, waiting[rows], counted)
             months.pop(month, None)
             if len(hours):
                 months[month] = self._write_month(month, generation, hours, sums)
@@ -230,11 +231,8 @@ class Ledger:
     def sums(self, hours: IntArray) -> IntArray:
         """Return the sums (H, d) of ascending hours (H,); zero where there is none."""
         out = np.zeros((len(hours), self.dim), np.int64)
-        months: dict[str, list[int]] = {}
-        for row, hour in enumerate(hours.tolist()):
-            months.setdefault(month_of(hour), []).append(row)
-        for month, rows in months.items():
-            self._fill(month, hours[rows], out, np.array(rows))
+        for month, rows in months_of(hours).items():
+            self._fill(month, hours[rows], out, rows)
         return out
 
     def _fill(self, month: str, wanted: IntArray, out: IntArray, rows: IntArray) -> None:
@@ -250,11 +248,12 @@ class Ledger:
             if hour in self._waiting:
                 out[row] += self._waiting[hour]
 
-    def _month(self, month: str, waiting: Iterable[int]) -> tuple[IntArray, IntArray]:
+    def _month(
+        self, month: str, waiting: IntArray, counted: IntArray
+    ) -> tuple[IntArray, IntArray]:
         """Hours and sums of a month with what waits; hours without glances are left out."""
         stored, _ = self._stored(month)
-        fresh = [h for h in waiting if month_of(h) == month]
-        hours = np.intersect1d(np.union1d(stored, np.array(fresh, np.int64)), self.hours())
+        hours = np.intersect1d(np.union1d(stored, waiting), counted)
         return hours, self.sums(hours)
 
     def _stored(self, month: str) -> tuple[IntArray, IntArray]:

@@ -31,8 +31,8 @@ class WriterLock:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self._handle: int | None = None
+        self.path = path
 
     @property
     def held(self) -> bool:
@@ -70,3 +70,7 @@ class WriterLock:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+    def __del__(self) -> None:
+        """A forgotten lock must not keep others waiting."""
+        self.release()

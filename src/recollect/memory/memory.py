@@ -111,12 +111,13 @@ class Memory:
         }  # fmt: skip
         if timezone is not None:
             ZoneInfo(timezone)
-        recipe = None if sketcher is None else sketcher.recipe
-        meta = read_meta(self._folder, read_only) or create_meta(self._folder, recipe, options)
+        meta = read_meta(self._folder, read_only)
+        if meta is None:
+            meta = create_meta(self._folder, _recipe_and_scales(sketcher), options)
         self._meta = meta
         self._recipe = Recipe.from_dict(meta["recipe"])
-        if recipe is not None:
-            self._recipe.check_same(recipe)
+        if sketcher is not None:
+            self._recipe.check_same(sketcher.recipe)
         for name, value in options.items():
             if value is not None and value != meta[name]:
                 raise ValueError(
@@ -126,7 +127,6 @@ class Memory:
         self._engine = Engine(
             self._folder, self._recipe, meta["reservoir"], busy_timeout, read_only
         )
-        self._given = sketcher
         self._own: Sketcher | None = None
         self._searcher = Searcher(self._engine.rows)
         self._priors = Priors(self._folder)
@@ -160,6 +160,7 @@ class Memory:
         """A sketcher of this memory's recipe that shares its module table."""
         if self._own is None:
             self._own = sketching.Sketcher.from_recipe(self._recipe, self.modules)
+            self._own.scales = dict(self._meta["scales"])
         return self._own
 
     def __len__(self) -> int:
@@ -217,7 +218,7 @@ class Memory:
         given = self._intake(len(trace), time, source, labels, ids)
         with self._engine.writing():
             sketcher = self.sketcher
-            self._admit(sketcher, trace)
+            sketcher.admit(trace, measure_scales=not sketcher.scales)
             return self._store(sketcher.encode(trace), given, trace)
 
     def _append(
@@ -242,16 +243,6 @@ class Memory:
         times = microseconds_of_all(time, count)
         sources = sources_of_all(source, count)
         return ids_of_all(ids, sources, times), times, sources, labels_of_all(labels, count)
-
-    def _admit(self, sketcher: Sketcher, trace: Trace) -> None:
-        """Take new modules into the table, with the given Sketcher's scales or measured ones."""
-        scales = getattr(self._given, "scales", None)
-        if not scales:
-            sketcher.admit(trace, measure_scales=True)
-            return
-        for name, column in trace.columns.items():
-            scale = float(scales.get(name, 1.0))
-            self.modules.add(name, column.size, column.members, scale)
 
     def _store(self, sketches: Sketches, given: Any, trace: Trace | None) -> Added:
         self._recipe.check_same(sketches.recipe)
@@ -554,6 +545,11 @@ def _where(sql: str | None, since: Any, until: Any) -> Where:
 
 
 def _has_scales(sketcher: Sketcher) -> bool:
-    return bool(getattr(sketcher, "scales", None)) or any(
-        entry.scale != 1.0 for entry in sketcher.modules
-    )
+    return bool(sketcher.scales) or any(entry.scale != 1.0 for entry in sketcher.modules)
+
+
+def _recipe_and_scales(sketcher: Sketcher | None) -> dict[str, Any]:
+    """Return what a new memory takes over from a sketcher, as plain values."""
+    if sketcher is None:
+        return {"recipe": Recipe().to_dict(), "scales": {}}
+    return {"recipe": sketcher.recipe.to_dict(), "scales": dict(sketcher.scales)}

@@ -9,7 +9,6 @@ from typing import Any
 from recollect._checks import CorruptMemory
 from recollect.memory.layout import Folder
 from recollect.memory.migrations import FORMAT, check_format, migrate
-from recollect.sketching.recipe import Recipe
 
 __all__ = ["create_meta", "read_meta"]
 
@@ -46,18 +45,18 @@ def read_meta(folder: Folder, read_only: bool) -> dict[str, Any] | None:
 
 
 def create_meta(
-    folder: Folder, recipe: Recipe | None, options: Mapping[str, Any]
+    folder: Folder, made_with: Mapping[str, Any], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Make the folder and write its meta.json; return what it says."""
+    """Make the folder and write its meta.json; return what it says.
+
+    Args:
+        folder: of the memory.
+        made_with: recipe and given scales, as plain values.
+        options: timezone, reservoir, keep_skeletons; None for the default.
+    """
     defaults = {"timezone": "UTC", "reservoir": 512, "keep_skeletons": True}
     chosen = {k: v for k, v in options.items() if v is not None}
-    meta = {
-        "kind": "recollect memory",
-        "format": FORMAT,
-        "recipe": (recipe or Recipe()).to_dict(),
-        **defaults,
-        **chosen,
-    }
+    meta = {"kind": "recollect memory", "format": FORMAT, **made_with, **defaults, **chosen}
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.write_json("meta.json", meta)
-    return json.loads(json.dumps(meta))  # type: ignore[no-any-return]
+    return dict(json.loads(json.dumps(meta)))

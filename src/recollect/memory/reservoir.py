@@ -10,7 +10,6 @@ that this commit makes: a file of a version that does not exist was left by a ki
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -20,16 +19,17 @@ import numpy as np
 import numpy.typing as npt
 
 from recollect._seeds import seed_of
-from recollect.memory.layout import Folder
+from recollect.memory.layout import Folder, Moved
 
 if TYPE_CHECKING:
-    from recollect.tracing.columns import Column, Trace
+    from recollect.tracing.columns import Trace
 
-__all__ = ["Reservoir", "pack_trace", "unpack_trace"]
+__all__ = ["Reservoir"]
 
 IntArray = npt.NDArray[np.int64]
 
 _STATE = "reservoir/state.json"
+# Many small files, or many records that were turned away since, are written anew as one file.
 _FILES = 64
 _HALF = 65504.0
 
@@ -48,6 +48,7 @@ class Reservoir:
         self._members: dict[int, tuple[int, Path]] = {}
         self._limit: int | None = None
         self._loaded: list[Path] | None = None
+        self._written = 0
 
     # -- members --------------------------------------------------------------------------
 
@@ -56,11 +57,12 @@ class Reservoir:
         files = self._files(version)
         if files == self._loaded:
             return
-        self._members = {}
+        self._members, self._written = {}, 0
         for path in files:
             with np.load(path, allow_pickle=False) as file:
-                for number in file["ids"].tolist():
-                    self._members[number] = (_place(number), path)
+                held = file["ids"].tolist()
+            self._members |= {number: (_place(number), path) for number in held}
+            self._written += len(held)
         for number in self._turned_away(self._members):
             del self._members[number]
         state = self.folder / _STATE
@@ -121,8 +123,8 @@ class Reservoir:
     def write(self, ids: Sequence[int], trace: Trace, version: int) -> Path:
         """Write the records of one commit, before it is made."""
         name = f"reservoir/{version:012d}.npz"
-        arrays = {"ids": np.array(ids, np.int64), **pack_trace(trace)}
-        self.folder.write_arrays(name, arrays)
+        arrays = {"ids": np.array(ids, np.int64), **_pack(trace)}
+        self.folder.write_arrays(name, arrays, compress=True)
         return self.folder / name
 
     def committed(self, ids: Sequence[int], path: Path) -> None:
@@ -133,6 +135,9 @@ class Reservoir:
             del self._members[number]
         if self._loaded is not None and path not in self._loaded:
             self._loaded.append(path)
+        self._written += len(ids)
+        if self._written > 2 * self.size:
+            self.rewrite(_version(path))
 
     def remove(self, gone: Collection[int], version: int) -> None:
         """Forget the records of deleted glances, on disk too."""
@@ -146,8 +151,9 @@ class Reservoir:
         self.rewrite(version)
 
     def compact(self, version: int) -> None:
-        """Join the files when they are many."""
-        if self._loaded is not None and len(self._loaded) > _FILES:
+        """Join the files when they are many or hold much that is not in the sample."""
+        spare = self._written - len(self._members)
+        if self._loaded and (len(self._loaded) > _FILES or spare > len(self._members) // 4):
             self.rewrite(version)
 
     def rewrite(self, version: int) -> None:
@@ -162,23 +168,31 @@ class Reservoir:
             if path != kept:
                 path.unlink(missing_ok=True)
         self._loaded = [kept] if kept else []
+        self._written = len(ids)
 
     # -- reading --------------------------------------------------------------------------
 
     def records(self, alive: Collection[int] | None = None) -> tuple[list[int], Trace | None]:
-        """Return ids and records in the order of their hashes; None if there is none."""
+        """Return ids and records in the order of their hashes; None if there is none.
+
+        Raises:
+            Moved: if a writer has just joined the files.
+        """
         ids = [n for n in self.members if alive is None or n in alive]
         if not ids:
             return [], None
         parts, found = [], []
         wanted = set(ids)
         for path in dict.fromkeys(self._members[n][1] for n in ids):
+            if not path.exists():
+                self._loaded = None
+                raise Moved(f"{path} was joined with others")
             with np.load(path, allow_pickle=False) as file:
                 held = file["ids"].tolist()
                 here = [
                     r for r, n in enumerate(held) if n in wanted and self._members[n][1] == path
                 ]
-                parts.append(unpack_trace({k: file[k] for k in file.files})[here])
+                parts.append(_unpack({k: file[k] for k in file.files})[here])
                 found += [held[r] for r in here]
         row = {number: r for r, number in enumerate(found)}
         joined = import_module("recollect.tracing").Trace.concat(parts)
@@ -194,94 +208,18 @@ def _version(path: Path) -> int:
     return int(path.stem)
 
 
-def pack_trace(trace: Trace) -> dict[str, npt.NDArray[Any]]:
-    """Return a trace as plain arrays; attributes as float16 where they fit.
-
-    What a static network repeats in every glance is left out: the rows of a dense column and
-    weights of one.
-    """
-    half: list[npt.NDArray[Any]] = []
-    full: list[npt.NDArray[Any]] = []
-    whole: list[npt.NDArray[Any]] = []
-    weights: list[npt.NDArray[Any]] = []
-    heads = []
-    for column in trace.columns.values():
-        values = column.attributes.detach().cpu().numpy()
-        fits = not values.size or float(np.abs(values).max()) <= _HALF
-        (half if fits else full).append(values.astype(np.float16 if fits else np.float32).ravel())
-        dense = column.is_dense(len(trace))
-        ranks = column.rank.reshape(len(trace), -1) if dense else column.rank
-        steady = bool(dense and (ranks == ranks[0]).all())
-        unit = bool((column.weight == 1).all())
-        whole += [] if dense else [column.glance, column.member]
-        whole.append(ranks[0] if steady else column.rank)
-        weights += [] if unit else [column.weight]
-        heads.append({"name": column.name, "members": list(column.members), "rows": len(column),
-                      "size": column.size, "half": fits, "dense": dense, "steady": steady,
-                      "unit": unit})  # fmt: skip
-    edges = trace.edges
-    head: dict[str, Any] = {"glances": len(trace), "columns": heads, "edges": None}
-    if edges is not None:
-        head["edges"] = len(edges)
-        whole += [edges.glance, edges.parent, edges.child]
-        weights.append(edges.weight)
-    return {
-        "head": np.frombuffer(json.dumps(head).encode(), np.uint8),
-        "half": np.concatenate([*half, np.zeros(0, np.float16)]),
-        "full": np.concatenate([*full, np.zeros(0, np.float32)]),
-        "whole": np.concatenate([*whole, np.zeros(0, np.int64)]).astype(np.int32),
-        "weights": np.concatenate([*weights, np.zeros(0, np.float32)]),
-    }
-
-
-class _Reader:
-    """Hands out one array piece by piece."""
-
-    def __init__(self, array: npt.NDArray[Any]) -> None:
-        self.array, self.place = array, 0
-
-    def take(self, count: int) -> npt.NDArray[Any]:
-        self.place += count
-        return self.array[self.place - count : self.place]
-
-
-def unpack_trace(arrays: dict[str, npt.NDArray[Any]]) -> Trace:
-    """Read what ``pack_trace`` returned."""
-    tracing = import_module("recollect.tracing")
-    head = json.loads(arrays["head"].tobytes())
-    readers = {k: _Reader(arrays[k]) for k in ("half", "full", "whole", "weights")}
-    total = head["glances"]
-    columns = {h["name"]: _column(h, total, readers) for h in head["columns"]}
-    edges = None
-    if head["edges"] is not None:
-        count = head["edges"]
-        parts = [readers["whole"].take(count).astype(np.int64) for _ in range(3)]
-        edges = tracing.Edges(*parts, readers["weights"].take(count))
-    trace: Trace = tracing.Trace(columns, total, edges)
-    return trace
-
-
-def _column(head: dict[str, Any], total: int, readers: dict[str, _Reader]) -> Column:
-    import torch
-
-    tracing = import_module("recollect.tracing")
-    rows, members = head["rows"], len(head["members"])
-    values = readers["half" if head["half"] else "full"].take(rows * head["size"])
-    if head["dense"]:
-        glance = np.repeat(np.arange(total), members)
-        member = np.tile(np.arange(members), total)
-    else:
-        glance = readers["whole"].take(rows).astype(np.int64)
-        member = readers["whole"].take(rows).astype(np.int64)
-    rank = readers["whole"].take(members if head["steady"] else rows).astype(np.int64)
-    weight = np.ones(rows, np.float32) if head["unit"] else readers["weights"].take(rows)
-    column: Column = tracing.Column(
-        head["name"],
-        tuple(head["members"]),
-        torch.from_numpy(values.astype(np.float32).reshape(rows, head["size"])),
-        glance,
-        member,
-        np.tile(rank, total) if head["steady"] else rank,
-        weight,
+def _pack(trace: Trace) -> dict[str, npt.NDArray[Any]]:
+    """Return a trace as arrays; attributes as float16 if they all fit."""
+    largest = max(
+        (float(c.attributes.abs().max()) for c in trace.columns.values() if len(c)), default=0.0
     )
-    return column
+    dtype = np.float16 if largest <= _HALF else np.float32
+    packed: dict[str, npt.NDArray[Any]] = import_module(
+        "recollect.tracing.arrays"
+    ).trace_to_arrays(trace, dtype)
+    return packed
+
+
+def _unpack(arrays: dict[str, npt.NDArray[Any]]) -> Trace:
+    trace: Trace = import_module("recollect.tracing.arrays").trace_from_arrays(arrays)
+    return trace

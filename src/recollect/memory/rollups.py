@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -127,10 +128,9 @@ class RollUps:
         size = len(start)
 
         def total() -> IntArray:
-            parts = self.sum
-            out = np.zeros((size, parts.shape[1]), np.int64)
-            np.add.at(out, place, parts)
-            return out
+            cuts = np.searchsorted(place, np.arange(size + 1))
+            parts = [self.sum[a:b].sum(0) for a, b in pairwise(cuts.tolist())]
+            return np.stack(parts) if parts else self.sum
 
         return RollUps(
             start,

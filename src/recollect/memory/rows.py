@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from recollect._checks import CorruptMemory
-from recollect.memory.layout import Folder
+from recollect.memory.index import Index, Key, fragment_keys
+from recollect.memory.layout import Folder, Moved
 from recollect.memory.sums import to_fixed_point
 
-__all__ = ["FIXED", "FOLDER", "Block", "Moved", "Rows", "Where", "newest_version", "tiers"]
+__all__ = ["FIXED", "FOLDER", "Block", "Rows", "Where", "newest_version", "tiers"]
 
 IntArray = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -35,6 +36,7 @@ FIXED = ("id", "time", "source", "skeleton", "scale", "s0", "s1", "s2")
 _SETTLED = 16384
 _ALL_SETTLED = 1 << 20
 _NEWEST = (1 << 64) - 1
+_BATCH = 8192
 
 
 def lance() -> Any:
@@ -70,10 +72,6 @@ def newest_version(path: Path) -> int:
         return 0
     # Twenty digits count down from the largest number (the newest sorts first); fewer count up.
     return max(_NEWEST - n if n > _NEWEST // 2 else n for n in numbers)
-
-
-class Moved(OSError):
-    """The version that is being read was removed by a writer; a newer one can be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +129,8 @@ class Rows:
         self.dtype = np.dtype(dtype)
         self.tiers = tiers(dim)
         self._data: Any = None
-        self._index: tuple[int, IntArray, IntArray, IntArray] | None = None
+        self._index = Index()
+        self._keys: tuple[int, list[Key]] = (-1, [])
 
     # -- versions -------------------------------------------------------------------------
 
@@ -197,14 +196,25 @@ class Rows:
 
     def index(self) -> tuple[IntArray, IntArray, IntArray]:
         """Return id, time and skeleton of all rows, (N,) each, in the order of the rows."""
+        self._index.update(self.keys(), self._fragment_index)
+        return self._index.arrays
+
+    def keys(self) -> list[Key]:
+        """Return the fragments that are being read, in the order of the rows."""
         data = self.data()
         if data is None:
-            return (np.zeros(0, np.int64),) * 3
-        if self._index is None or self._index[0] != data.version:
-            table = self._read(lambda d: d.to_table(columns=["id", "time", "skeleton"]))
-            ids, time, skeleton = (_integers(table.column(i)) for i in range(3))
-            self._index = (self._data.version, ids, time, skeleton)
-        return self._index[1:]
+            return []
+        if self._keys[0] != data.version:
+            self._keys = (data.version, fragment_keys(data))
+        return self._keys[1]
+
+    def _fragment_index(self, fragments: list[int]) -> tuple[IntArray, IntArray, IntArray]:
+        parts = list(self.scan(["id", "time", "skeleton"], fragments))
+        ids, time, skeleton = (
+            np.concatenate([np.zeros(0, np.int64), *(_integers(t.column(i)) for t in parts)])
+            for i in range(3)
+        )
+        return ids, time, skeleton
 
     def label_names(self) -> list[str]:
         """Return the names of the label columns."""
@@ -257,20 +267,12 @@ class Rows:
 
     def places(self, wanted: IntArray) -> IntArray:
         """Return the place of each id; -1 where there is none."""
-        ids = self.index()[0]
-        if len(ids) == 0:
-            return np.full(len(wanted), -1, np.int64)
-        order = self._order(ids)
-        at = np.searchsorted(ids, wanted, sorter=order)
-        at[at == len(ids)] = 0
-        places = order[at]
-        return np.where(ids[places] == wanted, places, -1)
+        self.index()
+        return self._index.places(wanted)
 
-    def _order(self, ids: IntArray) -> IntArray:
-        known = getattr(self, "_sorted", None)
-        if known is None or known[0] is not ids:
-            self._sorted = (ids, np.argsort(ids, kind="stable"))
-        return self._sorted[1]
+    def ids_at(self, places: IntArray) -> IntArray:
+        """Return the ids of the rows at some places (without reading the ids of all)."""
+        return _integers(self.take(places, ["id"]).column(0))
 
     def empty(self, columns: Sequence[str]) -> Any:
         """Return a table without rows, for a memory that has none yet."""
@@ -281,7 +283,7 @@ class Rows:
 
     def take(self, places: IntArray, columns: Sequence[str]) -> Any:
         """Return a ``pyarrow.Table`` of the rows at some places, in that order."""
-        if len(places) > len(self.index()[0]) // 4:
+        if len(places) > sum(rows - gone for _, rows, gone in self.keys()) // 4:
             whole = self._read(lambda d: d.to_table(columns=list(columns)))
             return whole.take(places)
         order = np.argsort(places, kind="stable")
@@ -322,16 +324,22 @@ class Rows:
         self, columns: Sequence[str], fragments: Sequence[int] | None = None
     ) -> Iterator[Any]:
         """Return all rows (or those of some fragments) as tables, a few thousand at a time."""
+        import pyarrow as pa
+
         data = self.data()
         if data is None:
             return
-        chosen = None
-        if fragments is not None:
-            chosen = [data.get_fragment(f) for f in fragments]
-        scanner = data.scanner(columns=list(columns), fragments=chosen, batch_size=4096)
-        import pyarrow as pa
-
-        for batch in scanner.to_reader():
+        chosen = None if fragments is None else [data.get_fragment(f) for f in fragments]
+        reader = self._read(
+            lambda d: d.scanner(
+                columns=list(columns), fragments=chosen, batch_size=_BATCH, scan_in_order=True
+            ).to_reader()
+        )
+        while True:
+            try:
+                batch = self._read(lambda _: reader.read_next_batch())
+            except StopIteration:
+                return
             yield pa.Table.from_batches([batch])
 
     @property

@@ -8,30 +8,30 @@ narrowest integers that hold the quotient.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["group_sums", "month_of", "read_month", "to_fixed_point", "write_month"]
+__all__ = ["group_sums", "months_of", "read_month", "to_fixed_point", "write_month"]
 
 IntArray = npt.NDArray[np.int64]
 
 _WIDTHS = (np.int8, np.int16, np.int32, np.int64)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # As in sketching: sums are kept in units of 2**-32.
 _FIXED_POINT = 2.0**32
 
 
-def month_of(hour: int) -> str:
-    """Return the UTC month of an hour since 1970, as YYYY-MM.
+def months_of(hours: IntArray) -> dict[str, IntArray]:
+    """Return UTC month (YYYY-MM) -> rows of the hours since 1970 that it holds.
 
-    >>> month_of(0), month_of(31 * 24)
-    ('1970-01', '1970-02')
+    >>> {k: v.tolist() for k, v in months_of(np.array([0, 31 * 24, 5])).items()}
+    {'1970-01': [0, 2], '1970-02': [1]}
     """
-    return f"{_EPOCH + timedelta(hours=int(hour)):%Y-%m}"
+    months = hours.astype("datetime64[h]").astype("datetime64[M]")
+    distinct, place = np.unique(months, return_inverse=True)
+    return {str(m): np.flatnonzero(place == i) for i, m in enumerate(distinct)}
 
 
 def to_fixed_point(codes: npt.NDArray[np.generic], scale: npt.ArrayLike | None) -> IntArray:
@@ -81,7 +81,9 @@ def read_month(file: BinaryIO) -> tuple[IntArray, IntArray]:
     parts = [np.load(file, allow_pickle=False) for _ in _WIDTHS]
     sums = np.empty((len(hours), parts[0].shape[1]), np.int64)
     for number, part in enumerate(parts):
-        if len(part):
+        if len(part) == len(hours):
+            np.multiply(part, divisor[:, None], out=sums)
+        elif len(part):
             rows = width == number
             sums[rows] = part * divisor[rows][:, None]
     return hours, sums

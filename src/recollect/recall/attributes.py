@@ -100,16 +100,16 @@ def attribute(
     ids, objects, blind = _holding(memory, module, chosen)
     decoder = Decoder.of(memory)
     if blind:
-        moments, notes = _from_sums(memory, module, chosen, decoder)
+        moments, notes = _from_sums(memory, module, chosen, decoder, None)
         notes.append(
             f"{plural(blind, 'glance')} kept without skeletons: the mean comes from the sum of "
             "all sketches, the spread is not known"
         )
-    elif len(ids) > CHUNK and chosen.is_hours:
-        moments, notes = _from_sums(memory, module, chosen, decoder)
+    elif len(ids) > CHUNK and chosen.is_hours and decoder.prior is not None:
+        moments, notes = _from_sums(memory, module, chosen, decoder, objects)
         sample = ids[np.unique(np.linspace(0, len(ids) - 1, CHUNK).astype(np.int64))]
         found = _decode(memory, module, sample, decoder)
-        spread = _moments(found.value, found.variance)
+        spread = _moments(found.value, found.variance, _usual(decoder, module))
         sampled = spread.variance * np.sqrt(2.0 / len(found.value))
         wide = np.hypot(spread.variance_std, sampled)
         moments = Moments(moments.mean, moments.mean_std, spread.variance, wide)
@@ -164,11 +164,13 @@ def _moments(
     n = len(value)
     mean, lost, between = value.mean(0), variance.mean(0), value.var(0)
     error = lost / n
+    # The n squared errors scatter around their mean, and multiply with the estimates.
+    scatter = 2 * np.square(variance).mean(0) / n + 4 * (between * lost) / n
     if usual is not None:
         error = error + _pull(mean, lost, n, *usual)
-    # The n squared errors scatter around their mean, and multiply with the estimates.
-    scatter = np.sqrt(2 * np.square(variance).mean(0) / n + 4 * (between * lost) / n)
-    return Moments(mean, np.sqrt(error), between + lost, scatter)
+        # How much is lost is known from the prior's objects, so many and no more.
+        scatter = scatter + 2 * np.square(lost) / max(usual[2], 1)
+    return Moments(mean, np.sqrt(error), between + lost, np.sqrt(scatter))
 
 
 def _pull(
@@ -177,13 +179,16 @@ def _pull(
     """Squared error of the mean where the prior pulled unusual objects towards the usual.
 
     An estimate moves by the part ``k = 1 - lost / own`` of what the truth differs from the
-    prior's mean. A difference beyond chance is therefore short by ``(1 - k) / k`` of itself.
+    prior's mean. A difference beyond chance is therefore short by ``(1 - k) / k`` of itself, and
+    the error of the prior's own mean, known from so many objects, enters all estimates by
+    ``1 - k``.
     """
     safe = np.where(own > 0, own, 1.0)
     kept = np.clip(1 - lost / safe, 0.05, 1.0)
     chance = own * (kept / n + 1 / max(seen, 1))
     beyond = np.maximum(np.square(mean - centre) - 2 * chance, 0.0)
-    return np.asarray(beyond * np.square((1 - kept) / kept))
+    own_error = np.square(1 - kept) * own / max(seen, 1)
+    return np.asarray(beyond * np.square((1 - kept) / kept) + own_error)
 
 
 def _usual(decoder: Decoder, module: str) -> tuple[FloatArray, FloatArray, int] | None:
@@ -195,9 +200,19 @@ def _usual(decoder: Decoder, module: str) -> tuple[FloatArray, FloatArray, int] 
 
 
 def _from_sums(
-    memory: Memory, module: str, chosen: Selection, decoder: Decoder
+    memory: Memory, module: str, chosen: Selection, decoder: Decoder, objects: int | None
 ) -> tuple[Moments, list[str]]:
-    """Take the mean from the sum of all chosen sketches; the spread stays unknown."""
+    """Take the mean from the sum of all chosen sketches; the spread stays unknown.
+
+    Raises:
+        ValueError: if there is no prior, which a mean over a sum needs.
+    """
+    if decoder.prior is None:
+        raise ValueError(
+            f"the mean of module {module!r} over a sum of sketches needs a prior, and this memory "
+            "keeps neither one nor records to fit it; keep some (Memory(..., reservoir=512)) or "
+            "keep skeletons"
+        )
     if chosen.is_hours:
         rollups = memory.rollups(since=chosen.since, until=chosen.until)
         sums, n, read = rollups.sum.sum(0, keepdims=True), int(rollups.n.sum()), "roll-ups"
@@ -209,7 +224,8 @@ def _from_sums(
     if n == 0:
         raise NotRemembered(f"no glance is chosen{chosen.words}; widen the filter or the window")
     recollection = decoder.decode(sums_of(memory, sums, np.array([n])))
-    mean, std = (x[0].cpu().numpy().astype(np.float64) for x in recollection.means(module))
+    known = None if objects is None else np.array([objects])
+    mean, std = (x[0].cpu().numpy().astype(np.float64) for x in recollection.means(module, known))
     unknown = np.full_like(mean, np.nan)
     notes = [
         f"the mean comes from the sum of {plural(n, 'sketch').replace('sketchs', 'sketches')} "

@@ -86,8 +86,8 @@ def count(
 
     Example:
         >>> from recollect import Memory, Object, Trace, recall
-        >>> cat, dog = Object("cat", [1.0]), Object("dog", [2.0])
-        >>> t = Trace.from_objects([[cat], [cat, dog], [dog, dog]])
+        >>> cat, dogs = Object("cat", [1.0]), [Object("dog", [2.0]), Object("dog", [3.0])]
+        >>> t = Trace.from_objects([[cat], [cat, dogs[0]], dogs])
         >>> times = ["2026-01-01T08:00Z", "2026-01-02T08:30Z", "2026-01-02T20:00Z"]
         >>> with Memory(getfixture("tmp_path") / "room") as memory:
         ...     _ = memory.add(t, time=times)
@@ -96,7 +96,7 @@ def count(
                day  estimate  low  high  glances  share
         2026-01-01         0    0     0        1      0
         2026-01-02         3    3     3        2    1.5
-        exact, from skeletons
+        exact, from roll-ups of skeletons
     """
     check_one_of("unit", unit, UNITS)
     if source is not None:
@@ -205,14 +205,14 @@ def _estimate_objects(
         recollection = decoder.decode(sums_of(memory, sums[filled], glances[filled]))
         names, estimates, stds = recollection.count_estimates()
         place = list(names).index(module)
-        estimate[filled] = np.maximum(estimates[:, place], 0.0)
+        estimate[filled] = np.maximum(estimates[:, place], 0.0)  # NaN stays: nothing is known
         std[filled] = stds[:, place]
         notes += [load_note(recollection.load), *recollection.notes]
     low, high = interval(estimate, std, floor=0.0)
     # A count is a whole number: the nearest one always belongs to the interval.
     nearest = np.rint(estimate)
     return Counted(
-        windows, glances, estimate, np.minimum(low, nearest), np.maximum(high, nearest), notes
+        windows, glances, estimate, np.fmin(low, nearest), np.fmax(high, nearest), notes
     )
 
 
@@ -239,12 +239,13 @@ def _estimate_presence(
 ) -> Counted:
     """Add up, glance by glance, how likely there was at least one object."""
     ids, windows = _glances(memory, by, chosen)
+    seen = _numbers_seen(decoder, module)
     likely, loads, said = [np.zeros(0)], [0.0], []
     for part in chunks(ids):
         recollection = decoder.decode(memory.sketches(ids=part))
         names, estimates, stds = recollection.count_estimates()
         place = list(names).index(module)
-        likely.append(at_least_one(estimates[:, place], stds[:, place]))
+        likely.append(at_least_one(estimates[:, place], stds[:, place], seen))
         loads.append(float(np.max(recollection.load)))
         said += [n for n in recollection.notes if n not in said]
     chance = np.concatenate(likely)
@@ -258,6 +259,17 @@ def _estimate_presence(
         high,
         [*notes, load_note(loads), *said],
     )
+
+
+def _numbers_seen(decoder: Decoder, module: str) -> IntArray:
+    """Numbers of the module's objects in each of the prior's glances."""
+    if decoder.prior is None:
+        return np.zeros(0, dtype=np.int64)
+    sample = decoder.prior.sample
+    if module not in sample.modules:
+        return np.zeros(len(sample), dtype=np.int64)
+    glances = sample.objects(module).glance.numpy()
+    return np.bincount(glances, minlength=len(sample)).astype(np.int64)
 
 
 # -- windows --------------------------------------------------------------------------------

@@ -25,19 +25,50 @@ def normal_cdf(x: npt.ArrayLike) -> FloatArray:
     return np.asarray(0.5 * (1.0 + _erf(np.asarray(x, np.float64) / sqrt(2.0))))
 
 
-def at_least_one(estimate: npt.ArrayLike, std: npt.ArrayLike) -> FloatArray:
-    """Chance of at least one object, where their number is known as ``estimate -+ std``.
+def at_least_one(
+    estimate: npt.ArrayLike, std: npt.ArrayLike, seen: npt.ArrayLike = ()
+) -> FloatArray:
+    """Chance of at least one object, where their number is estimated as ``estimate -+ std``.
 
-    A number of objects is whole, so what lies above one half counts as one or more. Where nothing
-    is known (an infinite deviation) the chance is one half.
+    An estimate was pulled towards what is usual, as if numbers were normal: mean and variance of
+    the numbers ``seen`` in the prior's glances. That pull is undone, which gives an observation
+    with normal noise, and the observation is weighed with how often each number was seen
+    (Bayes' rule over whole numbers). Without them, what lies above one half counts as one or
+    more. Where nothing is known the chance is that of the prior, or one half.
 
-    >>> at_least_one([0.0, 1.0, 0.5], [0.1, 0.1, 3.0]).round(3).tolist()
-    [0.0, 1.0, 0.5]
+    Args:
+        estimate: (n,) estimated numbers of objects.
+        std: (n,) their standard deviations.
+        seen: numbers of objects in the prior's glances.
+
+    Example:
+        >>> at_least_one([0.0, 1.0, 0.5], [0.1, 0.1, 3.0]).round(3).tolist()
+        [0.0, 1.0, 0.5]
+        >>> at_least_one([0.3], [0.25], seen=[0] * 98 + [1] * 2).round(2).tolist()
+        [0.03]
     """
     middle, spread = np.asarray(estimate, np.float64), np.asarray(std, np.float64)
-    safe = np.maximum(np.where(np.isfinite(spread), spread, 1.0), 1e-9)
-    chance = normal_cdf((middle - 0.5) / safe)
-    return np.where(np.isfinite(spread), chance, 0.5)
+    known = np.isfinite(spread) & np.isfinite(middle)
+    spread = np.maximum(np.where(known, spread, 1.0), 1e-9)
+    middle = np.where(known, middle, 0.0)
+    numbers = np.asarray(seen, dtype=np.int64)
+    if len(numbers) == 0:
+        return np.where(known, normal_cdf((middle - 0.5) / spread), 0.5)
+    often = np.bincount(numbers, minlength=2).astype(np.float64)
+    # What was never seen is not impossible.
+    often = np.append(often, 0.0) + 0.5
+    often /= often.sum()
+    usual, variance = float(numbers.mean()), float(numbers.var())
+    moved = np.square(middle - usual)
+    told = 1 - np.square(spread) / max(variance, 1e-12)
+    # A deviation beyond the usual one (it may have been widened): go by the move itself.
+    told = np.where(told > 0.05, told, np.maximum(moved / (moved + np.square(spread)), 0.05))
+    observed = usual + (middle - usual) / told
+    noise = np.square(spread) / told
+    whole = np.arange(len(often))
+    fit = -np.square(observed[:, None] - whole) / (2 * noise[:, None]) + np.log(often)
+    mass = np.exp(fit - fit.max(1, keepdims=True))
+    return np.asarray(np.where(known, 1 - mass[:, 0] / mass.sum(1), 1 - often[0]))
 
 
 def quantiles(chance: FloatArray, windows: Windows) -> tuple[FloatArray, FloatArray]:

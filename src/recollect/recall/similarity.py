@@ -93,8 +93,8 @@ def similar(
     if norm == 0:
         raise ValueError(f"{probe.words} holds nothing to search for: its sketch is zero")
     extra = 0 if probe.left_out is None else 1
-    ids, scores = memory.search(probe.vector, k=k + extra, **chosen.arguments)
-    ids, scores = np.asarray(ids, dtype=np.int64), np.asarray(scores, dtype=np.float64)
+    ids, found = memory.search(probe.vector, k=k + extra, **chosen.arguments)
+    scores = np.asarray(found, dtype=np.float64)
     notes = ["estimate is the cosine of the sketches", *probe.notes]
     if probe.left_out is not None:
         kept = ids != probe.left_out

@@ -61,7 +61,11 @@ class Windows:
         [3, 5]
         """
         out = np.zeros((len(self), *values.shape[1:]), dtype=values.dtype)
-        np.add.at(out, self.index, values)
+        if len(values):
+            order = np.argsort(self.index, kind="stable")
+            ordered = self.index[order]
+            first = np.flatnonzero(np.r_[True, np.diff(ordered) != 0])
+            out[ordered[first]] = np.add.reduceat(values[order], first, axis=0)
         return out
 
 

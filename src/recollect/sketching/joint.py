@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from recollect._answers import Z90
+from recollect._seeds import seed_of
 from recollect.sketching.encode import Encoder
 from recollect.sketching.recipe import ModuleTable
 from recollect.tracing import Trace
@@ -31,6 +32,8 @@ __all__ = ["JointPrior"]
 
 # Glances whose leave-one-out residuals give the standard deviations.
 RESIDUAL_GLANCES = 256
+# Draws of rounding noise that measure how it reaches the estimates.
+NOISE_DRAWS = 64
 RIDGES = np.geomspace(1e-7, 3.0, 24)
 
 
@@ -117,14 +120,31 @@ class JointPrior:
 
     def estimate(self, residual: Tensor) -> Tensor:
         """Return the (B, K) estimates, scaled, from (B, d) sketches less everything else known."""
+        return self.mean + self._response(residual.to(torch.float64) - self.sketch_mean)
+
+    def _response(self, centred: Tensor) -> Tensor:
+        """Return what (B, d) centred sketches move the (B, K) estimates by."""
         left, squares, right = self._spectrum
-        turned = (residual.to(torch.float64) - self.sketch_mean) @ right
-        weights = (turned * squares.sqrt() / (squares + self.ridge)) @ left.T
-        return self.mean + weights.to(torch.float32) @ self.rows
+        weights = (centred @ right * squares.sqrt() / (squares + self.ridge)) @ left.T
+        return weights.to(torch.float32) @ self.rows
+
+    def std(self, noise: Tensor) -> Tensor:
+        """Return the (B, K) standard deviations of scaled estimates, given rounding's variance.
+
+        Args:
+            noise: (B,) variance that rounding added to each number of each sketch.
+        """
+        span = self.span_std.to(torch.float64).square()
+        return (span + noise[:, None] * self.gain.to(torch.float64).square()).sqrt()
 
     @cached_property
-    def std(self) -> Tensor:
-        """Calibrated standard deviation of each of the K scaled numbers."""
+    def usual_std(self) -> Tensor:
+        """The (K,) standard deviations for sketches rounded like those of the prior's glances."""
+        return self.std(torch.tensor([self.noise], dtype=torch.float64))[0]
+
+    @cached_property
+    def span_std(self) -> Tensor:
+        """Calibrated deviation of each of the K scaled numbers, for sketches not rounded."""
         residuals = self.residuals()
         std = residuals.square().mean(0).sqrt()
         for where in self.slices.values():
@@ -132,8 +152,20 @@ class JointPrior:
             std[where] *= quantile(ratio, 0.9) / Z90
         return std
 
+    @cached_property
+    def gain(self) -> Tensor:
+        """Deviation (K,) that white noise of variance one in a sketch brings to each estimate."""
+        left, squares, right = self._spectrum
+        generator = torch.Generator().manual_seed(seed_of("rounding", len(self.rows)))
+        drawn = torch.randn(NOISE_DRAWS, len(right), dtype=torch.float64, generator=generator)
+        through = (drawn @ right) * (squares.sqrt() / (squares + self.ridge)) @ left.T
+        return (through.to(torch.float32) @ self.rows).square().mean(0).sqrt()
+
     def residuals(self) -> Tensor:
-        """Leave-one-out residuals of up to 256 of the prior's glances, (g, K), scaled."""
+        """Leave-one-out residuals of up to 256 of the prior's glances, (g, K), scaled.
+
+        They include the effect of rounding, which the prior's own images do not have.
+        """
         left, squares, _ = self._spectrum
         g = len(self.rows)
         chosen = torch.linspace(0, g - 1, min(g, RESIDUAL_GLANCES)).round().to(torch.int64)
@@ -142,7 +174,16 @@ class JointPrior:
         weights = (left[chosen] * shrink) @ left.T
         fitted = weights.to(torch.float32) @ self.rows
         spare = (1 - leverage).clamp_min(1e-6).to(torch.float32)
-        return (self.rows[chosen] - fitted) / spare[:, None]
+        left_out = (self.rows[chosen] - fitted) / spare[:, None]
+        return left_out - self._response(self._rounding(len(chosen)))
+
+    def _rounding(self, rows: int) -> Tensor:
+        """Return (rows, d) rounding errors as a stored sketch has them."""
+        generator = torch.Generator().manual_seed(seed_of("rounding", rows))
+        uniform = torch.rand(
+            rows, self.sketches.shape[1], generator=generator, dtype=torch.float64
+        )
+        return (uniform - 0.5) * (12 * self.noise) ** 0.5
 
     def covariance(self) -> Tensor:
         """Return the (d, d) covariance of the static families' part of a sketch."""

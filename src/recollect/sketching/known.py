@@ -22,6 +22,8 @@ __all__ = ["Blocks", "decode_known", "prior_blocks"]
 
 # Standard deviation, in scaled units of the whole attribute, for modules the prior never saw.
 UNSEEN_STD = 10.0
+# Numbers of all static families up to which their interference with other objects is computed.
+INTERFERENCE_NUMBERS = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,17 +34,13 @@ class Blocks:
         mean: (K,) float64.
         factors: (r, m) per unknown; the covariance of a block is factor' factor + diag(floor).
         floors: (m,) per unknown.
+        modules: name per unknown.
     """
 
     mean: Tensor
     factors: list[Tensor]
     floors: list[Tensor]
-
-    def covariance(self) -> Tensor:
-        """Return the (K, K) block-diagonal covariance."""
-        return torch.block_diag(
-            *[f.T @ f + torch.diag(v) for f, v in zip(self.factors, self.floors, strict=True)]
-        )
+    modules: list[str]
 
     def images(self, a: Tensor) -> list[Tensor]:
         """Return per block the (m, d) product of its covariance and its columns."""
@@ -76,7 +74,7 @@ def prior_blocks(unknowns: Sequence[Unknown], prior: Prior) -> Blocks:
         factors.append(known.factor / scale)
         floors.append(known.floor / scale**2)
     mean = torch.cat(means) if means else torch.zeros(0, dtype=torch.float64)
-    return Blocks(mean, factors, floors)
+    return Blocks(mean, factors, floors, [u.module for u in unknowns])
 
 
 def decode_known(
@@ -107,12 +105,12 @@ def decode_known(
     elif not rest:
         solution = Solution(
             joint.estimate(residual).to(torch.float64),
-            joint.std.to(torch.float64).expand(len(values), -1),
+            joint.std(noise),
         )
         solution = _reorder(solution, joint, unknowns)
         calibrate = False
     else:
-        solution = _mixed(decoder, joint, static, rest, unknowns, residual)
+        solution = _mixed(decoder, joint, static, rest, unknowns, residual, noise)
     return _calibrated(decoder, unknowns, solution) if calibrate else solution
 
 
@@ -143,7 +141,7 @@ def _independent(
     a = stack_columns(unknowns, decoder.cache, dim)
     blocks = prior_blocks(unknowns, decoder.prior)
     if len(a) <= 2 * dim and all(len(v) <= 512 for v in blocks.floors):
-        return posterior(a, blocks.mean, blocks.covariance(), residual, noise)
+        return posterior(a, blocks.mean, decoder.roots(blocks), residual, noise)
     images = torch.cat(blocks.images(a))
     spread = a.T @ images
     spread.diagonal().add_(max(noise, 1e-13 * float(residual.square().mean())))
@@ -160,7 +158,8 @@ def _spread_std(blocks: Blocks, images: Tensor, factor: Tensor, rows: int) -> Te
         [f.square().sum(0) + v for f, v in zip(blocks.factors, blocks.floors, strict=True)]
     )
     told = torch.linalg.solve_triangular(factor, images.T, upper=False).square().sum(0)
-    return (own - told).clamp_min(0).sqrt().expand(rows, -1)
+    std: Tensor = (own - told).clamp_min(0).sqrt().expand(rows, -1)
+    return std
 
 
 def _mixed(
@@ -170,6 +169,7 @@ def _mixed(
     rest: list[Unknown],
     unknowns: list[Unknown],
     residual: Tensor,
+    noise: Tensor,
 ) -> Solution:
     """A static network and objects that come and go, in one sketch: one d x d system."""
     assert decoder.prior is not None
@@ -179,19 +179,40 @@ def _mixed(
     images = torch.cat(blocks.images(a))
     glances = max(len(joint.rows) - 1, 1)
     spread = joint.covariance() + a.T @ images
-    spread.diagonal().add_(max(joint.ridge / glances, joint.noise, 1e-30))
+    spread.diagonal().add_(max(joint.ridge / glances, float(noise.mean()), 1e-30))
     factor = torch.linalg.cholesky((spread + spread.T) / 2)
     solved = torch.cholesky_solve((residual - joint.sketch_mean - blocks.mean @ a).T, factor)
     moved = (joint.sketches @ solved / glances).T.to(torch.float32) @ joint.rows
     rows = len(residual)
     of_static = Solution(
-        (joint.mean + moved).to(torch.float64), joint.std.to(torch.float64).expand(rows, -1)
+        (joint.mean + moved).to(torch.float64),
+        (joint.std(noise).square() + _interference(joint, factor)).sqrt(),
     )
     of_static = _reorder(of_static, joint, static)
     of_rest = Solution(
         blocks.mean + (images @ solved).T, _spread_std(blocks, images, factor, rows)
     )
     return _interleave([(static, of_static), (rest, of_rest)], unknowns)
+
+
+def _interference(joint: JointPrior, factor: Tensor) -> Tensor:
+    """Variance (K,) that objects beside the static families add to the estimates of these.
+
+    What the static part alone leaves open is in the joint prior's own deviations; this is how
+    much less a sketch tells about it when other objects stand in the same sketch. It is left
+    out (zero) for large networks, where it would cost more than the decoding.
+    """
+    if joint.rows.shape[1] > INTERFERENCE_NUMBERS:
+        return torch.zeros(joint.rows.shape[1], dtype=torch.float64)
+    glances = max(len(joint.rows) - 1, 1)
+    images = joint.sketches.T @ joint.rows.to(torch.float64) / glances
+    alone = joint.covariance()
+    alone.diagonal().add_(max(joint.ridge / glances, joint.noise, 1e-30))
+    told = torch.linalg.solve_triangular(factor, images, upper=False).square().sum(0)
+    whole = torch.linalg.solve_triangular(
+        torch.linalg.cholesky(alone), images, upper=False
+    ).square().sum(0)  # fmt: skip
+    return (whole - told).clamp_min(0)
 
 
 def _interleave(parts: list[tuple[list[Unknown], Solution]], unknowns: list[Unknown]) -> Solution:
