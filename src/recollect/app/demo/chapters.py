@@ -230,7 +230,7 @@ def grown(world: World) -> Chapter:
     )  # fmt: skip
 
 
-def inside(world: World) -> tuple[Chapter, float]:
+def inside(world: World) -> Chapter:
     """Count within single glances, from ever shorter sketches alone."""
     memory = world.memory
     prior = memory.prior()
@@ -256,7 +256,7 @@ def inside(world: World) -> tuple[Chapter, float]:
         "How many there were of each of the ten digits, read from one sketch alone: without the "
         f"skeleton, without the picture, on {len(held)} glances that the prior never saw. Any "
         "prefix of a sketch is a coarser sketch.",
-        verdict=f"All ten counts are exactly right in {exact_at[1024]:.1%} of the glances from "
+        verdict=f"All ten counts are exactly right in {exact_at[512]:.1%} of the glances from "
         f"512 bytes, and in {exact_at[256]:.1%} from the first 256.",
         good=exact_at[512] > 0.95,
         tables=[
@@ -264,7 +264,11 @@ def inside(world: World) -> tuple[Chapter, float]:
                 ["kept", "all ten counts right", "single counts right", "in 90 % interval"], rows
             )
         ],
-    ), exact_at[512]
+        fact=(
+            f"{exact_at[512]:.1%}",
+            "of held-back glances: all ten counts right, from the sketch alone",
+        ),
+    )
 
 
 def _held_back(world: World, number: int) -> list[int]:
@@ -308,7 +312,10 @@ def like(world: World) -> Chapter:
         figures=[
             figures.gallery("like", scenes, titles),
             figures.parts(
-                "why", labels, reasons["estimate"], "part of the similarity with the first"
+                "why",
+                [n for n, _ in shares],
+                [v for _, v in shares],
+                "what makes the first of them alike: parts of the similarity",
             ),
         ],
         verdict=f"The seven most similar share {alike:.0%} of their digits with it; any two "
@@ -338,8 +345,8 @@ def tree(world: World) -> Chapter:
     off = _box_error(world, i, boxes)
     return Chapter(
         "What did one glance look like?",
-        "The sketch of one glance, 512 bytes, unrolled: every digit with its place and size, and below "
-        "it the strokes that it was made from.",
+        "The sketch of one glance, 512 bytes, unrolled: every digit with its place and size, and "
+        "below it the strokes that it was made from.",
         command=f"recollect unroll year.recollect {world.ids[i]}",
         figures=[figures.unrolled("tree", world.scenes[i], boxes, errors)],
         verdict=f"Read from left to right: {' '.join(map(str, read))}; the truth is "
@@ -414,7 +421,7 @@ def _explained(truth: dict[str, Any], decoded: Any) -> float:
     return float(np.median(scores))
 
 
-def honest(world: World) -> tuple[Chapter, float]:
+def honest(world: World) -> Chapter:
     """Measure how often 90 % intervals hold the number, where the truth is known."""
     memory = world.memory
     held = _held_back(world, 200)
@@ -438,10 +445,11 @@ def honest(world: World) -> tuple[Chapter, float]:
         verdict=f"{overall:.1%} of the numbers lie inside their 90 % interval.",
         good=0.85 <= overall <= 0.95,
         tables=[Table(["estimates", "numbers", "inside"], rows)],
-    ), overall
+        fact=(f"{overall:.1%}", "of true numbers inside their 90 % interval"),
+    )
 
 
-def size(world: World) -> tuple[Chapter, str]:
+def size(world: World) -> Chapter:
     """Say what a glance takes on disk, and what it would take otherwise."""
     found = world.memory.info()
     each = found["bytes"] / max(found["glances"], 1)
@@ -471,4 +479,5 @@ def size(world: World) -> tuple[Chapter, str]:
         "glances, and 1,460 are few to share them. The scenes here are small and so is the "
         "network; the larger the network, the more a sketch saves. Where every question is known "
         "beforehand, a table of records is simpler.",
-    ), f"{each:,.0f} B"
+        fact=(f"{found['recipe']['dim'] + 2} B", "a sketch: one for each glance"),
+    )

@@ -34,6 +34,7 @@ class Chapter:
         tables: small tables.
         note: what the reader should not overlook.
         tables_first: whether the tables stand before the figures.
+        fact: (number, what it is) for the cards on top of the page.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Chapter:
     tables: list[Table] = field(default_factory=list)
     note: str = ""
     tables_first: bool = False
+    fact: tuple[str, str] | None = None
 
 
 _CSS = """
