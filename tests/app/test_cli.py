@@ -123,7 +123,9 @@ def test_info_verify_compact_export(room: tuple[str, list[int]], tmp_path: Path)
     assert "well" in run("verify", path)
     assert run_json("compact", path)["bytes now"] > 0
     assert run_json("export", path, str(tmp_path / "out"))["glances"] == 12
-    assert list(tmp_path.rglob("*.parquet"))
+    assert run_json("export", path, str(tmp_path / "a.parquet"))["bytes"] > 0
+    files = sorted(p.name for p in tmp_path.rglob("*.parquet"))
+    assert files == ["a.parquet", "glances.parquet"]
 
 
 def test_study_lists_and_refuses() -> None:

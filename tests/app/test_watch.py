@@ -190,6 +190,15 @@ def test_activations_are_counted_without_a_trace() -> None:
     assert not network[0]._forward_hooks
 
 
+def test_info_shows_what_the_activations_would_take(home: Path) -> None:
+    watched = watch()
+    found = json.loads(run("info", "room", "--json"))
+    assert found["float16_bytes_of_all_activations"] == 2 * int(str(watched["activations"]))
+    assert found["watched_with"]["model"] == MODEL
+    watch()  # a rerun that adds nothing leaves it as it is
+    assert json.loads(run("info", "room", "--json"))["float16_bytes_of_all_activations"] > 0
+
+
 def test_unknown_modules_are_suggested(home: Path) -> None:
     watch()
     message = run("count", "room", "00", code=2)

@@ -70,6 +70,8 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
         notes=[
             "sketches were stored once, before the prior was known; 'PCA refitted' would need the "
             "glances themselves again, and shows what is possible",
+            "with few bytes the fixed PCA stays ahead; hindsight pays where there is room for "
+            "more than the first glances could show",
             "PCA: same module scaling, int8 codes, at most as many axes as bytes and glances",
         ],
     )

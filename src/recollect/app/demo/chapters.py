@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from recollect import Prior, recall
+from recollect import NotRemembered, Prior, recall
 from recollect._answers import Z90, Answer
 from recollect.app.demo import figures
 from recollect.app.demo.network import UNIT, pixels_of, score_reading
@@ -203,6 +203,8 @@ def grown(world: World) -> Chapter:
         network.append(float(np.mean(seen)))
         for key, values in sketch.items():
             values.append(float(row[key]) * UNIT)
+    if not kept:
+        raise NotRemembered("the network never saw an 8 in so few days")
     labels = [MONTHS[m - 1] for m in kept]
     inside = sum(
         a <= n <= b for n, a, b in zip(network, sketch["low"], sketch["high"], strict=True)
@@ -418,6 +420,8 @@ def _explained(truth: dict[str, Any], decoded: Any) -> float:
         found = decoded.objects(module).attributes.numpy()
         if len(x) >= 10:
             scores.append(1 - ((x - found) ** 2).sum() / ((x - x.mean(0)) ** 2).sum())
+    if not scores:
+        raise NotRemembered("too few digits were seen to judge the sketches by")
     return float(np.median(scores))
 
 
@@ -427,6 +431,8 @@ def honest(world: World) -> Chapter:
     held = _held_back(world, 200)
     sketches = memory.sketches([world.ids[i] for i in held])
     truth = _attributes(world, held)
+    if not truth:
+        raise NotRemembered("no digit was seen in so few days")
     rows, overall = [], 0.0
     for size in (512, 256):
         decoded = memory.sketcher.decode(sketches.prefix(size), prior=memory.prior())

@@ -19,7 +19,8 @@ from recollect.app.shown import print_json
 
 __all__ = ["tell_story"]
 
-TRAINING = 2400
+# Scenes to train on: for a year, and for a few days that only try things out.
+TRAINING, SHORT_TRAINING = 2400, 400
 
 
 def tell_story(
@@ -41,7 +42,7 @@ def tell_story(
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         with _progress(as_json) as step:
-            training = TRAINING if days > 60 else 400
+            training = TRAINING if days > 60 else SHORT_TRAINING
             world = live(place / "year.recollect", days, seed, training, step)
         with world.memory:
             if not as_json:
