@@ -64,7 +64,8 @@ class Convolution(nn.Module):
         inner = self.inner if self.even else (0, 0)
         if not self.even:
             x = F.pad(x, self.pad)
-        return F.conv2d(x, self.weight, self.bias, self.stride, inner, self.dilation, self.groups)
+        y = F.conv2d(x, self.weight, self.bias, self.stride, inner, self.dilation, self.groups)
+        return activated(y, self.act)
 
 
 class Linear(nn.Linear):
@@ -311,30 +312,31 @@ def letterbox(image: Image.Image, width: int = 416, height: int = 416) -> Tensor
     return out
 
 
+class Yolox(Graph):
+    """YOLOX with its own reading of its output, as ``view="detections"`` takes it."""
+
+    detection_features = tuple(YOLOX_FEATURES.values())
+    detection_stages = YOLOX_STAGES
+
+    def __init__(
+        self, stem: Path, names: Sequence[str], width: int, height: int, threshold: float
+    ) -> None:
+        super().__init__(stem)
+        self.names, self.width, self.height = list(names), width, height
+        self.threshold = threshold
+
+    def detections(self, output: Tensor) -> list[list[Detection]]:
+        """Return what was found in each picture; boxes are fractions of the letterboxed one."""
+        return yolox_detections(output, self.names, self.width, self.height, self.threshold)
+
+
 def yolox_nano(
-    folder: str | Path | None = None, width: int = 416, height: int = 416
+    folder: str | Path | None = None, width: int = 416, height: int = 416, threshold: float = 0.3
 ) -> tuple[nn.Module, Preprocess]:
-    """YOLOX-nano, 80 kinds of objects; watch it with ``view="detections", **yolox_view()``."""
-    model = Graph(data_folder(folder) / "weights/yolox_nano_coco").eval()
+    """YOLOX-nano, 80 kinds of objects; watch it with ``view="detections"``."""
+    stem = data_folder(folder) / "weights/yolox_nano_coco"
+    model = Yolox(stem, labels("coco80", folder), width, height, threshold).eval()
     return model, lambda image: letterbox(image, width, height)
-
-
-def yolox_view(
-    folder: str | Path | None = None,
-    width: int = 416,
-    height: int = 416,
-    threshold: float = 0.3,
-) -> dict[str, Any]:
-    """Return the options of ``view="detections"`` for YOLOX-nano.
-
-    Boxes are fractions of the letterboxed picture.
-    """
-    names = labels("coco80", folder)
-    return {
-        "detect": lambda output: yolox_detections(output, names, width, height, threshold),
-        "features": tuple(YOLOX_FEATURES.values()),
-        "modules": YOLOX_STAGES,
-    }
 
 
 def yolox_detections(

@@ -88,7 +88,9 @@ def test_files_do_not_import_each_other_in_a_circle() -> None:
         tree = ast.parse(path.read_text())
         # What only the type checker reads is no arrow at run time.
         tree.body = [
-            n for n in tree.body if not (isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test))
+            n
+            for n in tree.body
+            if not (isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test))
         ]
         edges[name] = {
             m

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -142,6 +144,30 @@ def test_attributes_do_not_follow_a_later_change_in_place() -> None:
     torch.testing.assert_close(trace(model, x).objects("first").attributes, expected)
 
 
+@pytest.mark.parametrize("view", ["modules", "kernels", "cells", "classes"])
+def test_no_activation_is_held(view: str) -> None:
+    alive: list[weakref.ref[Any]] = []
+
+    class Watched(Small):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.norm(self.conv(x))
+            alive.append(weakref.ref(y))
+            return self.head(y.mean((2, 3)))
+
+    model = Watched().eval()
+    with capture(model, view=view) as c, torch.no_grad():
+        model(torch.randn(2, 3, 8, 8))
+        gc.collect()
+        assert alive[0]() is None
+    assert len(c.trace()) == 2
+
+
+def test_a_users_reduction_may_return_a_view() -> None:
+    model, x = Small().eval(), torch.randn(2, 3, 8, 8)
+    t = trace(model, x, modules="conv", reduce=lambda y: y[:, :, 0, 0])
+    assert t.objects("conv").attributes.untyped_storage().nbytes() == 2 * 6 * 4
+
+
 def test_a_module_that_runs_again_gets_a_number() -> None:
     t = trace(Small(), torch.randn(2, 3, 8, 8), modules=["conv", "act"])
     assert t.modules == ("conv", "act", "act#1")
@@ -273,6 +299,57 @@ def test_containment_nests_calls_at_most_three_deep() -> None:
     assert len(t.edges) == 3 * 6
     again = Trace.concat([t[0], t[1:]])
     assert again.objects("stage.0.0").path == t.objects("stage.0.0").path
+
+
+def test_a_failure_that_the_network_catches_does_not_confuse_the_nesting() -> None:
+    class Careful(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.risky, self.safe = nn.Sequential(nn.Linear(9, 2)), nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            try:
+                return self.risky(x)
+            except RuntimeError:
+                return self.safe(x)
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.last = Careful(), nn.Linear(2, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.inner(x))
+
+    t = trace(Outer(), torch.ones(2, 3), modules="*", structure="containment")
+    assert t.objects("last").path == [("last",)] * 2
+    assert t.objects("inner").path == [("inner",)] * 2
+    assert t.objects("inner.safe").path[0][0] == "inner"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_reduced_in_float32(dtype: torch.dtype) -> None:
+    class Cast(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.to(dtype)
+
+    x = torch.full((2, 3, 64, 64), 100.0) + torch.rand(2, 3, 64, 64)
+    for reduce in ("mean", "std", "max"):
+        t = trace(nn.Sequential(Cast()), x, modules="0", reduce=reduce)
+        assert t.objects("0").attributes.dtype == torch.float32
+    t = trace(nn.Sequential(Cast()), x, modules="0")
+    expected = x.to(dtype).float().mean((2, 3))
+    torch.testing.assert_close(t.objects("0").attributes, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # from torch.export itself
+def test_an_exported_network_is_watched_after_unflattening() -> None:
+    model, x = Small().eval(), torch.randn(2, 3, 8, 8)
+    again = torch.export.unflatten(torch.export.export(model, (x,)))
+    t = trace(again, x, modules=["conv", "head"])
+    torch.testing.assert_close(
+        t.objects("conv").attributes, trace(model, x, modules="conv").objects("conv").attributes
+    )
 
 
 def test_compiling_inside_the_block_works_and_before_it_is_reported() -> None:

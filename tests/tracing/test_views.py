@@ -11,6 +11,7 @@ from torch import nn
 
 from recollect import Trace, capture, trace
 from recollect.tracing import Detection, unit_box
+from recollect.tracing.arrays import trace_from_arrays, trace_to_arrays
 from recollect.tracing.detections import DetectionsView
 
 
@@ -186,9 +187,22 @@ def test_detections_refer_to_their_stages_without_edges() -> None:
     assert t.edges is None
     expected = [(0, "cat", "fine"), (0, "dog", "fine"), (0, "dog", "coarse"), (2, "cat", "coarse")]
     assert sorted(references(t)) == sorted(expected)
-    again = Trace.concat([t[0], t[1], t[2]])
-    assert references(again) == references(t)
+    for again in (Trace.concat([t[0], t[1], t[2]]), trace_from_arrays(trace_to_arrays(t))):
+        assert references(again) == references(t)
     assert references(t[[2, 0]])[0] == (0, "cat", "coarse")
+
+
+def test_a_network_may_bring_its_own_reading() -> None:
+    class Own(Finder):
+        detection_features = ("fine", "coarse")
+
+        def detections(self, output: torch.Tensor) -> list[list[Detection]]:
+            return FOUND  # type: ignore[return-value]
+
+    x = torch.randn(3, 1, 8, 8)
+    assert trace(Own(), x, view="detections").modules == ("fine", "coarse", "cat", "dog")
+    t = trace(Own(), x, view="detections", detect=lambda y: [[], [], []], features="fine")
+    assert t.modules == ("fine",)
 
 
 def test_detections_over_several_forwards() -> None:

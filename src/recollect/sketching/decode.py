@@ -15,7 +15,7 @@ from recollect._answers import Answer, interval
 from recollect._checks import check_one_of
 from recollect.sketching.bags import Bags
 from recollect.sketching.joint import JointPrior
-from recollect.sketching.known import decode_known, stretch_factor
+from recollect.sketching.known import Blocks, decode_known, stretch_factor
 from recollect.sketching.layout import ColumnCache, Layout
 from recollect.sketching.prior import Prior
 from recollect.sketching.skeletons import unpack_structure
@@ -51,6 +51,7 @@ class Decoder:
         self.cache: ColumnCache = sketcher.column_cache
         self._joint: dict[tuple[str, ...], JointPrior] = {}
         self._layouts: dict[tuple[bytes, int], Layout] = {}
+        self._roots: dict[str, Tensor] = {}
 
     def layout(self, packed: bytes) -> Layout:
         """Return the layout of a packed skeleton, kept for the next glance that has it."""
@@ -72,6 +73,13 @@ class Decoder:
                 self.usual_noise,
             )  # fmt: skip
         return self._joint[families]
+
+    def roots(self, blocks: Blocks) -> list[Tensor]:
+        """Return the Cholesky factor of each block's covariance, one per module."""
+        for module, f, v in zip(blocks.modules, blocks.factors, blocks.floors, strict=True):
+            if module not in self._roots:
+                self._roots[module] = torch.linalg.cholesky(f.T @ f + torch.diag(v))
+        return [self._roots[module] for module in blocks.modules]
 
     def _check_sizes(self, prior: Prior) -> None:
         for name in prior.static:
@@ -339,7 +347,7 @@ class Recollection:
         low, high = interval(estimate, std, floor=0.0)
         rows, place = np.divmod(np.arange(estimate.size), max(len(names), 1))
         flat = estimate.reshape(-1)
-        whole = [int(round(v)) if np.isfinite(v) else None for v in flat.tolist()]
+        whole = [round(v) if np.isfinite(v) else None for v in flat.tolist()]
         return Answer(
             {
                 "glance": rows,

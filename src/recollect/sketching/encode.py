@@ -167,6 +167,8 @@ class Encoder:
         into = torch.zeros(trace.num_glances, self.operators.width, device=device)
         for name in sorted(trace.columns):
             c = trace.columns[name]
+            if len(c) == 0:
+                continue
             glances, bag = _bag(c, table[name], c.weight, device)
             path: PathKey = ((name,),)
             if len(glances) == trace.num_glances:
@@ -204,7 +206,8 @@ class Encoder:
     def _counter(self, path: PathKey) -> Tensor:
         """The module's counter R_{M,2} e_1 in the working space, norm one, (W,)."""
         width = self.operators.width
-        return self.operators.signs(width, "counter", path[-1][0]) * width**-0.5
+        counter: Tensor = self.operators.signs(width, "counter", path[-1][0]) * width**-0.5
+        return counter
 
     def _node(self, attribute: Tensor, below: Tensor | None, level: Level) -> Tensor:
         """Combine each pair's attributes with what its inputs brought up."""
@@ -231,7 +234,7 @@ class Encoder:
         if not some:
             return z
         rows = torch.tensor(some, device=z.device)
-        keys = [("slot", steps[i][1]) for i in some]
+        keys: list[tuple[str, ...]] = [("slot", steps[i][1]) for i in some]
         return z.index_copy(0, rows, self._transparent(z.index_select(0, rows), keys))
 
     def _paper_node(
@@ -286,7 +289,7 @@ def _bag(
     glances, place = np.unique(c.glance, return_inverse=True)
     whole = len(c) == len(glances) * k
     if whole and bool((weight == 1).all()) and c.is_dense(len(glances)):
-        flat = c.attributes.to(device).reshape(len(glances), -1)
+        flat = c.attributes.to(device).reshape(len(glances), k * entry.size)
         return glances, flat if entry.scale == 1 else flat / entry.scale
     kept = np.minimum(weight, 65504).astype(np.float16).astype(np.float64) ** 0.5
     bag = _sum_rows(
@@ -348,4 +351,4 @@ def _member_counts(c: Column, num_glances: int) -> npt.NDArray[np.float32]:
 
 def count_gain(members: int, dim: int) -> float:
     """Coefficient of one count column: a family's columns share one module's energy."""
-    return COUNT_GAIN * (members * dim) ** -0.5
+    return float(COUNT_GAIN * (members * dim) ** -0.5)

@@ -120,10 +120,13 @@ class JointPrior:
 
     def estimate(self, residual: Tensor) -> Tensor:
         """Return the (B, K) estimates, scaled, from (B, d) sketches less everything else known."""
+        return self.mean + self._response(residual.to(torch.float64) - self.sketch_mean)
+
+    def _response(self, centred: Tensor) -> Tensor:
+        """Return what (B, d) centred sketches move the (B, K) estimates by."""
         left, squares, right = self._spectrum
-        turned = (residual.to(torch.float64) - self.sketch_mean) @ right
-        weights = (turned * squares.sqrt() / (squares + self.ridge)) @ left.T
-        return self.mean + weights.to(torch.float32) @ self.rows
+        weights = (centred @ right * squares.sqrt() / (squares + self.ridge)) @ left.T
+        return weights.to(torch.float32) @ self.rows
 
     def std(self, noise: Tensor) -> Tensor:
         """Return the (B, K) standard deviations of scaled estimates, given rounding's variance.
@@ -159,7 +162,10 @@ class JointPrior:
         return (through.to(torch.float32) @ self.rows).square().mean(0).sqrt()
 
     def residuals(self) -> Tensor:
-        """Leave-one-out residuals of up to 256 of the prior's glances, (g, K), scaled."""
+        """Leave-one-out residuals of up to 256 of the prior's glances, (g, K), scaled.
+
+        They include the effect of rounding, which the prior's own images do not have.
+        """
         left, squares, _ = self._spectrum
         g = len(self.rows)
         chosen = torch.linspace(0, g - 1, min(g, RESIDUAL_GLANCES)).round().to(torch.int64)
@@ -168,7 +174,16 @@ class JointPrior:
         weights = (left[chosen] * shrink) @ left.T
         fitted = weights.to(torch.float32) @ self.rows
         spare = (1 - leverage).clamp_min(1e-6).to(torch.float32)
-        return (self.rows[chosen] - fitted) / spare[:, None]
+        left_out = (self.rows[chosen] - fitted) / spare[:, None]
+        return left_out - self._response(self._rounding(len(chosen)))
+
+    def _rounding(self, rows: int) -> Tensor:
+        """Return (rows, d) rounding errors as a stored sketch has them."""
+        generator = torch.Generator().manual_seed(seed_of("rounding", rows))
+        uniform = torch.rand(
+            rows, self.sketches.shape[1], generator=generator, dtype=torch.float64
+        )
+        return (uniform - 0.5) * (12 * self.noise) ** 0.5
 
     def covariance(self) -> Tensor:
         """Return the (d, d) covariance of the static families' part of a sketch."""

@@ -34,17 +34,13 @@ class Blocks:
         mean: (K,) float64.
         factors: (r, m) per unknown; the covariance of a block is factor' factor + diag(floor).
         floors: (m,) per unknown.
+        modules: name per unknown.
     """
 
     mean: Tensor
     factors: list[Tensor]
     floors: list[Tensor]
-
-    def covariance(self) -> Tensor:
-        """Return the (K, K) block-diagonal covariance."""
-        return torch.block_diag(
-            *[f.T @ f + torch.diag(v) for f, v in zip(self.factors, self.floors, strict=True)]
-        )
+    modules: list[str]
 
     def images(self, a: Tensor) -> list[Tensor]:
         """Return per block the (m, d) product of its covariance and its columns."""
@@ -78,7 +74,7 @@ def prior_blocks(unknowns: Sequence[Unknown], prior: Prior) -> Blocks:
         factors.append(known.factor / scale)
         floors.append(known.floor / scale**2)
     mean = torch.cat(means) if means else torch.zeros(0, dtype=torch.float64)
-    return Blocks(mean, factors, floors)
+    return Blocks(mean, factors, floors, [u.module for u in unknowns])
 
 
 def decode_known(
@@ -145,7 +141,7 @@ def _independent(
     a = stack_columns(unknowns, decoder.cache, dim)
     blocks = prior_blocks(unknowns, decoder.prior)
     if len(a) <= 2 * dim and all(len(v) <= 512 for v in blocks.floors):
-        return posterior(a, blocks.mean, blocks.covariance(), residual, noise)
+        return posterior(a, blocks.mean, decoder.roots(blocks), residual, noise)
     images = torch.cat(blocks.images(a))
     spread = a.T @ images
     spread.diagonal().add_(max(noise, 1e-13 * float(residual.square().mean())))
@@ -162,7 +158,8 @@ def _spread_std(blocks: Blocks, images: Tensor, factor: Tensor, rows: int) -> Te
         [f.square().sum(0) + v for f, v in zip(blocks.factors, blocks.floors, strict=True)]
     )
     told = torch.linalg.solve_triangular(factor, images.T, upper=False).square().sum(0)
-    return (own - told).clamp_min(0).sqrt().expand(rows, -1)
+    std: Tensor = (own - told).clamp_min(0).sqrt().expand(rows, -1)
+    return std
 
 
 def _mixed(

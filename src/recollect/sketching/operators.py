@@ -8,10 +8,10 @@ by one transform that all modules share, so that it is done once per glance:
 H is the orthonormal Hadamard transform and P keeps dim rows in a random order, so that every
 prefix of a sketch is a random subset of its rows and no dyadic structure survives in it.
 
-* The attribute operator of a module spreads m numbers over W: groups of up to 8 numbers pass a
+* The attribute operator of a module spreads m numbers over W: groups of up to 16 numbers pass a
   small Hadamard transform, the result is tiled and given the module's own random signs. Its
   columns are exactly orthonormal; with the shared transform it is a two-round sign-Hadamard
-  operator whose inner round is sparse (eight non-zeros or more in a column).
+  operator whose inner round is sparse (16 non-zeros or more in a column).
 * The mixing operator of a module is ``R = H D H D_M``, orthogonal, with signs D_M of its own;
   ``(I + R) / sqrt(2)`` keeps what was there visible at another depth.
 * The count column of a module is a random sign vector of norm one, outside the working space.
@@ -42,7 +42,7 @@ from recollect.sketching.recipe import Recipe
 __all__ = ["Operators", "hadamard"]
 
 # Numbers of one attribute that are mixed with each other before they are spread.
-GROUP = 8
+GROUP = 16
 
 
 def next_power_of_two(number: int) -> int:
@@ -55,6 +55,8 @@ def _butterflies(x: Tensor, first: int, last: int) -> Tensor:
 
     Args:
         x: (n, w, g); strides count in w. Not changed.
+        first: largest stride.
+        last: smallest stride.
     """
     n, w, g = x.shape
     buffers = (torch.empty_like(x), torch.empty_like(x))
@@ -92,7 +94,8 @@ def hadamard(x: Tensor) -> Tensor:
         y = _butterflies(y.view(n, w, 1), w // 2, inner).view(n, w)
     y = y.view(n, w // inner, inner).transpose(1, 2).contiguous()
     y = _butterflies(y, inner // 2, 1)
-    return y.transpose(1, 2).reshape(n, w) * w**-0.5
+    scaled: Tensor = y.transpose(1, 2).reshape(n, w) * w**-0.5
+    return scaled
 
 
 class Operators:

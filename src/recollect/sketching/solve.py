@@ -6,6 +6,7 @@ d numbers in a sketch; A is (K, d).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,28 +68,35 @@ def least_squares(a: Tensor, residual: Tensor, noise: Tensor) -> Solution:
 
 
 def posterior(
-    a: Tensor, mean: Tensor, covariance: Tensor, residual: Tensor, noise: float
+    a: Tensor, mean: Tensor, roots: Sequence[Tensor], residual: Tensor, noise: float
 ) -> Solution:
-    """LMMSE with independent prior blocks, through the K x K system (K not above d, or so).
+    """LMMSE with independent prior blocks, through the K x K system.
 
-    ``u = mean + (A A' / noise + covariance^-1)^-1 A (s - A' mean) / noise``.
+    With the covariance of the unknowns L L' and T = L' A, ``u = mean + L v`` where
+    ``v = (T T' + noise I)^-1 T (s - A' mean)``, of covariance ``noise (T T' + noise I)^-1``.
 
     Args:
         a: (K, d).
         mean: (K,) prior mean.
-        covariance: (K, K) prior covariance, block diagonal.
+        roots: lower Cholesky factors of the blocks of the prior covariance, in order.
         residual: (B, d).
         noise: variance of rounding.
     """
     noise = max(noise, 1e-13 * float(residual.square().mean()), 1e-30)
-    # cov^-1 / noise-free form: cov - cov A C^-1 A' cov, written through W = L' A A' L.
-    root = torch.linalg.cholesky(covariance)
-    turned = root.T @ a
+    sizes = [len(root) for root in roots]
+    turned = torch.cat(
+        [root.T @ part for root, part in zip(roots, torch.split(a, sizes), strict=True)]
+    )
     inner = turned @ turned.T
     inner.diagonal().add_(noise)
     factor = torch.linalg.cholesky(inner)
-    difference = residual - mean @ a
-    solved = torch.cholesky_solve(turned @ difference.T, factor)
-    spread = torch.linalg.solve_triangular(factor, root.T, upper=False)
-    std = (noise * spread.square().sum(0)).sqrt()
-    return Solution(mean + (root @ solved).T, std.expand(len(residual), -1))
+    solved = torch.cholesky_solve(turned @ (residual - mean @ a).T, factor)
+    inverse = torch.cholesky_inverse(factor)
+    moved, spread, start = [], [], 0
+    for root, part in zip(roots, torch.split(solved, sizes), strict=True):
+        block = inverse[start : start + len(root), start : start + len(root)]
+        moved.append(root @ part)
+        spread.append(((root @ block) * root).sum(1))
+        start += len(root)
+    std = (noise * torch.cat(spread).clamp_min(0)).sqrt()
+    return Solution(mean + torch.cat(moved).T, std.expand(len(residual), -1))

@@ -3,11 +3,11 @@
 An object that is the input of two others is met on two paths. Objects of one glance that share a
 path share all their operators; their weighted attributes are added before anything else happens.
 
-A path here names families of modules from the output down. Siblings of one module are told apart
-by their ordinal: the first step is ``("cat",)``, the next ``("cat", "1")``, so that two cats can be
-recovered one by one. A recipe with slots puts the place among all siblings into every step
-instead. Paths are numbered in the order of their names, so that sums are made in an order that does
-not depend on what else is in the batch.
+A path here names families of modules from the output down. Siblings of one module are told
+apart by their ordinal: the first step is ``("cat",)``, the next ``("cat", "1")``, so that two
+cats can be recovered one by one. A recipe with slots puts the place among all siblings into
+every step instead. Paths are numbered in the order of their names, so that sums are made in an
+order that does not depend on what else is in the batch.
 """
 
 from __future__ import annotations

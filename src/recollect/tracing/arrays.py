@@ -34,7 +34,9 @@ def trace_to_arrays(trace: Trace, dtype: npt.DTypeLike = np.float32) -> dict[str
         "families": [{"name": c.name, "members": c.members} for c in trace.columns.values()],
         "edges": trace.edges is not None,
     }
-    arrays = {"header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)}
+    arrays: dict[str, Array] = {
+        "header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    }
     for i, c in enumerate(trace.columns.values()):
         arrays[f"{i}.attributes"] = c.attributes.cpu().numpy().astype(dtype)
         # A static family's structure is implied by the number of glances.
@@ -45,6 +47,9 @@ def trace_to_arrays(trace: Trace, dtype: npt.DTypeLike = np.float32) -> dict[str
         e = trace.edges
         arrays |= {"e.glance": e.glance, "e.parent": e.parent, "e.child": e.child}
         arrays["e.weight"] = e.weight
+    if trace.references is not None:
+        r = trace.references
+        arrays |= {"r.glance": r.glance, "r.parent": r.parent, "r.child": r.child}
     return arrays
 
 
@@ -74,4 +79,8 @@ def trace_from_arrays(arrays: Mapping[str, Array]) -> Trace:
         edges = Edges(
             arrays["e.glance"], arrays["e.parent"], arrays["e.child"], arrays["e.weight"]
         )
-    return Trace(columns, total, edges)
+    references = None
+    if "r.glance" in arrays:
+        weight = np.ones(len(arrays["r.glance"]), dtype=np.float32)
+        references = Edges(arrays["r.glance"], arrays["r.parent"], arrays["r.child"], weight)
+    return Trace(columns, total, edges, references=references)

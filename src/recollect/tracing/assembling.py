@@ -68,7 +68,8 @@ def _check_finite(pieces: list[Piece]) -> None:
     """Refuse NaN and infinity; one look at all sums, a second one only if that fails."""
     if not pieces:
         return
-    sums = torch.stack([p.attributes.sum() for p in pieces])
+    device = pieces[0].attributes.device
+    sums = torch.stack([p.attributes.sum().to(device) for p in pieces])
     if not bool(torch.isfinite(sums).all()):
         for p in pieces:
             check_attributes(p.name, p.attributes)

@@ -101,14 +101,17 @@ class DetectionsView(View):
     detection refers to those it was read from through ``Trace.references``. These are no edges,
     so the stages are sketched once, however many detections refer to them.
 
+    A network may bring its own reading: a method ``detections(output)`` and the names
+    ``detection_features`` and ``detection_stages`` are used where nothing else is given.
+
     Args:
         detect: from the network's output to a list per picture of ``Detection`` or
-            ``(label, score, box)``, boxes as fractions; None: the network is a torchvision
-            detector.
-        labels: class names of a torchvision detector, by number.
-        threshold: least score that is kept of a torchvision detector.
+            ``(label, score, box)``, boxes as fractions; None: the network's own method, else it
+            is a torchvision detector.
         features: modules whose maps are read at each detection. A ``Detection`` that names its
             ``stages`` is read from these, another one from all, joined.
+        labels: class names of a torchvision detector, by number.
+        threshold: least score that is kept of a torchvision detector.
     """
 
     def __init__(
@@ -124,13 +127,20 @@ class DetectionsView(View):
                 f"list per picture of (label, score, box), got {detect!r}"
             )
         self._detect, self._features = detect, features
+        self._reading = detect
         self._labels, self._threshold = labels, threshold
         self._plain = ModulesView("mean")
         self._names: frozenset[str] = frozenset()
 
     def choose(self, model: nn.Module, modules: Modules, nested: bool) -> dict[str, nn.Module]:
         """Return the stages: the feature modules and those asked for."""
-        features = {} if self._features is None else choose_modules(model, self._features)
+        own = getattr(model, "detections", None)
+        self._reading = own if self._detect is None and callable(own) else self._detect
+        wished = self._features
+        if self._reading is own and own is not None:
+            wished = wished or getattr(model, "detection_features", None)
+            modules = modules or getattr(model, "detection_stages", None)
+        features = {} if wished is None else choose_modules(model, wished)
         self._names = frozenset(features)
         if modules is None and features:
             return features
@@ -156,8 +166,8 @@ class DetectionsView(View):
 
     def conclude(self, run: Run, model: nn.Module, output: Any) -> None:
         """Turn the findings into objects, one column per class."""
-        if self._detect is not None:
-            listed = self._detect(output)
+        if self._reading is not None:
+            listed = self._reading(output)
         elif isinstance(output, list) and all(isinstance(o, Mapping) for o in output):
             sizes = _picture_sizes(run)
             listed = torchvision_detections(output, sizes, self._labels, self._threshold)
@@ -197,7 +207,9 @@ class DetectionsView(View):
             )
         glance = np.array([g for g, _ in rows], dtype=np.int64)
         zeros = np.zeros(len(rows), dtype=np.int64)
-        return Piece(label, torch.stack(vectors), glance=glance, member=zeros, reads=reads)
+        device = next((m.device for m in run.kept.values()), None)
+        attributes = torch.stack(vectors).to(device)
+        return Piece(label, attributes, glance=glance, member=zeros, reads=reads)
 
     def _stages(self, d: Detection, run: Run) -> tuple[str, ...]:
         if not d.stages:

@@ -161,7 +161,7 @@ def reduction(reduce: Reduce) -> Callable[[Tensor], Tensor]:
 
 
 def _mean(t: Tensor) -> Tensor:
-    return t.mean(2)
+    return t.mean(2, dtype=torch.float32)  # in float32 also where the network computes in less
 
 
 def _max(t: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def _max(t: Tensor) -> Tensor:
 
 
 def _std(t: Tensor) -> Tensor:
-    return t.std(2, correction=0)
+    return t.float().std(2, correction=0)
 
 
 _REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"mean": _mean, "max": _max, "std": _std}

@@ -132,7 +132,7 @@ class Capture:
             if run is None:
                 self._outside.add(name)
                 return
-            call = run.stack.pop() if nested else run.enter(name)
+            call = run.leave(name) if nested else run.enter(name)
             with torch.no_grad():
                 see(run, call, module, args, output)
 

@@ -87,6 +87,13 @@ class Run:
         self.calls.append(Call(f"{name}#{times}" if times else name, parent, depth))
         return len(self.calls) - 1
 
+    def leave(self, name: str) -> int:
+        """Return the number of the call that ends; calls inside it that failed are dropped."""
+        call = self.stack.pop()
+        while self.calls[call].name.split("#")[0] != name:
+            call = self.stack.pop()
+        return call
+
 
 class View:
     """What a view must do: ``choose`` modules and ``see`` outputs; it may ``conclude``."""
@@ -154,4 +161,4 @@ def _checked(name: str, rows: Any, batch: int) -> Tensor:
             f"reduce must return a tensor of shape ({batch}, numbers) for module {name!r}, "
             f"got {got}"
         )
-    return rows.detach().to(torch.float32)
+    return rows.detach().to(torch.float32, copy=True)  # it may be a view of the whole output
