@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from recollect import sketching
-from recollect._checks import check_integer
+from recollect._checks import NotRemembered, check_integer, check_one_of
 from recollect.memory.engine import Engine
 from recollect.memory.structures import SkeletonCounts
 
 if TYPE_CHECKING:
     from recollect.sketching.sketches import Sketches
 
-__all__ = ["counts_at", "sketches_at"]
+__all__ = ["counts_at", "glances_at", "places_of", "sketches_at"]
 
 IntArray = npt.NDArray[np.int64]
+
+
+def places_of(engine: Engine, ids: Iterable[int]) -> IntArray:
+    """Return the places of ids.
+
+    Raises:
+        NotRemembered: if one is unknown.
+    """
+    wanted = np.array([int(i) for i in ids], np.int64)
+    places = engine.rows.places(wanted)
+    if (places < 0).any():
+        raise NotRemembered(
+            f"no glance has the id {wanted[places < 0][0]}; memory.glances() lists the ids"
+        )
+    return places
+
+
+def glances_at(engine: Engine, places: IntArray, columns: Sequence[str] | None) -> Any:
+    """Return a ``pyarrow.Table`` of the glances at some places, without their sketches.
+
+    Raises:
+        ValueError: if a column is unknown.
+    """
+    known = ["id", "time", "source", *engine.rows.label_names(), "skeleton"]
+    chosen = known if columns is None else list(columns)
+    for name in chosen:
+        check_one_of("a column", name, known)
+    if engine.rows.data() is None:
+        return engine.rows.empty(chosen)
+    return engine.rows.take(places, chosen)
 
 
 def sketches_at(engine: Engine, places: IntArray, prefix: int | None) -> Sketches:
