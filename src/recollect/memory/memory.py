@@ -15,14 +15,14 @@ import numpy.typing as npt
 from recollect import sketching
 from recollect._checks import check_integer, check_one_of
 from recollect.memory.audit import export, info, verify
-from recollect.memory.clock import HOUR, microseconds_of_all
+from recollect.memory.clock import microseconds_of_all
 from recollect.memory.engine import Engine
 from recollect.memory.intake import Added, filter_of, ids_of_all, labels_of_all, sources_of_all
 from recollect.memory.layout import Folder
 from recollect.memory.merging import extend, merge
 from recollect.memory.opening import create_meta, has_scales, read_meta, recipe_and_scales
 from recollect.memory.priors import Priors
-from recollect.memory.reading import counts_at, glances_at, places_of, sketches_at
+from recollect.memory.reading import counts_at, glances_at, places_of, rollups_in, sketches_at
 from recollect.memory.report import Report
 from recollect.memory.rollups import RollUps
 from recollect.memory.rows import Block
@@ -414,19 +414,10 @@ class Memory:
     def rollups(self, since: Any = None, until: Any = None) -> RollUps:
         """Return the roll-ups by UTC hour with since <= time < until, in time order; NumPy only.
 
-        Where ``since`` or ``until`` cut an hour, all is counted from the glances instead.
+        Where they cut an hour, that hour is counted from its glances.
         """
         span = filter_of(None, since, until)
-
-        def read() -> RollUps:
-            engine = self._engine
-            if all(t is None or t % HOUR == 0 for t in (span.since, span.until)):
-                first = None if span.since is None else span.since // HOUR
-                last = None if span.until is None else span.until // HOUR
-                return engine.ledger.between(first, last, self.modules)
-            return engine.countfilter_of(span).between(None, None, self.modules)
-
-        return self._engine.reading(read)
+        return self._engine.reading(lambda: rollups_in(self._engine, span))
 
     def skeleton_counts(
         self, where: str | None = None, since: Any = None, until: Any = None

@@ -10,13 +10,16 @@ import numpy.typing as npt
 
 from recollect import sketching
 from recollect._checks import NotRemembered, check_integer, check_one_of
+from recollect.memory.clock import HOUR
 from recollect.memory.engine import Engine
+from recollect.memory.rollups import RollUps
+from recollect.memory.rows import Where
 from recollect.memory.structures import SkeletonCounts
 
 if TYPE_CHECKING:
     from recollect.sketching.sketches import Sketches
 
-__all__ = ["counts_at", "glances_at", "places_of", "sketches_at"]
+__all__ = ["counts_at", "glances_at", "places_of", "rollups_in", "sketches_at"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -98,3 +101,21 @@ def counts_at(engine: Engine, places: IntArray) -> SkeletonCounts:
     bags = [engine.skeletons.bag(s) for s in distinct[known].tolist()]
     number = np.where(known, np.cumsum(known) - 1, -1)[index]
     return SkeletonCounts(ids[places], time[places], number >= 0, engine.modules, number, bags)
+
+
+def rollups_in(engine: Engine, span: Where) -> RollUps:
+    """Return the roll-ups of a span; hours that it cuts are counted from their glances."""
+    ledger, modules = engine.ledger, engine.modules
+    first = None if span.since is None else -(-span.since // HOUR)
+    last = None if span.until is None else span.until // HOUR
+    cut = []
+    if first is not None and last is not None and first > last:
+        cut, last = [span], first
+    else:
+        if first is not None and span.since != first * HOUR:
+            cut.append(Where(None, span.since, first * HOUR))
+        if last is not None and span.until != last * HOUR:
+            cut.append(Where(None, last * HOUR, span.until))
+    if not cut:
+        return ledger.between(first, last, modules)
+    return ledger.between(first, last, modules, engine.count_where(cut))
