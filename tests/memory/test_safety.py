@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.kill_nine import rounds
 from tests.memory.making import HOUR, memory, sketches
 
+from benchmarks.kill_nine import rounds
 from recollect import CorruptMemory, MemoryBusy
 from recollect.memory import Memory
 from recollect.memory.migrations import FORMAT, migrate
