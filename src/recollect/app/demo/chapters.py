@@ -347,8 +347,9 @@ def tree(world: World) -> Chapter:
     off = _box_error(world, i, boxes)
     return Chapter(
         "What did one glance look like?",
-        "The sketch of one glance, 512 bytes, unrolled: every digit with its place and size, and "
-        "below it the strokes that it was made from.",
+        "The sketch of one glance, 512 bytes, unrolled along its skeleton (a few bytes that say "
+        "what was made from what): every digit with its place and size, and below it the strokes "
+        "that it was made from.",
         command=f"recollect unroll year.recollect {world.ids[i]}",
         figures=[figures.unrolled("tree", world.scenes[i], boxes, errors)],
         verdict=f"Read from left to right: {' '.join(map(str, read))}; the truth is "
