@@ -1,0 +1,20 @@
+"""Learning from experience in a better order than that of time or of chance."""
+
+from __future__ import annotations
+
+from recollect.replay.oracles import RecursiveLeastSquares, ols, quasi_newton_glm, sgd, sgd_er
+from recollect.replay.reverse import SGDRER, Diverged
+from recollect.replay.systems import random_system, simulate_glm, simulate_lti
+
+__all__ = [
+    "SGDRER",
+    "Diverged",
+    "RecursiveLeastSquares",
+    "ols",
+    "quasi_newton_glm",
+    "random_system",
+    "sgd",
+    "sgd_er",
+    "simulate_glm",
+    "simulate_lti",
+]
