@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from recollect.replay.oracles import RecursiveLeastSquares, ols, quasi_newton_glm, sgd, sgd_er
+from recollect.replay.qrex import QRex, Transitions
 from recollect.replay.reverse import SGDRER, Diverged
+from recollect.replay.samplers import ReverseBufferSampler
 from recollect.replay.systems import random_system, simulate_glm, simulate_lti
 
 __all__ = [
     "SGDRER",
     "Diverged",
+    "QRex",
     "RecursiveLeastSquares",
+    "ReverseBufferSampler",
+    "Transitions",
     "ols",
     "quasi_newton_glm",
     "random_system",
