@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from recollect.replay.introspection import MODES, IntrospectiveSampler
 from recollect.replay.oracles import RecursiveLeastSquares, ols, quasi_newton_glm, sgd, sgd_er
 from recollect.replay.qrex import QRex, Transitions
 from recollect.replay.reverse import SGDRER, Diverged
+from recollect.replay.ring import Batch, TransitionRing
 from recollect.replay.samplers import ReverseBufferSampler
 from recollect.replay.systems import random_system, simulate_glm, simulate_lti
 
 __all__ = [
+    "MODES",
     "SGDRER",
+    "Batch",
     "Diverged",
+    "IntrospectiveSampler",
     "QRex",
     "RecursiveLeastSquares",
     "ReverseBufferSampler",
+    "TransitionRing",
     "Transitions",
     "ols",
     "quasi_newton_glm",
