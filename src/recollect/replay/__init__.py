@@ -8,6 +8,7 @@ from recollect.replay.qrex import QRex, Transitions
 from recollect.replay.reverse import SGDRER, Diverged
 from recollect.replay.ring import Batch, TransitionRing
 from recollect.replay.samplers import ReverseBufferSampler
+from recollect.replay.surprise import td_errors, td_targets
 from recollect.replay.systems import random_system, simulate_glm, simulate_lti
 
 __all__ = [
@@ -28,4 +29,6 @@ __all__ = [
     "sgd_er",
     "simulate_glm",
     "simulate_lti",
+    "td_errors",
+    "td_targets",
 ]
