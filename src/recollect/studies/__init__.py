@@ -20,6 +20,18 @@ _STUDIES = {
         "recollect.studies.hindsight",
         "old sketches answer better as the prior learns; PCA at equal bytes cannot",
     ),
+    "introspective-replay": (
+        "recollect.studies.introspective_replay",
+        "looking back from surprise solves a frozen lake with few updates",
+    ),
+    "q-rex": (
+        "recollect.studies.q_rex",
+        "frozen targets and reversed buffers bear long steps; reusing data does the rest",
+    ),
+    "reverse-replay": (
+        "recollect.studies.reverse_replay",
+        "replayed backwards, a stream gives nearly the exact estimate; forward it does not",
+    ),
 }
 
 
@@ -27,7 +39,7 @@ def listed() -> Answer:
     """Return the studies that there are.
 
     >>> listed()["study"]
-    ['hindsight']
+    ['hindsight', 'introspective-replay', 'q-rex', 'reverse-replay']
     """
     return Answer(
         {"study": list(_STUDIES), "shows": [what for _, what in _STUDIES.values()]},
