@@ -34,6 +34,8 @@ SYSTEMS: dict[str, tuple[float | None, float]] = {
     "leaky ReLU 0.5, 0.98": (0.5, 0.98),
 }
 
+QUICK_SEEDS = 5
+
 
 def study(quick: bool = False, data: str | None = None) -> Answer:
     """Return errors by system, length of the stream and method.
@@ -46,7 +48,7 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
     for system, (link, radius) in SYSTEMS.items():
         for steps in (20_000, 100_000) if quick else (20_000, 100_000, 1_000_000):
             errors: dict[str, list[float]] = {}
-            for seed in range(5 if quick else 10):
+            for seed in range(QUICK_SEEDS if quick else 10):
                 A = random_system(5, radius, seed)
                 x = simulate_glm(A, steps, link, seed=seed)
                 for name, method in methods(link).items():
