@@ -215,13 +215,13 @@ class Recollection:
 
     @property
     def notes(self) -> list[str]:
-        """What the reader of these estimates should know."""
+        """What the reader of these estimates should know, beside the ``load``."""
         if self.prior is None and self.load > 1:
             return [
                 f"load {self.load:.2f}: more unknowns than numbers and no prior, so nothing can "
                 "be said; fit a prior on traces of this network"
             ]
-        return [f"load {self.load:.2f}"]
+        return []
 
     # -- objects --------------------------------------------------------------------------
 
