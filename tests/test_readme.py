@@ -69,7 +69,7 @@ def test_every_row_says_what_was_measured_or_that_it_is_not_built() -> None:
     rows = [r for r in TABLE.splitlines() if r.startswith("| ")][2:]
     assert len(rows) >= 20
     for row in rows:
-        _, _, module, command, result = [c.strip() for c in row.strip("|").split(" | ")]
+        _, _, module, command, result = [c.strip() for c in row.strip("|").split("|")]
         assert result, row
         if result == "not built yet":
             assert not module, f"an idea that is not built names a module: {row}"
@@ -125,3 +125,19 @@ def test_files_that_are_named_in_backticks_exist(page: Path) -> None:
     named = re.findall(r"`((?:src|tests|benchmarks|examples|docs)/[\w/.-]+\.\w+)`", page.read_text())
     for name in named:
         assert (ROOT / name).exists(), f"{page.name} names {name}, which is not there"
+
+
+def test_the_grammar_on_its_page_is_the_grammar() -> None:
+    from recollect.app.ask import GRAMMAR
+
+    assert GRAMMAR in (ROOT / "docs" / "ask.md").read_text()
+
+
+def test_the_sentences_on_that_page_are_understood() -> None:
+    from recollect.app.ask import parse
+
+    page = (ROOT / "docs" / "ask.md").read_text()
+    sentences = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(sentences) >= 5
+    for sentence in sentences:
+        parse(sentence, ["cat"])

@@ -268,10 +268,10 @@ def compact(path: MemoryPath, as_json: AsJson = False) -> None:
 @app.command()
 def export(
     path: MemoryPath,
-    to: Annotated[str, typer.Argument(metavar="FOLDER", help="Where the Parquet files go.")],
+    to: Annotated[str, typer.Argument(metavar="FILE", help="The Parquet file to write.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write a memory as Parquet files, for any other program."""
+    """Write a memory as one Parquet file, for any other program."""
     from recollect.app.shown import show_mapping
 
     with open_memory(path) as memory:
