@@ -58,7 +58,11 @@ def draw_scene(axes, scene):
 
 
 def draw_sketch(axes, memory, number):
-    show(axes, np.full((HEIGHT, WIDTH), 0.08), "what its sketch of 1 KB tells (dashed: one deviation)")
+    show(
+        axes,
+        np.full((HEIGHT, WIDTH), 0.08),
+        "what its sketch of 1 KB tells (dashed: one deviation)",
+    )
     scale = np.array([HEIGHT, WIDTH, HEIGHT, WIDTH])
     for row in recall.unroll(memory, number, source="sketch"):
         if not row["module"].startswith("digit/"):

@@ -122,7 +122,9 @@ def anchors(text: str) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_files_that_are_named_in_backticks_exist(page: Path) -> None:
-    named = re.findall(r"`((?:src|tests|benchmarks|examples|docs)/[\w/.-]+\.\w+)`", page.read_text())
+    named = re.findall(
+        r"`((?:src|tests|benchmarks|examples|docs)/[\w/.-]+\.\w+)`", page.read_text()
+    )
     for name in named:
         assert (ROOT / name).exists(), f"{page.name} names {name}, which is not there"
 
