@@ -70,7 +70,7 @@ def draw_sketch(axes, memory, number):
         box, std = np.array(row["estimate"][1:5]) * scale, np.array(row["std"][1:5]) * scale
         frame(axes, box, PALE, row["module"].removeprefix("digit/"))
         wide = max(std)
-        frame(axes, box + [-wide, -wide, 2 * wide, 2 * wide], PALE, dashed=True)
+        frame(axes, np.add(box, (-wide, -wide, 2 * wide, 2 * wide)), PALE, dashed=True)
 
 
 def draw_months(axes, memory, scenes):
@@ -81,11 +81,11 @@ def draw_months(axes, memory, scenes):
     reach = [middle - found["low"], np.array(found["high"]) - middle]
     axes.bar(range(12), truth, color=GREY, width=0.8, label="truth")
     axes.errorbar(range(len(middle)), middle, yerr=np.maximum(reach, 0), fmt="o", ms=4,
-                  capsize=3, color=BLUE, label="one summed sketch a month, 90 % interval")  # fmt: skip
+                  capsize=3, color=BLUE, label="one summed sketch a month, 90 %")  # fmt: skip
     axes.set_title("how many 3s were there in each month?")
     axes.set_xticks(range(12), list("JFMAMJJASOND"))
     axes.set_ylabel("3s")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper center")
 
 
 def draw_hindsight(axes, memory):
