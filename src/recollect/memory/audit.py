@@ -58,7 +58,7 @@ def export(engine: Engine, path: Path) -> int:
 
     if path.is_dir():
         raise ValueError(
-            f"{path} is a folder; name the Parquet file to write, such as {path / 'memory.parquet'}"
+            f"{path} is a folder; name the file to write, such as {path / 'memory.parquet'}"
         )
     rows = engine.rows
     labels = rows.label_kinds() if rows.data() is not None else {}
