@@ -180,6 +180,14 @@ class Recollection:
         sketches: what is read.
         prior: what it is read with, or None.
         method: how.
+
+    Example:
+        >>> from recollect import Sketcher, Trace
+        >>> t = Trace.from_columns({"cat": torch.tensor([[1.0, 2.0]])})
+        >>> sketcher = Sketcher(dim=64, dtype="float32")
+        >>> r = sketcher.decode(sketcher.encode(t))
+        >>> r, r.objects("cat").attributes.round(decimals=3).tolist()
+        (Recollection(1 sketch, load 0.03, no prior), [[1.0, 2.0]])
     """
 
     def __init__(
