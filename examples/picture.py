@@ -47,8 +47,10 @@ def frame(axes, box, colour, name="", dashed=False):
         Rectangle((left - 0.5, top - 0.5), width, height, fill=False, ec=colour, lw=1.2, ls=style)
     )
     if name:
-        axes.text(left + width / 2, top - 1.5, name, color=colour, ha="center", fontsize=9,
-                  fontweight="bold")  # fmt: skip
+        axes.text(
+            left + width / 2, top - 1.5, name, color=colour, ha="center", fontsize=9,
+            fontweight="bold", clip_on=True,
+        )  # fmt: skip
 
 
 def draw_scene(axes, scene):
