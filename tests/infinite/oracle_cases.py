@@ -1,0 +1,93 @@
+"""The networks of the reference file, in our words. Widths as there, channels second."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+
+from recollect import infinite as inf
+
+S = inf.Serial
+
+
+def fc(depth, act, w=1.5, b=0.1, **options):
+    d = partial(inf.Dense, weight_std=w, bias_std=b, **options)
+    layers = []
+    for i in range(depth):
+        if options.get("parameterization") == "standard":
+            d = partial(inf.Dense, weight_std=w, bias_std=b, **{**options, "fan_in": 16 if i else 7})
+        layers += [d(), act]
+    if options.get("parameterization") == "standard":
+        d = partial(inf.Dense, weight_std=w, bias_std=b, **{**options, "fan_in": 16})
+    return S(*layers, d())
+
+
+def act(layer):
+    d = inf.Dense(weight_std=0.9, bias_std=0.1)
+    return S(d, layer, d)
+
+
+def hermite(n):
+    return S(inf.Dense(), inf.Hermite(n), inf.Dense(weight_std=0.9, bias_std=0.1))
+
+
+def numerical(f):
+    return act(inf.Numerical(f, 25))
+
+
+def user_erf(q12, q11, q22):
+    return torch.asin(2 * q12 / ((1 + 2 * q11) * (1 + 2 * q22)).sqrt()) * 2 / math.pi
+
+
+R = inf.Relu()
+D = inf.Dense(weight_std=1.5, bias_std=0.1)
+
+ACTS = {
+    "act_abs": inf.Abs(), "act_cos": inf.Cos(1.2, 0.7, 0.3), "act_erf": inf.Erf(),
+    "act_erf_abc": inf.Erf(0.7, 1.3, 0.2), "act_exp": inf.Exp(0.9, 0.3),
+    "act_gabor": inf.Gabor(), "act_gelu": inf.Gelu(), "act_leaky": inf.LeakyRelu(0.2),
+    **{f"act_mono{n}": inf.Monomial(n) for n in (0, 1, 2, 3, 5)},
+    **{f"act_rmono{n}": inf.RectifiedMonomial(n) for n in (0, 1, 2, 4)},
+    "act_poly": inf.Polynomial((0.1, 0.5, -0.3, 0.2)), "act_rbf": inf.Rbf(0.8),
+    "act_relu_stab": R, "act_sigmoid_like": inf.SigmoidLike(), "act_sign": inf.Sign(),
+    "act_sin": inf.Sin(1.2, 0.7, 0.3), "act_expnorm_clip": inf.ExpNormalized(1.3, -0.5, clip=True),
+    "act_elementwise_erf": inf.Elementwise(user_erf),
+}
+
+FC = {
+    **{name: act(layer) for name, layer in ACTS.items()},
+    "act_numerical_erf": numerical(torch.erf),
+    "act_numerical_tanh": numerical(torch.tanh),
+    **{f"act_hermite{n}": hermite(n) for n in range(4)},
+    "fc1_relu": fc(1, R), "fc1_relu_top": S(D, R), "fc3_relu": fc(3, R), "fc3_relu_edge": fc(3, R),
+    "fc3_abrelu": fc(3, inf.ABRelu(-0.3, 0.7)), "fc3_erf": fc(3, inf.Erf()),
+    "fc3_erf_edge": fc(3, inf.Erf()), "fc3_gelu": fc(3, inf.Gelu()),
+    "fc3_gaussian": fc(3, inf.Gaussian(1.1, -0.6)),
+    "fc3_relu_b0": fc(3, R, b=0.0), "fc3_relu_nobias": fc(3, R, b=None),
+    "fc3_relu_std": fc(3, R, parameterization="standard"),
+    "fc3_relu_std_b0": fc(3, R, b=0.0, parameterization="standard"),
+    "fc20_relu_edge_nobias": fc(20, R, w=2**0.5, b=None),
+    "fc_linear": S(D, D, D),
+    "fc_repeat": S(D, inf.Repeat(S(R, D), 4), R, D),
+    "fc_concat": S(inf.Concatenate(
+        S(inf.Dense(weight_std=1.5, bias_std=0.1, width=12), R),
+        S(inf.Dense(weight_std=1.5, bias_std=0.1, width=20), inf.Erf())), D),
+    "fc_dropout": S(D, R, inf.Dropout(0.8), D, R, inf.Dropout(0.6), D),
+    "fc_layernorm": S(D, inf.LayerNorm(eps=1e-12), R, D, inf.LayerNorm(eps=1e-12), inf.Erf(), D),
+    "fc_residual": S(D, inf.Residual(S(R, D)), inf.Residual(S(R, D, R, D), D), R, D),
+}
+
+
+def conv(w=1.5, b=0.1, **options):
+    return inf.Conv(**{"kernel_size": 3, "weight_std": w, "bias_std": b, **options})
+
+
+def cnn(*top, act=R, middle=(), **options):
+    return S(conv(**options), act, *middle, conv(**options), act, *top)
+
+
+def attention(**options):
+    a = inf.Attention(key_std=1.1, value_std=0.9, query_std=1.2, out_std=1.3, bias_std=0.2, **options)
+    return S(D, R, a, R, inf.GlobalAvgPool(), D)
