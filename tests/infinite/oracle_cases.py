@@ -91,3 +91,73 @@ def cnn(*top, act=R, middle=(), **options):
 def attention(**options):
     a = inf.Attention(key_std=1.1, value_std=0.9, query_std=1.2, out_std=1.3, bias_std=0.2, **options)
     return S(D, R, a, R, inf.GlobalAvgPool(), D)
+
+
+G, F = inf.GlobalAvgPool(), inf.Flatten()
+C, CV = conv(), conv(padding="valid")
+
+
+def pooled(top, **options):
+    """A pooling layer between two convolutions."""
+    return S(C, R, inf.AvgPool(**options), C, R, top, D)
+
+
+def std(top):
+    """Standard parameterisation, 8 channels."""
+    p = {"parameterization": "standard"}
+    return S(
+        conv(fan_in=3, **p), R, conv(fan_in=8, **p), R, top,
+        inf.Dense(weight_std=1.5, bias_std=0.1, fan_in=8 if top is G else 8 * 64, **p),
+    )
+
+
+def myrtle5():
+    c = conv(w=2**0.5, b=None)
+    pool = inf.AvgPool(size=2)
+    return S(c, R, c, R, pool, c, R, pool, c, R, pool, F, inf.Dense(weight_std=2**0.5))
+
+
+def wrn():
+    def block(stride, mismatch):
+        c = conv(w=1.3, b=0.05)
+        first = conv(w=1.3, b=0.05, stride=stride)
+        return inf.Residual(S(R, first, R, c), first if mismatch else None)
+
+    return S(
+        conv(w=1.3, b=0.05), block(1, True), block(1, False), block(2, True), block(1, False), F,
+        inf.Dense(weight_std=1.0, bias_std=0.0),
+    )
+
+
+CNN = {
+    "cnn_avgpool_circ": pooled(G, size=3, stride=2, padding="same", circular=True),
+    "cnn_avgpool_flat": pooled(F, size=2),
+    "cnn_avgpool_same": pooled(G, size=3, stride=2, padding="same"),
+    "cnn_dropout": S(C, R, inf.Dropout(0.7), C, R, G, D),
+    "cnn_erf_gap": S(C, inf.Erf(), C, inf.Erf(), G, D),
+    "cnn_flat_same": cnn(F, D), "cnn_flat_std": std(F), "cnn_gap_std": std(G),
+    "cnn_flat_valid": S(CV, R, CV, R, F, D),
+    "cnn_gap_circular": cnn(G, D, circular=True), "cnn_gap_same": cnn(G, D),
+    "cnn_gelu_flat": cnn(F, D, act=inf.Gelu()),
+    "cnn_index": cnn(G, D, middle=[inf.Index((slice(1, 6, 2), slice(None, None, -1)))]),
+    "cnn_layernorm_c": S(C, inf.LayerNorm(eps=1e-12), R, C, R, G, D),
+    "cnn_raw_conv1": C, "cnn_raw_conv2": S(C, R, C), "cnn_raw_conv2_relu": cnn(),
+    "cnn_raw_diag": (cnn(), "equal"),
+    "cnn_full_batch": cnn(G, D),
+    # The old library resized to 11 x 4 after one convolution, where its axes are exchanged.
+    "cnn_resize_near": cnn(G, D, middle=[inf.Resize((4, 11))]),
+    "cnn_stride": S(conv(stride=2), R, inf.Conv(
+        kernel_size=(3, 2), stride=(1, 2), weight_std=1.5, bias_std=0.1), R, F, D),
+    "cnn_sumpool": S(C, R, inf.SumPool(size=2), C, R, F, D),
+    "myrtle5": myrtle5(), "wrn_flat": wrn(),
+    "seq_conv_flat": cnn(F, D), "seq_dense_gap": S(D, R, D, R, G, D),
+    "mask_gap": (S(D, R, D, R, G, D), "mask"), "mask_conv_gap": (cnn(G, D), "mask"),
+    "graph_sparse": (S(inf.Aggregate(), D, R, inf.Aggregate(), D, R, inf.GlobalSumPool(), D), "graph"),
+    "dotgeneral": (S(D, R), "map"),
+    "att_lin_identity": attention(weights="identity"),
+    "att_lin_relu": attention(weights="relu"), "att_lin_softmax": attention(),
+    "att_sqrt_identity": attention(weights="identity", scaling="sqrt"),
+    "att_pos_sum": attention(
+        position="sum", position_std=0.7, position_decay=lambda d2: 1 / (1 + d2),
+        position_in_values=True),
+}

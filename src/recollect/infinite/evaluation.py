@@ -14,6 +14,7 @@ from recollect.infinite.joining import Join
 from recollect.infinite.mixing import Dropout, LayerNorm
 from recollect.infinite.pooling import Aggregate
 from recollect.infinite.positions import diagonal_of
+from recollect.infinite.quadrature import Expansion
 from recollect.infinite.states import Cross, Layer, Pair, Self
 
 __all__ = ["Inputs", "Plan", "evaluate_pairs", "evaluate_singles"]
@@ -99,7 +100,8 @@ class Plan:
             layer = node.layer
             wants = _wants_means(layer, [graph.nodes[j] for j in node.inputs])
             carries = gap[i] and not cross[i]
-            alone[i] |= carries
+            # An expansion keeps its coefficients in the state after it.
+            alone[i] |= carries or isinstance(layer, Expansion)
             for j in node.inputs:
                 alone[j] |= alone[i] or _uses_singles(layer) or wants or carries
                 mean[j] |= (wants or mean[i]) and not graph.nodes[j].centred

@@ -220,7 +220,7 @@ class Graph:
             part = self.collapse(wire, name)
         node = self.nodes[part.node]
         centred = node.centred
-        if isinstance(layer, LayerNorm) and layer.axes == ():
+        if isinstance(layer, LayerNorm) and layer.axes == () and layer.centre:
             centred = True
         index = self._derive(layer, part.node, name, centred=centred)
         return Wire((Part(index, part.width, part.flat),))

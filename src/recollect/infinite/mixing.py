@@ -25,11 +25,13 @@ class LayerNorm(Layer):
         eps: added to the variance.
         affine: count trainable gains and shifts in the tangent kernel, at their initial values
             one and zero: Theta' gains K' + 1.
+        centre: subtract the mean; False is RMS normalisation.
     """
 
     axes: tuple[int, ...] | None = ()
     eps: float = 1e-5
     affine: bool = False
+    centre: bool = True
     style: ClassVar[Style] = "joint"
 
     def _axes(self, rank: int) -> list[int]:
@@ -50,7 +52,7 @@ class LayerNorm(Layer):
             ).clamp_min(1)
 
         second = average(state.var + self.eps)
-        mean = None if state.mean is None else average(state.mean)
+        mean = None if state.mean is None or not self.centre else average(state.mean)
         if mean is not None:
             second = second - mean**2
         return root(second), mean
@@ -82,8 +84,7 @@ class LayerNorm(Layer):
         if state.mean is None:
             return None
         deviation, mean = self._moments(state)
-        assert mean is not None
-        return (state.mean - mean) / deviation
+        return (state.mean if mean is None else state.mean - mean) / deviation
 
 
 @dataclass(frozen=True)
@@ -250,8 +251,9 @@ class Attention(Layer):
 
         values = self._embed(k.nngp) if self.position_in_values else k.nngp
         tangent = k.ntk
-        if tangent is not None and self.position_in_values and self.position == "concat":
-            tangent = tangent * (1 - self.position_share)
+        if self.position_in_values and k.want_ntk:
+            # The embedding is trained like a weight: its covariance is its own tangent kernel.
+            tangent = self._embed(torch.zeros_like(k.nngp) if tangent is None else tangent)
         b2 = 0.0 if self.bias_std is None else square(self.bias_std)
         if self.scaling == "sqrt":
             return self._by_root(k, flat(values), tangent, flat, b2)

@@ -427,7 +427,7 @@ class Resize(Layer):
         return self._move(mask.double(), 0) > 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Index(Layer):
     """Choose positions: one slice or integer per position axis.
 
