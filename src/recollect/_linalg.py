@@ -34,7 +34,8 @@ class Factor:
 
     def log_determinant(self) -> Tensor:
         """Return the logarithm of the determinant, shape ()."""
-        return 2.0 * self.cholesky.diagonal().log().sum()
+        value: Tensor = 2.0 * self.cholesky.diagonal().log().sum()
+        return value
 
 
 def factor(matrix: Tensor, *, largest_jitter: float = 1e-4) -> Factor:
@@ -65,8 +66,10 @@ def factor(matrix: Tensor, *, largest_jitter: float = 1e-4) -> Factor:
     relative = 0.0
     while relative <= largest_jitter:
         jitter = relative * scale
-        shifted = matrix if jitter == 0 else matrix + jitter * torch.eye(
-            len(matrix), dtype=matrix.dtype, device=matrix.device
+        shifted = (
+            matrix
+            if jitter == 0
+            else matrix + jitter * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
         )
         lower, info = torch.linalg.cholesky_ex(shifted)
         if int(info) == 0:
@@ -151,7 +154,7 @@ class _preconditioner:  # noqa: N801 - used as a function
 def pivoted_cholesky(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return L (N, rank) with ``matrix ~ L L^T``, and the diagonal that is left, (N,)."""
     rest = matrix.diagonal().clone()
-    columns = []
+    columns: list[Tensor] = []
     for _ in range(min(rank, len(matrix))):
         pivot = int(rest.argmax())
         if float(rest[pivot]) <= 0:

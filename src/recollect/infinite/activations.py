@@ -112,10 +112,9 @@ def angles(
         theta = 2.0 * _differentiable_asin(0.5 * delta)
         sin = root(delta * (2.0 - delta))
         return delta, theta, sin, s / p1 / p2
-    if gap is None:
-        delta = (q12 * p1).mul_(p2).neg_().add_(s)
-    else:
-        delta = (gap * p1).mul_(p2)
+    known = gap is not None
+    delta = ((gap if known else q12) * p1).mul_(p2)  # type: ignore[operator]
+    delta = delta if known else delta.neg_().add_(s)
     delta = delta.div_(s.clamp_min(tiny)).clamp_(0.0, 2.0)
     theta = (delta * 0.5).sqrt_().asin_().mul_(2.0)
     sin = (2.0 - delta).mul_(delta).sqrt_()

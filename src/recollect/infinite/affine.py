@@ -53,7 +53,7 @@ def _fan_in(layer: Any, taps: int = 1) -> float:
             "the standard parameterisation depends on the number of input channels: pass "
             "fan_in=... to the layer, or build the twin from a module of known widths"
         )
-    return float(layer.fan_in) * taps / layer.width_multiplier
+    return float(layer.fan_in * taps / layer.width_multiplier)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,9 @@ class Conv(Layer):
     def places(self, places: tuple[int, ...]) -> tuple[int, ...]:
         """Return the number of windows along each axis."""
         if not places:
-            raise ValueError("a convolution needs positions, got inputs of shape (batch, channels)")
+            raise ValueError(
+                "a convolution needs positions, got inputs of shape (batch, channels)"
+            )
         out = tuple(w.length(n) for w, n in zip(self.windows(places), places, strict=True))
         if min(out) < 1:
             raise ValueError(f"kernel {self.kernel_size} does not fit on positions {places}")
@@ -236,8 +238,11 @@ class ConvTranspose(Layer):
 
     def _windows(self, rank: int) -> tuple[Window, ...]:
         parts = zip(
-            _tuple(self.kernel_size, rank), _tuple(self.stride, rank),
-            _tuple(self.dilation, rank), _tuple(self.padding, rank), strict=True,
+            _tuple(self.kernel_size, rank),
+            _tuple(self.stride, rank),
+            _tuple(self.dilation, rank),
+            _tuple(self.padding, rank),
+            strict=True,
         )
         return tuple(Window(f, s, d, p, p) for f, s, d, p in parts)
 
@@ -297,9 +302,15 @@ class ConvLocal(Layer):
 
     def _shared(self) -> Conv:
         return Conv(
-            kernel_size=self.kernel_size, weight_std=self.weight_std, bias_std=self.bias_std,
-            stride=self.stride, padding=self.padding, dilation=self.dilation,
-            circular=self.circular, parameterization=self.parameterization, fan_in=self.fan_in,
+            kernel_size=self.kernel_size,
+            weight_std=self.weight_std,
+            bias_std=self.bias_std,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            circular=self.circular,
+            parameterization=self.parameterization,
+            fan_in=self.fan_in,
             width_multiplier=self.width_multiplier,
         )
 

@@ -8,7 +8,15 @@ from recollect.infinite.graph import Graph, Wire
 from recollect.infinite.states import Layer
 
 __all__ = [
-    "Add", "Branches", "Concatenate", "Multiply", "Net", "Repeat", "Residual", "Serial", "lay",
+    "Add",
+    "Branches",
+    "Concatenate",
+    "Multiply",
+    "Net",
+    "Repeat",
+    "Residual",
+    "Serial",
+    "lay",
 ]
 
 

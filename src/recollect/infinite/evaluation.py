@@ -112,10 +112,19 @@ class Plan:
                     selves[j] |= selves[i]
         sizes = [
             math.prod(n.places) ** (2 if cross[i] else 1)
-            for i, n in enumerate(graph.nodes) if live[i]
+            for i, n in enumerate(graph.nodes)
+            if live[i]
         ]
-        return cls(graph, tuple(cross), tuple(selves), tuple(alone), tuple(mean), tuple(gap),
-                   tuple(live), max(sizes))
+        return cls(
+            graph,
+            tuple(cross),
+            tuple(selves),
+            tuple(alone),
+            tuple(mean),
+            tuple(gap),
+            tuple(live),
+            max(sizes),
+        )
 
     def last_use(self) -> list[int]:
         """Return for each node the last node that reads it."""
@@ -194,9 +203,7 @@ def _read_in_pairs(plan: Plan, j: int) -> bool:
     )
 
 
-def _single_step(
-    plan: Plan, i: int, node: Node, states: list[Self], inputs: Inputs
-) -> Self:
+def _single_step(plan: Plan, i: int, node: Node, states: list[Self], inputs: Inputs) -> Self:
     sources = [states[j] for j in node.inputs]
     layer = node.layer
     if not plan.alone[i]:
@@ -255,7 +262,7 @@ def _vector_pairs(x1: Tensor, x2: Tensor, v1: Tensor, v2: Tensor, *, gap: bool) 
         exact = v1.double().sqrt()[:, None] * v2.double().sqrt()[None]
         nngp = wide.to(nngp.dtype)
         known = (exact - wide).clamp_min(0).to(nngp.dtype) if gap else None
-    for part in near.split(max(1, 2**24 // channels)):
+    for part in torch.split(near, max(1, 2**24 // channels)):
         i, j = part.unbind(1)
         a, b = x1[i].double(), x2[j].double()
         q11, q22 = (a * a).sum(1) / channels, (b * b).sum(1) / channels
@@ -295,8 +302,14 @@ def _input_pairs(plan: Plan, one: Inputs, two: Inputs, a: Self, b: Self) -> Cros
 
 
 def evaluate_pairs(
-    plan: Plan, one: Inputs, two: Inputs, singles1: list[Self], singles2: list[Self],
-    *, want_ntk: bool, same: Tensor | None = None,
+    plan: Plan,
+    one: Inputs,
+    two: Inputs,
+    singles1: list[Self],
+    singles2: list[Self],
+    *,
+    want_ntk: bool,
+    same: Tensor | None = None,
 ) -> Cross:
     """Return the kernels of all pairs at the output.
 
@@ -326,8 +339,13 @@ def evaluate_pairs(
 
 
 def _pair_step(
-    plan: Plan, i: int, node: Node, held: dict[int, Cross],
-    singles1: list[Self], singles2: list[Self], same: Tensor | None,
+    plan: Plan,
+    i: int,
+    node: Node,
+    held: dict[int, Cross],
+    singles1: list[Self],
+    singles2: list[Self],
+    same: Tensor | None,
 ) -> Cross:
     layer, full = node.layer, plan.cross_full[i]
     need = layer.needs_full(full) if isinstance(layer, Layer) else full

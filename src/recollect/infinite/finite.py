@@ -14,7 +14,11 @@ from recollect.infinite.states import Kernel
 from recollect.infinite.structured import structured_kernel
 
 __all__ = [
-    "empirical_kernel", "linearize", "ntk_vector_product", "reparameterize", "sample_kernel",
+    "empirical_kernel",
+    "linearize",
+    "ntk_vector_product",
+    "reparameterize",
+    "sample_kernel",
     "taylor_expand",
 ]
 
@@ -51,6 +55,18 @@ def _jacobian(model: nn.Module, parameters: Parameters, x: Tensor) -> Tensor:
     return torch.cat([p.flatten(2) for p in parts.values()], 2)
 
 
+def _pull(f: Callable[[Parameters], Tensor], p: Parameters, v: Tensor) -> Any:
+    """Return the vector-Jacobian product, shaped like the parameters."""
+    back: Any = vjp(f, p)[1]
+    return back(v)[0]
+
+
+def _push(model: nn.Module, p: Parameters, x: Tensor, direction: Any) -> Tensor:
+    """Return the Jacobian-vector product of a batch."""
+    out: Tensor = jvp(lambda q: _outputs(model, q, x), (p,), (direction,))[1]
+    return out
+
+
 def _by_jacobian(model: nn.Module, p: Parameters, x1: Tensor, x2: Tensor) -> Tensor:
     one = _jacobian(model, p, x1)
     two = one if x2 is x1 else _jacobian(model, p, x2)
@@ -64,9 +80,7 @@ def _by_product(model: nn.Module, p: Parameters, x1: Tensor, x2: Tensor) -> Tens
     units = torch.eye(count, dtype=x1.dtype, device=x1.device)
 
     def column(b: Tensor, unit: Tensor) -> Tensor:
-        _, back = vjp(_one(model, b), p)
-        (direction,) = back(unit)
-        return jvp(lambda q: _outputs(model, q, x1), (p,), (direction,))[1]
+        return _push(model, p, x1, _pull(_one(model, b), p, unit))
 
     block = vmap(vmap(column, (None, 0)), (0, None))(x2, units)  # (n2, O2, n1, O1)
     return block.permute(2, 0, 3, 1)
@@ -154,9 +168,7 @@ def ntk_vector_product(
         (n1, O).
     """
     p = _parameters(model, parameters)
-    _, back = vjp(lambda q: _outputs(model, q, x2), p)
-    (direction,) = back(v)
-    return jvp(lambda q: _outputs(model, q, x1), (p,), (direction,))[1]
+    return _push(model, p, x1, _pull(lambda q: _outputs(model, q, x2), p, v))
 
 
 def taylor_expand(
@@ -217,10 +229,12 @@ class Reparameterized(nn.Module):
         super().__init__()
         self.model = [model]  # a list: its parameters are not ours
         self.scales = scales
-        self.numbers = nn.ParameterDict({
-            k.replace(".", "/"): nn.Parameter(torch.randn_like(v))
-            for k, v in model.named_parameters()
-        })
+        self.numbers = nn.ParameterDict(
+            {
+                k.replace(".", "/"): nn.Parameter(torch.randn_like(v))
+                for k, v in model.named_parameters()
+            }
+        )
 
     def forward(self, x: Tensor) -> Any:
         """Run the module with scaled parameters."""
@@ -232,7 +246,10 @@ class Reparameterized(nn.Module):
 
 
 def reparameterize(
-    model: nn.Module, *, weight_std: float = 1.0, bias_std: float = 0.0,
+    model: nn.Module,
+    *,
+    weight_std: float = 1.0,
+    bias_std: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Reparameterized:
     """Return the network in NTK parameterisation, freshly drawn.

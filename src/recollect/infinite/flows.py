@@ -49,9 +49,7 @@ def _steps(
     """Integrate an autonomous ODE and return the states at the given times."""
     now, out = 0.0, []
     first = slope(state)
-    size = 0.01 * float(
-        (state.norm() + 1e-3) / (first.norm() + torch.finfo(state.dtype).tiny)
-    )
+    size = 0.01 * float((state.norm() + 1e-3) / (first.norm() + torch.finfo(state.dtype).tiny))
     for target in times:
         while now < target:
             size = min(size, target - now)
@@ -124,9 +122,7 @@ def gradient_flow(
     count, outputs = start.shape
     kernel = k
     if k_test_train is not None:
-        rest = (
-            k.new_zeros(len(k_test_train), outputs) if f_test is None else f_test.double()
-        )
+        rest = k.new_zeros(len(k_test_train), outputs) if f_test is None else f_test.double()
         start, kernel = torch.cat([start, rest]), torch.cat([k, k_test_train.double()])
 
     def pull(f: Tensor) -> Tensor:
@@ -157,8 +153,10 @@ def gradient_flow(
     f, q = moved[:, 0], moved[:, 1]
     tested = k_test_train is not None
     return Flow(
-        f[:, :count], f[:, count:] if tested else None,
-        q[-1, :count], q[-1, count:] if tested else None,
+        f[:, :count],
+        f[:, count:] if tested else None,
+        q[-1, :count],
+        q[-1, count:] if tested else None,
     )
 
 

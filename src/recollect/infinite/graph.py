@@ -133,8 +133,14 @@ class Graph:
         nodes = [self.nodes[p.node] for p in solid]
         join = Mixture(widths)
         new = Node(
-            join, tuple(p.node for p in solid), _places(join, nodes, name), False,
-            all(n.centred for n in nodes), frozenset().union(*[n.roots for n in nodes]), (), name,
+            join,
+            tuple(p.node for p in solid),
+            _places(join, nodes, name),
+            False,
+            all(n.centred for n in nodes),
+            frozenset().union(*[n.roots for n in nodes]),
+            (),
+            name,
         )
         return Part(self._atom(new), sum(widths))
 
@@ -165,9 +171,9 @@ class Graph:
         if isinstance(layer, Identity):
             return wire
         if isinstance(layer, Flatten):
-            return Wire(tuple(
-                replace(p, flat=bool(self.nodes[p.node].places)) for p in wire.parts
-            ))
+            return Wire(
+                tuple(replace(p, flat=bool(self.nodes[p.node].places)) for p in wire.parts)
+            )
         if isinstance(layer, Scale):
             return self.add([wire], [layer.factor], name)
         if layer.style == "affine":
@@ -185,9 +191,18 @@ class Graph:
             raise ValueError(f"{name}: {error}") from None
         index = len(self.nodes)
         mixes = not (isinstance(layer, Conv) and layer.depthwise)
-        self.nodes.append(Node(
-            layer, (part.node,), places, mixes, True, frozenset([index]), ((index, 1.0),), name,
-        ))
+        self.nodes.append(
+            Node(
+                layer,
+                (part.node,),
+                places,
+                mixes,
+                True,
+                frozenset([index]),
+                ((index, 1.0),),
+                name,
+            )
+        )
         return Wire((Part(index, getattr(layer, "width", part.width)),))
 
     def _single(self, layer: Layer, part: Part, name: str) -> Part:
@@ -249,16 +264,25 @@ class Graph:
             return replace(parts[0], node=next(iter(total)))
         nodes = [self.nodes[a] for a in total]
         if not _independent(nodes):
-            index = self._composite(parts, name, lambda values: sum(
-                (w * v for w, v in zip(weights[1:], values[1:], strict=True)),
-                weights[0] * values[0],
-            ))
+            index = self._composite(
+                parts,
+                name,
+                lambda values: sum(
+                    (w * v for w, v in zip(weights[1:], values[1:], strict=True)),
+                    weights[0] * values[0],
+                ),
+            )
             return replace(parts[0], node=index)
         join = Sum(tuple(total.values()))
         new = Node(
-            join, tuple(total), _places(join, nodes, name), all(n.gaussian for n in nodes),
-            all(n.centred for n in nodes), frozenset().union(*[n.roots for n in nodes]),
-            tuple(total.items()), name,
+            join,
+            tuple(total),
+            _places(join, nodes, name),
+            all(n.gaussian for n in nodes),
+            all(n.centred for n in nodes),
+            frozenset().union(*[n.roots for n in nodes]),
+            tuple(total.items()),
+            name,
         )
         return replace(parts[0], node=self._append(new, (join, tuple(total))))
 
@@ -277,12 +301,20 @@ class Graph:
             return replace(parts[0], node=self._composite(parts, name, _product))
         join = Product()
         new = Node(
-            join, tuple(p.node for p in parts), _places(join, nodes, name), False,
-            any(n.centred for n in nodes), frozenset().union(*[n.roots for n in nodes]), (), name,
+            join,
+            tuple(p.node for p in parts),
+            _places(join, nodes, name),
+            False,
+            any(n.centred for n in nodes),
+            frozenset().union(*[n.roots for n in nodes]),
+            (),
+            name,
         )
         return replace(parts[0], node=self._atom(new))
 
-    def concatenate(self, wires: Sequence[Wire], axis: int | None = None, name: str = "cat") -> Wire:
+    def concatenate(
+        self, wires: Sequence[Wire], axis: int | None = None, name: str = "cat"
+    ) -> Wire:
         """Put branches side by side: along channels (axis None), or along a position axis."""
         if axis is None:
             flats = {p.flat for w in wires for p in w.parts}
@@ -296,9 +328,14 @@ class Graph:
             raise ValueError(_shared(name, nodes))
         join = PositionConcat(axis)
         new = Node(
-            join, tuple(p.node for p in parts), _places(join, nodes, name),
-            all(n.gaussian for n in nodes), all(n.centred for n in nodes),
-            frozenset().union(*[n.roots for n in nodes]), (), name,
+            join,
+            tuple(p.node for p in parts),
+            _places(join, nodes, name),
+            all(n.gaussian for n in nodes),
+            all(n.centred for n in nodes),
+            frozenset().union(*[n.roots for n in nodes]),
+            (),
+            name,
         )
         return Wire((Part(self._atom(new), parts[0].width),))
 

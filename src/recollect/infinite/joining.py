@@ -87,10 +87,12 @@ class Sum(Join):
             if product is not None:
                 gap = None
                 nngp = nngp + product * (self.coefficients[p] * self.coefficients[q])
-        ntk = _total([
-            k.ntk if k.ntk is None or c == 1 else k.ntk * c
-            for k, c in zip(ks, squares, strict=True)
-        ])
+        ntk = _total(
+            [
+                k.ntk if k.ntk is None or c == 1 else k.ntk * c
+                for k, c in zip(ks, squares, strict=True)
+            ]
+        )
         return first.each(nngp, ntk, gap)
 
     def _gap(
@@ -114,10 +116,12 @@ class Sum(Join):
 
     def mean(self, states: States) -> Tensor | None:
         """Add the means."""
-        return _total([
-            None if s.mean is None else s.mean * c
-            for s, c in zip(states, self.coefficients, strict=True)
-        ])
+        return _total(
+            [
+                None if s.mean is None else s.mean * c
+                for s, c in zip(states, self.coefficients, strict=True)
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -156,15 +160,19 @@ class Mixture(Join):
         """Average the kernels."""
         shares = self._shares()
         nngp = reduce(torch.add, [k.nngp * c for k, c in zip(ks, shares, strict=True)])
-        ntk = _total([None if k.ntk is None else k.ntk * c for k, c in zip(ks, shares, strict=True)])
+        ntk = _total(
+            [None if k.ntk is None else k.ntk * c for k, c in zip(ks, shares, strict=True)]
+        )
         return ks[0].each(nngp, ntk)
 
     def mean(self, states: States) -> Tensor | None:
         """Average the means."""
-        return _total([
-            None if s.mean is None else s.mean * c
-            for s, c in zip(states, self._shares(), strict=True)
-        ])
+        return _total(
+            [
+                None if s.mean is None else s.mean * c
+                for s, c in zip(states, self._shares(), strict=True)
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -179,7 +187,7 @@ class PositionConcat(Join):
 
     def places(self, places: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         """Add the sizes along the axis."""
-        rest = {p[: self.axis] + p[self.axis + 1:] for p in places}
+        rest = {p[: self.axis] + p[self.axis + 1 :] for p in places}
         if len(rest) > 1:
             raise ValueError(f"branches meet with different positions: {list(places)}")
         out = list(places[0])

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-import torch
 from torch import Tensor, fx, nn
 
 from recollect._checks import check_one_of
@@ -31,7 +30,11 @@ __all__ = ["twin"]
 Setting = Scalar | None | Mapping[str, Scalar | None]
 
 CHANNELS_LAST = (
-    nn.Linear, nn.LayerNorm, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.RMSNorm,
+    nn.Linear,
+    nn.LayerNorm,
+    nn.MultiheadAttention,
+    nn.TransformerEncoderLayer,
+    nn.RMSNorm,
 )
 
 
@@ -134,7 +137,8 @@ def twin(
         return _composed(model, channel_axis)
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"expected a torch.nn.Module or layers of recollect.infinite, got {type(model).__name__}"
+            "expected a torch.nn.Module or layers of recollect.infinite, got "
+            f"{type(model).__name__}"
         )
     given = dict(layers or {})
     weights, biases = _Deviations(weight_std, 1.0), _Deviations(bias_std, 0.0)
@@ -143,7 +147,14 @@ def twin(
     weights.check(names, "weight_std")
     biases.check(names, "bias_std")
     choices = Choices(
-        weights, biases, parameterization, given, train_norms, attention == "linear", sampling, seed
+        weights,
+        biases,
+        parameterization,
+        given,
+        train_norms,
+        attention == "linear",
+        sampling,
+        seed,
     )
     axis = _channel_axis(program, model) if channel_axis is None else channel_axis
     lower = partial(_lower, program, model, choices, axis)
@@ -151,9 +162,7 @@ def twin(
     if len(shown) > 8:
         shown = [*shown[:4], "...", *shown[-3:]]
     described = ", ".join(shown) or type(model).__name__
-    return Twin(
-        lower, partial(_arrange, axis), [*weights.tensors(), *biases.tensors()], described
-    )
+    return Twin(lower, partial(_arrange, axis), [*weights.tensors(), *biases.tensors()], described)
 
 
 def _composed(net: Net, axis: int | None) -> Twin:
@@ -164,8 +173,9 @@ def _composed(net: Net, axis: int | None) -> Twin:
         return graph.finish(lay(net, graph, graph.input()))
 
     constants = _tensors_of(net)
-    return Twin(lower, partial(_arrange, 1 if axis is None else axis), constants,
-                type(net).__name__)
+    return Twin(
+        lower, partial(_arrange, 1 if axis is None else axis), constants, type(net).__name__
+    )
 
 
 def _tensors_of(net: Any) -> list[Tensor]:
@@ -237,9 +247,7 @@ def _lower(
             inputs += 1
             if inputs > 1 and not node.args:
                 raise ValueError(f"the module takes a second input {node.name!r}; a twin has one")
-            env[node] = (
-                Signal(graph, graph.input(), tuple(order)) if inputs == 1 else node.args[0]
-            )
+            env[node] = Signal(graph, graph.input(), tuple(order)) if inputs == 1 else node.args[0]
         elif node.op == "output":
             return graph.finish(_result(_fill(node.args[0], env)))
         elif node.op == "call_module":
@@ -265,7 +273,10 @@ def _name(target: Any) -> str:
 
 
 def _module(
-    node: fx.Node, model: nn.Module, env: dict[fx.Node, Any], choices: Choices,
+    node: fx.Node,
+    model: nn.Module,
+    env: dict[fx.Node, Any],
+    choices: Choices,
     called: dict[str, tuple[Any, Any]],
 ) -> Any:
     """Apply a leaf module, once per input: a second use would share its weights."""

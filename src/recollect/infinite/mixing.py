@@ -116,7 +116,7 @@ class Dropout(Layer):
             return t / self.keep
         rank = (t.ndim - 2) // 2
         count = t.shape[:rank].numel()
-        flat = t.reshape(count, count, *t.shape[2 * rank:])
+        flat = t.reshape(count, count, *t.shape[2 * rank :])
         eye = torch.eye(count, dtype=t.dtype, device=t.device)
         eye = eye.reshape(count, count, *[1] * (t.ndim - 2 * rank))
         return (flat * (1 + eye * (1 / self.keep - 1))).reshape(t.shape)
@@ -205,8 +205,10 @@ class Attention(Layer):
         grid = torch.cartesian_prod(*[torch.arange(float(n)) for n in places])
         grid = grid.reshape(-1, rank).to(like)
         squared = ((grid[:, None] - grid[None]) ** 2).sum(-1)
-        cov = (squared == 0).to(like) if self.position_decay is None else (
-            self.position_decay(squared)
+        cov = (
+            (squared == 0).to(like)
+            if self.position_decay is None
+            else (self.position_decay(squared))
         )
         return cov.reshape(*places, *places, 1, 1)
 
@@ -272,8 +274,12 @@ class Attention(Layer):
         return k.each(nngp, ntk if tangent is None else ntk + move(tangent))
 
     def _by_root(
-        self, k: Cross, values: Tensor, tangent: Tensor | None,
-        flat: Callable[[Tensor], Tensor], b2: Any,
+        self,
+        k: Cross,
+        values: Tensor,
+        tangent: Tensor | None,
+        flat: Callable[[Tensor], Tensor],
+        b2: Any,
     ) -> Cross:
         """Apply the 1/sqrt(d) rule, in which K itself weighs the positions."""
         s = square(self.query_std * self.key_std * self.value_std * self.out_std)

@@ -100,8 +100,11 @@ class AvgPool(Layer):
         strides = self.size if self.stride is None else self.stride
         result = []
         for n, f, s, p in zip(
-            places, _spread(self.size, rank), _spread(strides, rank),
-            _spread(self.padding, rank), strict=True,
+            places,
+            _spread(self.size, rank),
+            _spread(strides, rank),
+            _spread(self.padding, rank),
+            strict=True,
         ):
             low, high = resolve_padding(p, n, f, s, 1)
             extra = 0
@@ -199,7 +202,9 @@ class GlobalAvgPool(Layer):
     def places(self, places: tuple[int, ...]) -> tuple[int, ...]:
         """Drop the pooled axes."""
         if not places:
-            raise ValueError("global pooling needs positions, got inputs of shape (batch, channels)")
+            raise ValueError(
+                "global pooling needs positions, got inputs of shape (batch, channels)"
+            )
         pooled = self._axes(len(places))
         if self.keepdim:
             return tuple(1 if i in pooled else n for i, n in enumerate(places))
@@ -329,7 +334,9 @@ class LinearMap(Layer):
             raise ValueError(f"{len(self.matrices)} matrices do not fit on positions {places}")
         for n, m in zip(places, self.matrices, strict=True):
             if m is not None and m.shape[1] != n:
-                raise ValueError(f"a matrix of shape {tuple(m.shape)} does not fit on {n} positions")
+                raise ValueError(
+                    f"a matrix of shape {tuple(m.shape)} does not fit on {n} positions"
+                )
         return tuple(
             n if m is None else m.shape[0] for n, m in zip(places, self.matrices, strict=True)
         )
@@ -536,7 +543,9 @@ class Aggregate(Layer):
         """Multiply by both patterns, one pair of inputs at a time."""
         one, two = pair.a_out.extra, pair.b_out.extra
         if one is None or two is None:
-            raise ValueError("Aggregate needs graphs: call kernel(x1, x2, pattern1=..., pattern2=...)")
+            raise ValueError(
+                "Aggregate needs graphs: call kernel(x1, x2, pattern1=..., pattern2=...)"
+            )
         form = "vwnm,xwm->vxnm" if not pair.paired else "vwnm,xwn->vxnm"
 
         def move(t: Tensor) -> Tensor:

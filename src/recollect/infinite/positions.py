@@ -49,8 +49,10 @@ class Window:
         """Return how many positions each window covers."""
         first, last = (-self.low, length + self.high) if include_padding else (0, length)
         return [
-            sum(first <= i * self.stride - self.low + f * self.dilation < last
-                for f in range(self.size))
+            sum(
+                first <= i * self.stride - self.low + f * self.dilation < last
+                for f in range(self.size)
+            )
             for i in range(windows)
         ]
 
@@ -198,7 +200,7 @@ def diagonal_of(full: Tensor, rank: int) -> Tensor:
     if rank == 0:
         return full
     places = full.shape[:rank]
-    rest = full.shape[2 * rank:]
+    rest = full.shape[2 * rank :]
     count = places.numel()
     flat = full.reshape(count, count, *rest)
     kept = torch.diagonal(flat, dim1=0, dim2=1).movedim(-1, 0)

@@ -39,9 +39,9 @@ class Prediction(NamedTuple):
     """Predictions of an ensemble; what was not asked for is None.
 
     Args:
-        mean: (\\*T, M, O), or (\\*T, M) for targets of shape (N,).
-        covariance: between test points, (\\*T, M, M), the same for every output.
-        variance: its diagonal, (\\*T, M).
+        mean: (*T, M, O), or (*T, M) for targets of shape (N,).
+        covariance: between test points, (*T, M, M), the same for every output.
+        variance: its diagonal, (*T, M).
     """
 
     mean: Tensor | None = None
@@ -50,7 +50,7 @@ class Prediction(NamedTuple):
 
     @property
     def std(self) -> Tensor:
-        """Standard deviation of a prediction, (\\*T, M)."""
+        """Standard deviation of a prediction, (..., M)."""
         if self.variance is not None:
             return self.variance.clamp_min(0).sqrt()
         if self.covariance is None:
@@ -175,8 +175,10 @@ class Ensemble:
             mean = vectors @ ((1 - decay)[..., None] * (vectors.T @ self.y))
         if set(wanted) & {"covariance", "variance"}:
             # For the NNGP the regularisation is noise of the targets, part of the start.
-            start = torch.diag(values) if kernel == "nngp" else (
-                vectors.T @ self._kernels({"nngp"})["nngp"] @ vectors
+            start = (
+                torch.diag(values)
+                if kernel == "nngp"
+                else (vectors.T @ self._kernels({"nngp"})["nngp"] @ vectors)
             )
             inner = decay[..., :, None] * start * decay[..., None, :]
             cov = vectors @ inner @ vectors.T
@@ -201,8 +203,13 @@ class Ensemble:
         return sides, {n: getattr(alone, n).detach().double() for n in own}
 
     def _on_test(
-        self, x: Tensor, times: Tensor | None, kernel: str, wanted: Sequence[str],
-        *, known: bool = False,
+        self,
+        x: Tensor,
+        times: Tensor | None,
+        kernel: str,
+        wanted: Sequence[str],
+        *,
+        known: bool = False,
     ) -> tuple[Tensor | None, Tensor | None]:
         covariance = bool(set(wanted) & {"covariance", "variance"})
         between, own = self._test_kernels(x, kernel, covariance, known)
@@ -243,10 +250,11 @@ class Ensemble:
                 values, vectors = self._spectrum(name)
                 keep = values > values.max() * len(values) * torch.finfo(values.dtype).eps
                 warnings.warn(
-                    f"the {name} kernel of the training inputs is singular (rank {int(keep.sum())} "
-                    f"of {len(keep)}): repeated or zero inputs; the limit of the pseudo-inverse "
-                    "is used. Add regularization=... to say how exactly targets should be met",
-                    SingularKernel, stacklevel=4,
+                    f"the {name} kernel of the training inputs is singular "
+                    f"(rank {int(keep.sum())} of {len(keep)}): repeated or zero inputs; the limit "
+                    "of the pseudo-inverse is used. Add regularization=... to say how exactly targets should be met",
+                    SingularKernel,
+                    stacklevel=4,
                 )
                 self._held[key] = (torch.where(keep, 1 / values.clamp_min(1e-300), 0.0), vectors)
         held = self._held[key]
@@ -363,9 +371,7 @@ def ensemble(
         raise ValueError(f"learning_rate must be positive, got {learning_rate}")
     flat = y.ndim == 1
     targets = (y[:, None] if flat else y).detach().double().to(x.device)
-    return Ensemble(
-        twin, x, targets, regularization, absolute, learning_rate, tile, flat
-    )
+    return Ensemble(twin, x, targets, regularization, absolute, learning_rate, tile, flat)
 
 
 def max_learning_rate(ntk: Tensor, num_targets: int, momentum: float = 0.0) -> float:

@@ -53,7 +53,7 @@ def _project(fn: Callable[[Tensor], Tensor], q: Tensor, order: int) -> tuple[Ten
     z, basis = hermite_basis(order, q.device)
     weight = torch.exp(-0.5 * z**2) * ((z[1] - z[0]) / math.sqrt(2 * math.pi))
     coefficients, energies = [], []
-    for part in q.double().split(4096):
+    for part in torch.split(q.double(), 4096):
         values = fn(root(part)[:, None] * z)
         coefficients.append((values @ basis).T)
         energies.append((values**2) @ weight)
@@ -68,7 +68,8 @@ class Expansion(Activation):
         function: acts elementwise on a tensor.
         order: number of terms; None: as many as needed, at most 512.
         tolerance: relative error of a variance that is accepted; None: 1e-12 in float64 and
-            1e-7 in float32 (1e-8 at the highest order). A function with a kink needs a larger one, or its closed form.
+            1e-7 in float32 (1e-8 at the highest order). A function with a kink needs a larger
+            one, or its closed form.
         name: shown in messages.
 
     Raises:
@@ -96,8 +97,10 @@ class Expansion(Activation):
         if order is None:
             order = self._enough(flat.detach())
         coefficients, energy = _project(self.function, flat, order)
-        return (coefficients.to(q.dtype).reshape(order, *q.shape),
-                energy.to(q.dtype).reshape(q.shape))
+        return (
+            coefficients.to(q.dtype).reshape(order, *q.shape),
+            energy.to(q.dtype).reshape(q.shape),
+        )
 
     def _enough(self, q: Tensor) -> int:
         """Find the order at which the energy left is within tolerance, at the largest variance."""
@@ -110,7 +113,7 @@ class Expansion(Activation):
             coefficients, energy = _project(self.function, some, order)
             scale = energy.clamp_min(torch.finfo(torch.float64).tiny)
             # The last third stands for the tail: subtracting energies cannot see below 1e-16.
-            last = coefficients[-(order // 3):]
+            last = coefficients[-(order // 3) :]
             left = float(((last**2).sum(0) / scale).max())
             if left <= tolerance * min(tolerance, 1e-6):
                 return order

@@ -27,8 +27,9 @@ def _draw(joint: Tensor, samples: int, seed: int) -> Tensor:
     values, vectors = torch.linalg.eigh(joint.double())
     half = vectors * values.clamp_min(0).sqrt()[..., None, :]
     # Antithetic normals, the same for every pair: kernels stay smooth and symmetric.
-    noise = torch.randn(samples // 2 + 1, joint.shape[-1], generator=generator,
-                        dtype=torch.float64)
+    noise = torch.randn(
+        samples // 2 + 1, joint.shape[-1], generator=generator, dtype=torch.float64
+    )
     noise = torch.cat([noise, -noise])[:samples].to(joint.device)
     return torch.einsum("...ij,sj->...si", half, noise)
 
@@ -61,8 +62,9 @@ class MaxPool(Layer):
         strides = self.size if self.stride is None else self.stride
         return [
             Window(f, s, 1, p, p)
-            for f, s, p in zip(spread(self.size), spread(strides), spread(self.padding),
-                               strict=True)
+            for f, s, p in zip(
+                spread(self.size), spread(strides), spread(self.padding), strict=True
+            )
         ]
 
     def places(self, places: tuple[int, ...]) -> tuple[int, ...]:
@@ -115,9 +117,7 @@ class MaxPool(Layer):
         nngp = u.T @ v / len(draws)
         if theta is None:
             return nngp, None
-        tangent = torch.stack([
-            theta[i[:, a], :].gather(1, j).mean(0) for a in range(i.shape[1])
-        ])
+        tangent = torch.stack([theta[i[:, a], :].gather(1, j).mean(0) for a in range(i.shape[1])])
         return nngp, tangent
 
     def mean(self, state: Self) -> Tensor | None:
@@ -134,7 +134,9 @@ class MaxPool(Layer):
 
 
 def _by_pairs(
-    k: Cross, pair: Pair, places: tuple[int, ...],
+    k: Cross,
+    pair: Pair,
+    places: tuple[int, ...],
     moments: Callable[[Tensor, Tensor | None, tuple[int, ...]], tuple[Tensor, Tensor | None]],
 ) -> Cross:
     """Run a sampled layer over each pair of inputs."""
@@ -164,9 +166,7 @@ def _by_pairs(
     return k.each(nngp, ntk)
 
 
-def standard_error(
-    estimate: Callable[[int], Tensor], repeats: int = 8
-) -> tuple[Tensor, Tensor]:
+def standard_error(estimate: Callable[[int], Tensor], repeats: int = 8) -> tuple[Tensor, Tensor]:
     """Return the mean of independent estimates, and its standard error.
 
     Args:
@@ -180,4 +180,3 @@ def standard_error(
     """
     values = torch.stack([estimate(seed) for seed in range(repeats)])
     return values.mean(0), values.std(0) / repeats**0.5
-

@@ -63,8 +63,9 @@ class Self:
             return None if t is None else t[..., start:stop]
 
         full = None if self.full is None else self.full[..., start:stop, :]
-        return Self(self.var[..., start:stop], full, cut(self.mean), cut(self.mask),
-                    cut(self.extra))
+        return Self(
+            self.var[..., start:stop], full, cut(self.mean), cut(self.mask), cut(self.extra)
+        )
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,8 @@ def _layers(model: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, nn.
     owned = set()
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) or (
-            isinstance(module, nn.Conv1d | nn.Conv2d) and module.groups == 1
+            isinstance(module, nn.Conv1d | nn.Conv2d)
+            and module.groups == 1
             and module.padding_mode == "zeros"
         ):
             found[name] = module
@@ -84,16 +85,17 @@ def _records(
         f, [z for _, _, z in seen], units, is_grads_batched=True, materialize_grads=True
     )
     return [
-        (*_columns(m, a, g), m.bias is not None)
-        for (m, a, _), g in zip(seen, grads, strict=True)
+        (*_columns(m, a, g), m.bias is not None) for (m, a, _), g in zip(seen, grads, strict=True)
     ]
 
 
 def _columns(module: Any, a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """Bring inputs into (n, T, in) and derivatives (O, n, ...) into (n, O, T, out)."""
     if isinstance(module, nn.Linear):
-        return (a.reshape(len(a), -1, a.shape[-1]),
-                g.reshape(g.shape[0], g.shape[1], -1, g.shape[-1]).transpose(0, 1))
+        return (
+            a.reshape(len(a), -1, a.shape[-1]),
+            g.reshape(g.shape[0], g.shape[1], -1, g.shape[-1]).transpose(0, 1),
+        )
     flat = g.flatten(3).permute(1, 0, 3, 2)
     size, stride, dilation = module.kernel_size, module.stride, module.dilation
     padding = module.padding
@@ -102,8 +104,10 @@ def _columns(module: Any, a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         size, stride, dilation = (1, *size), (1, *stride), (1, *dilation)
         padding = padding if isinstance(padding, str) else (0, *padding)
     if isinstance(padding, str):
-        padding = tuple(d * (k - 1) // 2 if padding == "same" else 0
-                        for k, d in zip(size, dilation, strict=True))
+        padding = tuple(
+            d * (k - 1) // 2 if padding == "same" else 0
+            for k, d in zip(size, dilation, strict=True)
+        )
     unfolded = nn.functional.unfold(a, size, dilation, padding, stride)
     return unfolded.transpose(1, 2), flat
 
@@ -121,8 +125,7 @@ def _contribution(a: Tensor, g: Tensor, b: Tensor, h: Tensor, bias: bool) -> Ten
     by_place = n * m * t * t * (a.shape[-1] + o * o * out)
     if by_weight <= by_place:
         one = torch.einsum("noti,ntj->noij", g, a).reshape(n * o, -1)
-        two = one if b is a and h is g else torch.einsum(
-            "noti,ntj->noij", h, b).reshape(m * o, -1)
+        two = one if b is a and h is g else torch.einsum("noti,ntj->noij", h, b).reshape(m * o, -1)
         part = (one @ two.T).reshape(n, o, m, o)
     else:
         gram = torch.einsum("noti,mpsi->nmopts", g, h)

@@ -25,6 +25,13 @@ def _mirrored(value: Tensor) -> Tensor:
     return value.permute(*axes)
 
 
+def _open(path: Path, dtype: Any, shape: tuple[int, ...], *, fresh: bool) -> Any:
+    """Create a memory-mapped array, or open one for going on."""
+    if not fresh:
+        return np.lib.format.open_memmap(path, mode="r+")
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+
 class Sink(ABC):
     """Takes tiles by the place of their first row and column."""
 
@@ -45,8 +52,13 @@ class TensorTiles(Sink):
     """Tiles in memory; with gradients they are joined instead of written in place."""
 
     def __init__(
-        self, shape: tuple[int, ...], wanted: tuple[str, ...], like: Tensor, *,
-        grad: bool, pairs: bool,
+        self,
+        shape: tuple[int, ...],
+        wanted: tuple[str, ...],
+        like: Tensor,
+        *,
+        grad: bool,
+        pairs: bool,
     ) -> None:
         self.wanted, self.pairs = wanted, pairs
         self.outs = {name: like.new_empty(shape) for name in wanted}
@@ -61,10 +73,10 @@ class TensorTiles(Sink):
                 continue
             out = self.outs[name]
             n1, n2 = value.shape[:2]
-            out[row:row + n1, column:column + n2] = value
+            out[row : row + n1, column : column + n2] = value
             if mirror:
                 flipped = _mirrored(value) if self.pairs else value.transpose(0, 1)
-                out[column:column + n2, row:row + n1] = flipped
+                out[column : column + n2, row : row + n1] = flipped
 
     def result(self) -> Kernel:
         """Return the tensors."""
@@ -79,19 +91,31 @@ class DiskTiles(Sink):
     """
 
     def __init__(
-        self, path: Path, shape: tuple[int, ...], wanted: tuple[str, ...],
-        tile: tuple[int, int], x1: Tensor, x2: Tensor, names: tuple[str, ...],
+        self,
+        path: Path,
+        shape: tuple[int, ...],
+        wanted: tuple[str, ...],
+        tile: tuple[int, int],
+        x1: Tensor,
+        x2: Tensor,
+        names: tuple[str, ...],
     ) -> None:
         if len(shape) != 2:
-            raise ValueError("kernels with positions left are not written to disk; pool them first")
+            raise ValueError(
+                "kernels with positions left are not written to disk; pool them first"
+            )
         self.tile, self.wanted = tile, wanted
         dtype = np.float64 if x1.dtype == torch.float64 else np.float32
         digest = hashlib.sha256()
         for x in (x1, x2):
             digest.update(np.ascontiguousarray(x.detach().cpu().numpy()).tobytes())
         meta: dict[str, Any] = {
-            "version": 1, "shape": list(shape), "tile": list(tile), "names": list(names),
-            "inputs": digest.hexdigest(), "dtype": np.dtype(dtype).name,
+            "version": 1,
+            "shape": list(shape),
+            "tile": list(tile),
+            "names": list(names),
+            "inputs": digest.hexdigest(),
+            "dtype": np.dtype(dtype).name,
         }
         path.mkdir(parents=True, exist_ok=True)
         note = path / "kernel.json"
@@ -105,16 +129,10 @@ class DiskTiles(Sink):
                     "give another folder, or delete this one"
                 )
         counts = (-(-shape[0] // tile[0]), -(-shape[1] // tile[1]))
-        mode = "w+" if fresh else "r+"
         self.outs = {
-            name: np.lib.format.open_memmap(
-                path / f"{name}.npy", mode=mode, **({"dtype": dtype, "shape": shape} if fresh else {})
-            )
-            for name in wanted
+            name: _open(path / f"{name}.npy", dtype, shape, fresh=fresh) for name in wanted
         }
-        self.marks = np.lib.format.open_memmap(
-            path / "done.npy", mode=mode, **({"dtype": np.bool_, "shape": counts} if fresh else {})
-        )
+        self.marks = _open(path / "done.npy", np.bool_, counts, fresh=fresh)
         if fresh:
             note.write_text(json.dumps(meta))
 
@@ -128,9 +146,9 @@ class DiskTiles(Sink):
             value = values[name].detach().cpu().numpy()
             n1, n2 = value.shape
             out = self.outs[name]
-            out[row:row + n1, column:column + n2] = value
+            out[row : row + n1, column : column + n2] = value
             if mirror:
-                out[column:column + n2, row:row + n1] = value.T
+                out[column : column + n2, row : row + n1] = value.T
             out.flush()
         self.marks[row // self.tile[0], column // self.tile[1]] = True
         self.marks.flush()

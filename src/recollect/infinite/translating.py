@@ -130,8 +130,14 @@ def _activation(module: nn.Module) -> Activation | None:
     if isinstance(module, nn.PReLU):
         return None
     smooth = (nn.Tanh, nn.Sigmoid, nn.SiLU, nn.Softplus, nn.Mish, nn.LogSigmoid, nn.Softsign)
-    for kind, tolerance in [*((k, None) for k in smooth), (nn.Softsign, 1e-5), (nn.ELU, 1e-5),
-                            (nn.CELU, 1e-5), (nn.SELU, 1e-3), (nn.Tanhshrink, None)]:
+    for kind, tolerance in [
+        *((k, None) for k in smooth),
+        (nn.Softsign, 1e-5),
+        (nn.ELU, 1e-5),
+        (nn.CELU, 1e-5),
+        (nn.SELU, 1e-3),
+        (nn.Tanhshrink, None),
+    ]:
         if isinstance(module, kind):
             return _smooth(module, kind.__name__, tolerance)
     return None
@@ -197,7 +203,8 @@ def _deviations(module: nn.Module, choices: Choices, name: str) -> dict[str, Any
 
 def _dense(module: nn.Linear, choices: Choices, name: str) -> Dense:
     return Dense(
-        **_deviations(module, choices, name), **_standard(choices, module.in_features),
+        **_deviations(module, choices, name),
+        **_standard(choices, module.in_features),
         width=module.out_features,
     )
 
@@ -212,19 +219,29 @@ def _convolution(module: nn.modules.conv._ConvNd, choices: Choices, name: str) -
     common = {
         **_deviations(module, choices, name),
         **_standard(choices, module.in_channels // max(module.groups, 1)),
-        "kernel_size": tuple(module.kernel_size), "stride": tuple(module.stride),
-        "dilation": tuple(module.dilation), "width": module.out_channels,
+        "kernel_size": tuple(module.kernel_size),
+        "stride": tuple(module.stride),
+        "dilation": tuple(module.dilation),
+        "width": module.out_channels,
     }
     if module.transposed:
         if module.groups > 1:
             raise ValueError(f"{name}: grouped transposed convolutions are not supported")
         extra: Any = module.output_padding
-        return ConvTranspose(**common, padding=tuple(module.padding), output_padding=tuple(extra))
+        return ConvTranspose(
+            **common, padding=_numbers(module.padding), output_padding=tuple(extra)
+        )
     padding: Any = module.padding
     return Conv(
-        **common, padding=padding if isinstance(padding, str) else tuple(padding),
-        circular=module.padding_mode == "circular", depthwise=depthwise,
+        **common,
+        padding=padding if isinstance(padding, str) else tuple(padding),
+        circular=module.padding_mode == "circular",
+        depthwise=depthwise,
     )
+
+
+def _numbers(padding: Any) -> tuple[int, ...]:
+    return tuple(padding)
 
 
 def _pooling(module: nn.Module, x: Signal, choices: Choices, name: str) -> Layer | None:
@@ -234,8 +251,11 @@ def _pooling(module: nn.Module, x: Signal, choices: Choices, name: str) -> Layer
         if getattr(module, "divisor_override", None):
             raise ValueError(f"{name}: divisor_override is not supported")
         return AvgPool(
-            size=module.kernel_size, stride=module.stride, padding=module.padding,
-            normalize_edges=not module.count_include_pad, ceil_mode=module.ceil_mode,
+            size=module.kernel_size,
+            stride=module.stride,
+            padding=module.padding,
+            normalize_edges=not module.count_include_pad,
+            ceil_mode=module.ceil_mode,
         )
     adaptive = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
     if isinstance(module, adaptive):
@@ -249,11 +269,16 @@ def _pooling(module: nn.Module, x: Signal, choices: Choices, name: str) -> Layer
                 "estimate it: twin(..., sampling=1000)"
             )
         return MaxPool(
-            size=module.kernel_size, stride=module.stride, padding=module.padding,
-            samples=choices.sampling, seed=choices.seed,
+            size=module.kernel_size,
+            stride=module.stride,
+            padding=module.padding,
+            samples=choices.sampling,
+            seed=choices.seed,
         )
     if isinstance(module, nn.Upsample):
-        return _resize(x, module.size, module.scale_factor, module.mode, module.align_corners, name)
+        return _resize(
+            x, module.size, module.scale_factor, module.mode, module.align_corners, name
+        )
     if isinstance(module, nn.ZeroPad1d | nn.ZeroPad2d | nn.ZeroPad3d):
         return _pad(x, list(module.padding))
     return None
@@ -281,7 +306,7 @@ def _pad(x: Signal, padding: list[int]) -> Layer:
     for i in range(len(padding) // 2):
         n, (low, high) = places[-1 - i], (padding[2 * i], padding[2 * i + 1])
         matrix = torch.zeros(n + low + high, n, dtype=torch.float64)
-        matrix[low:low + n] = torch.eye(n, dtype=torch.float64)
+        matrix[low : low + n] = torch.eye(n, dtype=torch.float64)
         matrices[-1 - i] = matrix
     return LinearMap(tuple(matrices))
 
@@ -295,8 +320,7 @@ def _resize(x: Signal, size: Any, factor: Any, mode: str, corners: Any, name: st
     if mode == "nearest":
         chosen = []
         for n, s in zip(places, sizes, strict=True):
-            chosen.append(torch.nn.functional.one_hot(
-                (torch.arange(s) * n) // s, n).double())
+            chosen.append(torch.nn.functional.one_hot((torch.arange(s) * n) // s, n).double())
         return LinearMap(tuple(chosen))
     if mode in ("linear", "bilinear", "trilinear"):
         return Resize(sizes, "linear", antialias=False, align_corners=bool(corners))
@@ -313,8 +337,10 @@ def _norm(module: nn.Module, x: Signal, choices: Choices, name: str) -> Layer | 
             raise ValueError(f"{name} must normalise the channels too, it covers axes {labels}")
         eps = module.eps if module.eps is not None else torch.finfo(torch.float32).eps
         return LayerNorm(
-            axes=tuple(a for a in labels if a != "c"), eps=eps,
-            affine=affine and module.elementwise_affine, centre=isinstance(module, nn.LayerNorm),
+            axes=tuple(a for a in labels if a != "c"),
+            eps=eps,
+            affine=affine and module.elementwise_affine,
+            centre=isinstance(module, nn.LayerNorm),
         )
     if isinstance(module, nn.GroupNorm):
         return LayerNorm(axes=None, eps=module.eps, affine=affine and module.affine)
@@ -339,8 +365,11 @@ def _batch_norm(module: Any, name: str) -> Layer:
 
 
 def _attention(
-    module: nn.MultiheadAttention, args: Sequence[Any], kwargs: Mapping[str, Any],
-    choices: Choices, name: str,
+    module: nn.MultiheadAttention,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    choices: Choices,
+    name: str,
 ) -> Any:
     three = [*args, *[kwargs[k] for k in ("query", "key", "value") if k in kwargs]][:3]
     if len({id(s.wire) for s in three if isinstance(s, Signal)}) != 1 or len(three) < 3:
@@ -356,7 +385,10 @@ def _attention(
     weight, bias = choices.weight_std(name), choices.bias_std(name)
     w = 1.0 if weight is None else weight
     layer = Attention(
-        query_std=w, key_std=w, value_std=w, out_std=w,
+        query_std=w,
+        key_std=w,
+        value_std=w,
+        out_std=w,
         bias_std=bias if module.out_proj.bias is not None else None,
     )
     return three[0].apply(layer, name), None
@@ -364,7 +396,7 @@ def _attention(
 
 def _flatten(x: Signal, start: int, end: int, name: str) -> Signal:
     count = len(x.order)
-    covered = x.order[start % count:(end % count) + 1]
+    covered = x.order[start % count : (end % count) + 1]
     if set(covered) != set(x.order) - {"n"}:
         raise ValueError(
             f"{name}: flattening must join the channels and all positions, it joins {covered} "
@@ -395,8 +427,9 @@ def _module_of(
     return run
 
 
-def _add(a: Any, b: Any, *, name: str, choices: Choices, alpha: float = 1.0, sign: float = 1.0
-         ) -> Signal:
+def _add(
+    a: Any, b: Any, *, name: str, choices: Choices, alpha: float = 1.0, sign: float = 1.0
+) -> Signal:
     if not isinstance(a, Signal) or not isinstance(b, Signal):
         raise ValueError(f"{name}: adding a constant is not supported; give a layer a bias")
     _same_order(a, b, name)
@@ -416,8 +449,9 @@ def _multiply(a: Any, b: Any, *, name: str, choices: Choices) -> Signal:
     signal, number = (a, b) if isinstance(a, Signal) else (b, a)
     if not isinstance(number, int | float):
         raise ValueError(f"{name}: only products with numbers or branches are supported")
-    return Signal(signal.graph, signal.graph.add([signal.wire], [float(number)], name),
-                  signal.order)
+    return Signal(
+        signal.graph, signal.graph.add([signal.wire], [float(number)], name), signal.order
+    )
 
 
 def _divide(a: Any, b: Any, *, name: str, choices: Choices) -> Signal:
@@ -426,8 +460,9 @@ def _divide(a: Any, b: Any, *, name: str, choices: Choices) -> Signal:
     return _multiply(a, 1.0 / b, name=name, choices=choices)
 
 
-def _cat(tensors: Sequence[Signal], dim: int = 0, *, name: str, choices: Choices, **kw: Any
-         ) -> Signal:
+def _cat(
+    tensors: Sequence[Signal], dim: int = 0, *, name: str, choices: Choices, **kw: Any
+) -> Signal:
     dim = kw.get("axis", dim)
     first = tensors[0]
     for other in tensors[1:]:
@@ -440,8 +475,16 @@ def _cat(tensors: Sequence[Signal], dim: int = 0, *, name: str, choices: Choices
     return Signal(first.graph, wire, first.order)
 
 
-def _pool_axes(x: Signal, dim: Any = None, keepdim: bool = False, *, name: str,
-               choices: Choices, total: bool = False, **kw: Any) -> Signal:
+def _pool_axes(
+    x: Signal,
+    dim: Any = None,
+    keepdim: bool = False,
+    *,
+    name: str,
+    choices: Choices,
+    total: bool = False,
+    **kw: Any,
+) -> Signal:
     if dim is None:
         raise ValueError(f"{name}: averaging over everything, batch included, is not supported")
     labels = [x.label(d) for d in ([dim] if isinstance(dim, int) else dim)]
@@ -487,9 +530,11 @@ def _transpose(x: Signal, a: int, b: int, *, name: str, choices: Choices) -> Sig
 
 
 def _squeeze(x: Signal, *dims: Any, name: str, choices: Choices) -> Signal:
-    wanted = [x.order[d] for d in dims] if dims else [
-        a for a in x.order if isinstance(a, int) and x.shape[x.order.index(a)] == 1
-    ]
+    wanted = (
+        [x.order[d] for d in dims]
+        if dims
+        else [a for a in x.order if isinstance(a, int) and x.shape[x.order.index(a)] == 1]
+    )
     places = x.graph.places_of(x.wire)
     if any(not isinstance(a, int) or places[a] != 1 for a in wanted):
         raise ValueError(f"{name}: only position axes of length 1 can be squeezed")
@@ -507,7 +552,7 @@ def _getitem(x: Any, index: Any, *, name: str, choices: Choices) -> Any:
     if Ellipsis in entries:
         at = entries.index(Ellipsis)
         missing = len(x.order) - (len(entries) - 1)
-        entries[at:at + 1] = [slice(None)] * missing
+        entries[at : at + 1] = [slice(None)] * missing
     entries += [slice(None)] * (len(x.order) - len(entries))
     chosen: dict[int, Any] = {}
     for label, entry in zip(x.order, entries, strict=True):
@@ -523,13 +568,29 @@ def _getitem(x: Any, index: Any, *, name: str, choices: Choices) -> Any:
     return Signal(x.graph, wire, tuple(numbers.index(a) if a in numbers else a for a in left))
 
 
-def _dropout(x: Signal, p: float = 0.5, training: bool = True, inplace: bool = False, *,
-             name: str, choices: Choices) -> Signal:
+def _dropout(
+    x: Signal,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    name: str,
+    choices: Choices,
+) -> Signal:
     return x.apply(Dropout(1 - p), name) if training and p else x
 
 
-def _interpolate(x: Signal, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
-                 align_corners: Any = None, *, name: str, choices: Choices, **kw: Any) -> Signal:
+def _interpolate(
+    x: Signal,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: Any = None,
+    *,
+    name: str,
+    choices: Choices,
+    **kw: Any,
+) -> Signal:
     return x.apply(_resize(x, size, scale_factor, mode, align_corners, name), name)
 
 
@@ -559,8 +620,9 @@ def _negative(x: Signal, *, name: str, choices: Choices) -> Signal:
     return _multiply(x, -1.0, name=name, choices=choices)
 
 
-def _flatten_call(x: Signal, start_dim: int = 0, end_dim: int = -1, *, name: str,
-                  choices: Choices) -> Signal:
+def _flatten_call(
+    x: Signal, start_dim: int = 0, end_dim: int = -1, *, name: str, choices: Choices
+) -> Signal:
     return _flatten(x, start_dim, end_dim, name)
 
 
@@ -569,30 +631,65 @@ def _adaptive(x: Signal, size: Any, *, name: str, choices: Choices) -> Signal:
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "relu": _elementwise(Relu()), "relu_": _elementwise(Relu()), "abs": _elementwise(
-        ABRelu(-1.0, 1.0)), "erf": _elementwise(Erf()), "sin": _elementwise(Sin()),
+    "relu": _elementwise(Relu()),
+    "relu_": _elementwise(Relu()),
+    "abs": _elementwise(ABRelu(-1.0, 1.0)),
+    "erf": _elementwise(Erf()),
+    "sin": _elementwise(Sin()),
     "cos": _elementwise(Sin(1.0, 1.0, math.pi / 2)),
-    "tanh": _module_of(nn.Tanh), "sigmoid": _module_of(nn.Sigmoid), "silu": _module_of(nn.SiLU),
-    "gelu": _module_of(nn.GELU), "softplus": _module_of(nn.Softplus), "mish": _module_of(nn.Mish),
-    "elu": _module_of(nn.ELU), "selu": _module_of(nn.SELU), "leaky_relu": _module_of(nn.LeakyReLU),
-    "logsigmoid": _module_of(nn.LogSigmoid), "avg_pool1d": _module_of(nn.AvgPool1d),
-    "avg_pool2d": _module_of(nn.AvgPool2d), "avg_pool3d": _module_of(nn.AvgPool3d),
-    "max_pool1d": _module_of(nn.MaxPool1d), "max_pool2d": _module_of(nn.MaxPool2d),
-    "max_pool3d": _module_of(nn.MaxPool3d), "boolean_dispatch": _module_of(nn.MaxPool2d),
-    "adaptive_avg_pool1d": _adaptive, "adaptive_avg_pool2d": _adaptive,
-    "adaptive_avg_pool3d": _adaptive, "add": _add, "add_": _add, "iadd": _add, "sub": _subtract,
-    "mul": _multiply, "mul_": _multiply, "imul": _multiply, "truediv": _divide, "div": _divide,
-    "neg": _negative, "cat": _cat, "concat": _cat, "concatenate": _cat, "mean": _pool_axes,
-    "sum": _total, "flatten": _flatten_call, "view": _reshape, "reshape": _reshape,
-    "permute": _permute, "transpose": _transpose, "swapaxes": _transpose, "squeeze": _squeeze,
-    "getitem": _getitem, "dropout": _dropout, "interpolate": _interpolate,
-    "contiguous": _unchanged, "clone": _unchanged, "size": _size, "getattr": _attribute,
+    "tanh": _module_of(nn.Tanh),
+    "sigmoid": _module_of(nn.Sigmoid),
+    "silu": _module_of(nn.SiLU),
+    "gelu": _module_of(nn.GELU),
+    "softplus": _module_of(nn.Softplus),
+    "mish": _module_of(nn.Mish),
+    "elu": _module_of(nn.ELU),
+    "selu": _module_of(nn.SELU),
+    "leaky_relu": _module_of(nn.LeakyReLU),
+    "logsigmoid": _module_of(nn.LogSigmoid),
+    "avg_pool1d": _module_of(nn.AvgPool1d),
+    "avg_pool2d": _module_of(nn.AvgPool2d),
+    "avg_pool3d": _module_of(nn.AvgPool3d),
+    "max_pool1d": _module_of(nn.MaxPool1d),
+    "max_pool2d": _module_of(nn.MaxPool2d),
+    "max_pool3d": _module_of(nn.MaxPool3d),
+    "boolean_dispatch": _module_of(nn.MaxPool2d),
+    "adaptive_avg_pool1d": _adaptive,
+    "adaptive_avg_pool2d": _adaptive,
+    "adaptive_avg_pool3d": _adaptive,
+    "add": _add,
+    "add_": _add,
+    "iadd": _add,
+    "sub": _subtract,
+    "mul": _multiply,
+    "mul_": _multiply,
+    "imul": _multiply,
+    "truediv": _divide,
+    "div": _divide,
+    "neg": _negative,
+    "cat": _cat,
+    "concat": _cat,
+    "concatenate": _cat,
+    "mean": _pool_axes,
+    "sum": _total,
+    "flatten": _flatten_call,
+    "view": _reshape,
+    "reshape": _reshape,
+    "permute": _permute,
+    "transpose": _transpose,
+    "swapaxes": _transpose,
+    "squeeze": _squeeze,
+    "getitem": _getitem,
+    "dropout": _dropout,
+    "interpolate": _interpolate,
+    "contiguous": _unchanged,
+    "clone": _unchanged,
+    "size": _size,
+    "getattr": _attribute,
 }
 
 
-def apply_function(
-    function: str, args: Any, kwargs: Any, choices: Choices, name: str
-) -> Any:
+def apply_function(function: str, args: Any, kwargs: Any, choices: Choices, name: str) -> Any:
     """Return what a function or method gives for signals and numbers.
 
     Raises:
@@ -607,4 +704,3 @@ def apply_function(
             ": ...})"
         )
     return run(*args, name=name, choices=choices, **kwargs)
-

@@ -143,27 +143,28 @@ class Twin:
         with torch.set_grad_enabled(grad):
             if diagonal:
                 return _diagonal(setting, one, wanted)
-            shape = (len(one), len(two), *_zipped(graph.nodes[graph.output].places,
-                                                  positions == "pairs"))
+            shape = (
+                len(one),
+                len(two),
+                *_zipped(graph.nodes[graph.output].places, positions == "pairs"),
+            )
             rows, columns = _tile(tile, plan, one, two)
             sink: Sink
             if path is not None:
                 names = (type(self).__name__, self.description, repr(wanted), positions)
                 sink = DiskTiles(Path(path), shape, wanted, (rows, columns), one.x, two.x, names)
             else:
-                sink = TensorTiles(
-                    shape, wanted, one.x, grad=grad, pairs=positions == "pairs"
-                )
+                sink = TensorTiles(shape, wanted, one.x, grad=grad, pairs=positions == "pairs")
             _run(setting, one, two, (rows, columns), sink, progress=progress)
             return sink.result()
 
-    def _inputs(
-        self, x: Tensor, mask: Tensor | None, pattern: Tensor | None, name: str
-    ) -> Inputs:
+    def _inputs(self, x: Tensor, mask: Tensor | None, pattern: Tensor | None, name: str) -> Inputs:
         if not isinstance(x, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
         if not x.is_floating_point():
-            raise TypeError(f"{name} must hold floating-point numbers, got {x.dtype}; use .float()")
+            raise TypeError(
+                f"{name} must hold floating-point numbers, got {x.dtype}; use .float()"
+            )
         if x.dtype in (torch.float16, torch.bfloat16):
             x = x.float()
         if x.ndim < 2:
@@ -173,9 +174,7 @@ class Twin:
         x = self._arrange(x)
         if not bool(torch.isfinite(x.detach()).all()):
             raise ValueError(f"{name} holds NaN or infinite numbers")
-        if mask is not None and (mask.dtype != torch.bool or mask.shape != (
-            len(x), *x.shape[2:]
-        )):
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != (len(x), *x.shape[2:])):
             raise ValueError(
                 f"the mask of {name} must be boolean of shape {(len(x), *x.shape[2:])}, "
                 f"got {mask.dtype} {tuple(mask.shape)}"
@@ -199,7 +198,8 @@ def _dense_pattern(pattern: Tensor, x: Tensor) -> Tensor:
     kept = (pattern >= 0).all(-1)
     batch = torch.arange(len(x), device=x.device)[:, None].expand_as(kept)
     out.index_put_(
-        (batch[kept], pattern[..., 0][kept], pattern[..., 1][kept]), x.new_ones(()),
+        (batch[kept], pattern[..., 0][kept], pattern[..., 1][kept]),
+        x.new_ones(()),
         accumulate=True,
     )
     return out
@@ -293,8 +293,13 @@ def _blocks(count: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _run(
-    setting: _Setting, one: Inputs, two: Inputs, tile: tuple[int, int], sink: Sink,
-    *, progress: bool,
+    setting: _Setting,
+    one: Inputs,
+    two: Inputs,
+    tile: tuple[int, int],
+    sink: Sink,
+    *,
+    progress: bool,
 ) -> None:
     """Compute all tiles; of a symmetric kernel the upper half only."""
     rows, columns = tile
@@ -317,8 +322,13 @@ def _run(
             same = torch.stack([index, index], 1)
         assert singles1 is not None
         k = evaluate_pairs(
-            plan, one.rows(a, b), two.rows(c, d), singles1, memory.rows(c, d),
-            want_ntk=setting.want_ntk, same=same,
+            plan,
+            one.rows(a, b),
+            two.rows(c, d),
+            singles1,
+            memory.rows(c, d),
+            want_ntk=setting.want_ntk,
+            same=same,
         )
         k = _with_zero_tangent(k)
         values = {"nngp": _public(k.nngp, len(places), k.full)}
@@ -348,12 +358,21 @@ class _Singles:
 
     def __init__(self, plan: Plan, inputs: Inputs) -> None:
         self.plan, self.inputs = plan, inputs
-        per_input = sum(
-            math.prod(n.places) for i, n in enumerate(plan.graph.nodes) if plan.alone[i]
-        ) * inputs.x.element_size()
-        full = max((
-            math.prod(n.places) ** 2 for i, n in enumerate(plan.graph.nodes) if plan.self_full[i]
-        ), default=0) * inputs.x.element_size()
+        per_input = (
+            sum(math.prod(n.places) for i, n in enumerate(plan.graph.nodes) if plan.alone[i])
+            * inputs.x.element_size()
+        )
+        full = (
+            max(
+                (
+                    math.prod(n.places) ** 2
+                    for i, n in enumerate(plan.graph.nodes)
+                    if plan.self_full[i]
+                ),
+                default=0,
+            )
+            * inputs.x.element_size()
+        )
         self.block = max(1, min(2**28 // max(per_input, 1), 2**26 // max(full, 1), len(inputs)))
         self.kept: dict[int, list[Self]] = {}
         self.room = max(1, 2**29 // max(per_input * self.block, 1))
@@ -385,9 +404,9 @@ def _diagonal(setting: _Setting, one: Inputs, wanted: tuple[str, ...]) -> Kernel
     for i in range(len(one)):
         row = one.rows(i, i + 1)
         singles = evaluate_singles(plan, row)
-        k = _with_zero_tangent(evaluate_pairs(
-            plan, row, row, singles, singles, want_ntk=setting.want_ntk, same=same
-        ))
+        k = _with_zero_tangent(
+            evaluate_pairs(plan, row, row, singles, singles, want_ntk=setting.want_ntk, same=same)
+        )
         for name in wanted:
             t = getattr(k, name)
             values[name].append(_public(t, len(places), k.full)[0, 0])
