@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -63,7 +64,15 @@ def _pull(f: Callable[[Parameters], Tensor], p: Parameters, v: Tensor) -> Any:
 
 def _push(model: nn.Module, p: Parameters, x: Tensor, direction: Any) -> Tensor:
     """Return the Jacobian-vector product of a batch."""
-    out: Tensor = jvp(lambda q: _outputs(model, q, x), (p,), (direction,))[1]
+    return _forward(lambda q: _outputs(model, q, x), p, direction)
+
+
+def _forward(f: Callable[[Parameters], Tensor], p: Parameters, direction: Any) -> Tensor:
+    """Return the forward derivative of f at p."""
+    with warnings.catch_warnings():
+        # torch loads its own rules for this with a deprecated call, the first time.
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
+        out: Tensor = jvp(f, (p,), (direction,))[1]
     return out
 
 
@@ -201,7 +210,7 @@ def taylor_expand(
             if n == 0:
                 return lambda q: functional_call(model, dict(q), (x,))
             lower = derivative(n - 1)
-            return lambda q: jvp(lower, (q,), (step,))[1]
+            return lambda q: _forward(lower, q, step)
 
         total, factorial = derivative(0)(origin), 1.0
         for n in range(1, order + 1):
@@ -245,6 +254,18 @@ class Reparameterized(nn.Module):
         return functional_call(self.model[0], parameters, (x,))
 
 
+def fan_in(module: nn.Module) -> int:
+    """Return the number of inputs of one unit of a linear or convolutional module.
+
+    >>> fan_in(nn.Conv2d(3, 8, 5)), fan_in(nn.ConvTranspose1d(4, 8, 2))
+    (75, 8)
+    """
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    if getattr(module, "transposed", False):
+        return weight.shape[0] * weight[0, 0].numel()
+    return weight[0].numel()
+
+
 def reparameterize(
     model: nn.Module,
     *,
@@ -268,12 +289,11 @@ def reparameterize(
     """
     scales: dict[str, float] = {}
     for name, module in model.named_modules():
-        for key, parameter in module.named_parameters(recurse=False):
+        for key, _ in module.named_parameters(recurse=False):
             full = f"{name}.{key}" if name else key
             if not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
                 raise ValueError(f"{full} belongs to {type(module).__name__}, which has no fan-in")
-            fan_in = parameter[0].numel()
-            scales[full] = weight_std / fan_in**0.5 if key == "weight" else bias_std
+            scales[full] = weight_std / fan_in(module) ** 0.5 if key == "weight" else bias_std
     out = Reparameterized(model, scales)
     if generator is not None:
         with torch.no_grad():

@@ -162,7 +162,7 @@ class Expansion(Activation):
         scale = torch.finfo(rho.dtype).eps ** 2
         for n in range(min(len(one), len(two))):
             if not (float(one[n].abs().max()) * float(two[n].abs().max()) > scale):
-                power = power * rho
+                power = power * rho if n else power
                 continue
             both = pair.left(one[n], full=k.full) * pair.right(two[n], full=k.full)
             if n:
