@@ -25,8 +25,9 @@ class Factor:
     def solve(self, right: Tensor) -> Tensor:
         """Return ``(matrix + jitter I)^-1 right`` for right of shape (N,) or (N, M)."""
         if right.ndim == 1:
-            return torch.cholesky_solve(right[:, None], self.cholesky)[:, 0]
-        return torch.cholesky_solve(right, self.cholesky)
+            return self.solve(right[:, None])[:, 0]
+        solved: Tensor = torch.cholesky_solve(right, self.cholesky)
+        return solved
 
     def half_solve(self, right: Tensor) -> Tensor:
         """Return ``L^-1 right``, (N, M): its Gram matrix is ``right^T matrix^-1 right``."""

@@ -19,8 +19,11 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.estimator_checks import check_estimator
 
 
-@pytest.mark.parametrize("estimator", [inf.InfiniteRegressor(), inf.InfiniteClassifier()],
-                         ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "estimator",
+    [inf.InfiniteRegressor(), inf.InfiniteClassifier()],
+    ids=lambda e: type(e).__name__,
+)
 def test_scikit_learn_accepts_the_estimators(estimator):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # checks that do not apply warn that they are skipped
@@ -45,9 +48,11 @@ def test_networks_of_all_kinds():
     module = nn.Sequential(nn.Linear(9, 4), nn.Tanh(), nn.Linear(4, 1))
     image = nn.Sequential(nn.Conv2d(1, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 1))
     for model in (
-        inf.InfiniteRegressor(module), inf.InfiniteRegressor(lambda: module),
+        inf.InfiniteRegressor(module),
+        inf.InfiniteRegressor(lambda: module),
         inf.InfiniteRegressor(inf.twin(module), kernel="nngp"),
-        inf.InfiniteRegressor(image, shape=(1, 3, 3)), inf.InfiniteRegressor(module, time=1e4),
+        inf.InfiniteRegressor(image, shape=(1, 3, 3)),
+        inf.InfiniteRegressor(module, time=1e4),
     ):
         assert model.fit(x, y).score(x, y) > 0.8
         mean, std = model.predict(x, return_std=True)
@@ -68,7 +73,8 @@ def test_the_picture(monkeypatch):
     many = inf.FiniteEnsemble(make, 5, weight_std=1.5, bias_std=0.1)
     history = many.train(x, torch.sin(3 * x), [0.0, 5.0], learning_rate=0.5, x_test=xt)
     figure = inf.plot_training(
-        fit, xt, torch.logspace(-1, 2, 8), history=history, y_test=torch.sin(3 * xt))
+        fit, xt, torch.logspace(-1, 2, 8), history=history, y_test=torch.sin(3 * xt)
+    )
     assert len(figure.axes) == 2
     assert len(figure.axes[0].lines) == 3
     matplotlib.pyplot.close(figure)

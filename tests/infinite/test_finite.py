@@ -21,12 +21,26 @@ def models():
     torch.manual_seed(0)
     return {
         "dense": (nn.Sequential(nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, 3, bias=False)), (4,)),
-        "images": (nn.Sequential(
-            nn.Conv2d(2, 5, 3, padding="same"), nn.ReLU(), nn.Conv2d(5, 4, (3, 2), stride=2),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)), (2, 6, 6)),
-        "sequences": (nn.Sequential(
-            nn.Conv1d(2, 5, 3, padding=2, dilation=2), nn.ReLU(), nn.Flatten(),
-            nn.Linear(40, 2)), (2, 8)),
+        "images": (
+            nn.Sequential(
+                nn.Conv2d(2, 5, 3, padding="same"),
+                nn.ReLU(),
+                nn.Conv2d(5, 4, (3, 2), stride=2),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.Linear(4, 3),
+            ),
+            (2, 6, 6),
+        ),
+        "sequences": (
+            nn.Sequential(
+                nn.Conv1d(2, 5, 3, padding=2, dilation=2),
+                nn.ReLU(),
+                nn.Flatten(),
+                nn.Linear(40, 2),
+            ),
+            (2, 8),
+        ),
         "positions": (nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 2)), (3, 4)),
     }
 
@@ -52,14 +66,16 @@ def test_vector_products_are_the_kernel_times_a_vector():
     x1, x2, v = rows(5, *shape), rows(3, *shape) + 1, rows(3, 3)
     k = inf.empirical_kernel(model, x1, x2, "ntk", outputs="full").ntk
     torch.testing.assert_close(
-        inf.ntk_vector_product(model, x1, x2, v), torch.einsum("nmab,mb->na", k, v))
+        inf.ntk_vector_product(model, x1, x2, v), torch.einsum("nmab,mb->na", k, v)
+    )
 
 
 def test_other_layers_fall_back_and_strict_mode_refuses():
     model = nn.Sequential(nn.Linear(4, 7), nn.LayerNorm(7), nn.Linear(7, 3)).double()
     x = rows(3, 4)
     torch.testing.assert_close(
-        inf.empirical_kernel(model, x).ntk, inf.empirical_kernel(model, x, method="product").ntk)
+        inf.empirical_kernel(model, x).ntk, inf.empirical_kernel(model, x, method="product").ntk
+    )
     with pytest.raises(ValueError, match="use method='jacobian'"):
         inf.empirical_kernel(model, x, method="structured")
     with pytest.raises(ValueError, match="outputs must be one of"):
@@ -86,8 +102,11 @@ def test_samples_converge_to_the_twin():
         return inf.reparameterize(net, weight_std=1.4, bias_std=0.2)
 
     torch.manual_seed(0)
-    twin = inf.twin(nn.Sequential(nn.Linear(3, 512), nn.ReLU(), nn.Linear(512, 8)),
-                    weight_std=1.4, bias_std=0.2).kernel(x)
+    twin = inf.twin(
+        nn.Sequential(nn.Linear(3, 512), nn.ReLU(), nn.Linear(512, 8)),
+        weight_std=1.4,
+        bias_std=0.2,
+    ).kernel(x)
     mean, error = inf.sample_kernel(make, x, num_samples=12, method="jacobian")
     assert float(((mean.ntk - twin.ntk).abs() / (error.ntk + 0.02 * twin.ntk.max())).max()) < 4
     assert float(((mean.nngp - twin.nngp).abs() / error.nngp).max()) < 5
@@ -100,8 +119,7 @@ class Reference(nn.Module):
         super().__init__()
         for i in "123":
             for letter in "Wb":
-                self.register_parameter(
-                    f"{letter}{i}", nn.Parameter(load(f"e/mlp/{letter}{i}")))
+                self.register_parameter(f"{letter}{i}", nn.Parameter(load(f"e/mlp/{letter}{i}")))
 
     def forward(self, x):
         h = torch.tanh(x @ self.W1 / 7**0.5 + 0.1 * self.b1)
@@ -123,12 +141,19 @@ def test_reference_numbers():
         k = inf.empirical_kernel(model, x1, x2, outputs=outputs)
         torch.testing.assert_close(k.ntk, load(f"e/mlp/ntk_{key}"), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(
-        inf.empirical_kernel(model, x1, x2).nngp, load("e/mlp/nngp_trace"), rtol=1e-10, atol=1e-12)
+        inf.empirical_kernel(model, x1, x2).nngp, load("e/mlp/nngp_trace"), rtol=1e-10, atol=1e-12
+    )
     moved = {k: v.detach() + load(f"e/mlp/d{k}") for k, v in model.named_parameters()}
     for degree in range(4):
         torch.testing.assert_close(
-            inf.taylor_expand(model, degree)(moved, x1), load(f"e/mlp/taylor{degree}"),
-            rtol=1e-10, atol=1e-12)
+            inf.taylor_expand(model, degree)(moved, x1),
+            load(f"e/mlp/taylor{degree}"),
+            rtol=1e-10,
+            atol=1e-12,
+        )
     torch.testing.assert_close(
-        inf.ntk_vector_product(model, x1, x2, load("e/mlp/vp_in")), load("e/mlp/vp_out"),
-        rtol=1e-10, atol=1e-12)
+        inf.ntk_vector_product(model, x1, x2, load("e/mlp/vp_in")),
+        load("e/mlp/vp_out"),
+        rtol=1e-10,
+        atol=1e-12,
+    )

@@ -33,11 +33,27 @@ def close(a, b, rtol=1e-11):
 
 
 ACTIVATIONS = [
-    inf.Relu(), inf.LeakyRelu(0.3), inf.Abs(), inf.Sign(), inf.Erf(0.8, 1.2, 0.3), inf.Gelu(),
-    inf.Sin(1.1, 0.9, 0.4), inf.Cos(), inf.Rbf(0.7), inf.Exp(0.5, 0.6), inf.Gaussian(1.0, -0.8),
-    inf.Gabor(), inf.Monomial(2), inf.Monomial(3), inf.Polynomial((0.2, -0.5, 0.1, 0.3)),
-    inf.RectifiedMonomial(0), inf.RectifiedMonomial(2), inf.RectifiedMonomial(3),
-    inf.Expansion(torch.tanh), inf.Expansion(torch.nn.functional.silu), inf.SigmoidLike(),
+    inf.Relu(),
+    inf.LeakyRelu(0.3),
+    inf.Abs(),
+    inf.Sign(),
+    inf.Erf(0.8, 1.2, 0.3),
+    inf.Gelu(),
+    inf.Sin(1.1, 0.9, 0.4),
+    inf.Cos(),
+    inf.Rbf(0.7),
+    inf.Exp(0.5, 0.6),
+    inf.Gaussian(1.0, -0.8),
+    inf.Gabor(),
+    inf.Monomial(2),
+    inf.Monomial(3),
+    inf.Polynomial((0.2, -0.5, 0.1, 0.3)),
+    inf.RectifiedMonomial(0),
+    inf.RectifiedMonomial(2),
+    inf.RectifiedMonomial(3),
+    inf.Expansion(torch.tanh),
+    inf.Expansion(torch.nn.functional.silu),
+    inf.SigmoidLike(),
 ]
 
 
@@ -80,12 +96,24 @@ def test_the_tangent_kernel_is_the_derivative_by_the_covariance(layer):
 
 NETS = {
     "dense": (S(dense(), R, dense(), inf.Erf(), dense()), (5,)),
-    "pooled": (S(conv(), R, inf.AvgPool(size=2), conv(stride=2), R, inf.GlobalAvgPool(), dense()), (2, 6, 6)),
-    "flat": (S(conv(padding="valid"), R, conv(circular=True), inf.Gelu(), inf.Flatten(), dense()), (2, 5, 6)),
-    "residual": (S(conv(), inf.Residual(S(R, conv())), R, inf.GlobalAvgPool(), dense()), (2, 4, 4)),
+    "pooled": (
+        S(conv(), R, inf.AvgPool(size=2), conv(stride=2), R, inf.GlobalAvgPool(), dense()),
+        (2, 6, 6),
+    ),
+    "flat": (
+        S(conv(padding="valid"), R, conv(circular=True), inf.Gelu(), inf.Flatten(), dense()),
+        (2, 5, 6),
+    ),
+    "residual": (
+        S(conv(), inf.Residual(S(R, conv())), R, inf.GlobalAvgPool(), dense()),
+        (2, 4, 4),
+    ),
     "attention": (S(dense(), inf.Attention(), R, inf.LayerNorm(), inf.Flatten(), dense()), (3, 5)),
     "local": (S(inf.ConvLocal(bias_std=0.1), R, inf.GlobalAvgPool(), dense()), (2, 6)),
-    "transposed": (S(inf.ConvTranspose(kernel_size=2, stride=2), R, inf.Flatten(), dense()), (2, 4)),
+    "transposed": (
+        S(inf.ConvTranspose(kernel_size=2, stride=2), R, inf.Flatten(), dense()),
+        (2, 4),
+    ),
     "volume": (S(conv(), R, inf.AvgPool(size=2), inf.Flatten(), dense()), (1, 4, 4, 2)),
 }
 
@@ -129,16 +157,45 @@ def test_wide_random_networks_converge_to_the_kernel(name):
 
     models = {
         "dense": [nn.Linear(5, w), nn.ReLU(), nn.Linear(w, w), nn.Tanh(), nn.Linear(w, w)],
-        "pooled": [block(2, w), nn.ReLU(), nn.AvgPool2d(2), block(w, w, stride=2), nn.ReLU(),
-                   nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(w, w)],
-        "flat": [nn.Conv2d(2, w, 3), nn.ReLU(), nn.Conv2d(w, w, 3, padding=1, padding_mode="circular"),
-                 nn.GELU(), nn.Flatten(), nn.Linear(w * 12, w)],
-        "residual": [block(2, w), Res(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                     nn.Linear(w, w)],
-        "transposed": [nn.ConvTranspose1d(2, w, 2, stride=2), nn.ReLU(), nn.Flatten(),
-                       nn.Linear(w * 8, w)],
-        "volume": [nn.Conv3d(1, w, 3, padding=1), nn.ReLU(), nn.AvgPool3d(2), nn.Flatten(),
-                   nn.Linear(w * 4, w)],
+        "pooled": [
+            block(2, w),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+            block(w, w, stride=2),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(w, w),
+        ],
+        "flat": [
+            nn.Conv2d(2, w, 3),
+            nn.ReLU(),
+            nn.Conv2d(w, w, 3, padding=1, padding_mode="circular"),
+            nn.GELU(),
+            nn.Flatten(),
+            nn.Linear(w * 12, w),
+        ],
+        "residual": [
+            block(2, w),
+            Res(),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(w, w),
+        ],
+        "transposed": [
+            nn.ConvTranspose1d(2, w, 2, stride=2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(w * 8, w),
+        ],
+        "volume": [
+            nn.Conv3d(1, w, 3, padding=1),
+            nn.ReLU(),
+            nn.AvgPool3d(2),
+            nn.Flatten(),
+            nn.Linear(w * 4, w),
+        ],
     }
     shape = NETS[name][1]
     model = nn.Sequential(*models[name])
@@ -226,15 +283,17 @@ def test_sums_after_nonlinearities_use_means():
 def test_functions_of_one_gaussian_are_one_nonlinearity():
     x = rows()
     silu = S(dense(), inf.Multiply(S(), inf.Expansion(torch.sigmoid)), dense())
-    close(inf.twin(silu).kernel(x).ntk, inf.twin(
-        S(dense(), inf.Expansion(torch.nn.functional.silu), dense())).kernel(x).ntk)
+    close(
+        inf.twin(silu).kernel(x).ntk,
+        inf.twin(S(dense(), inf.Expansion(torch.nn.functional.silu), dense())).kernel(x).ntk,
+    )
 
 
 def test_dependent_branches_are_refused():
     net = S(dense(), inf.Add(S(R, inf.Dropout(0.5)), S()))
     with pytest.raises(ValueError, match="depend on the same random layer"):
         inf.twin(net).kernel(rows())
-    with pytest.raises(ValueError, match="not\nGaussian|not Gaussian"):
+    with pytest.raises(ValueError, match="not Gaussian"):
         inf.twin(S(dense(), inf.Dropout(0.5), R)).kernel(rows())
     with pytest.raises(ValueError, match="raw inputs"):
         inf.twin(R).kernel(rows())
@@ -254,8 +313,14 @@ def test_nonlinearity_after_concatenation_and_after_flattening():
 def test_concatenation_along_positions():
     x = rows(4, 2, 5)
     net = S(inf.Concatenate(S(dense(), R), S(dense(), R), axis=0), inf.GlobalAvgPool(), dense())
-    half = S(inf.Add(S(dense(), R, inf.GlobalAvgPool()), S(dense(), R, inf.GlobalAvgPool()),
-                     coefficients=(0.5, 0.5)), dense())
+    half = S(
+        inf.Add(
+            S(dense(), R, inf.GlobalAvgPool()),
+            S(dense(), R, inf.GlobalAvgPool()),
+            coefficients=(0.5, 0.5),
+        ),
+        dense(),
+    )
     close(inf.twin(net).kernel(x).nngp, inf.twin(half).kernel(x).nngp)
 
 
@@ -276,12 +341,18 @@ def test_layer_norm_removes_means():
 def test_special_cases():
     x = rows(3, 2, 6, 6)
     one = S(conv(kernel_size=1), R, inf.GlobalAvgPool(), dense())
-    close(inf.twin(one).kernel(x).ntk, inf.twin(
-        S(dense(), R, inf.GlobalAvgPool(), dense())).kernel(x).ntk)
+    close(
+        inf.twin(one).kernel(x).ntk,
+        inf.twin(S(dense(), R, inf.GlobalAvgPool(), dense())).kernel(x).ntk,
+    )
     pools = S(conv(), R, inf.AvgPool(size=6), inf.Flatten(), dense())
-    close(inf.twin(pools).kernel(x).ntk, inf.twin(
-        S(conv(), R, inf.GlobalAvgPool(), dense())).kernel(x).ntk)
-    eye = S(conv(), R, inf.LinearMap((torch.ones(1, 6, dtype=F64) / 6,) * 2), inf.Flatten(), dense())
+    close(
+        inf.twin(pools).kernel(x).ntk,
+        inf.twin(S(conv(), R, inf.GlobalAvgPool(), dense())).kernel(x).ntk,
+    )
+    eye = S(
+        conv(), R, inf.LinearMap((torch.ones(1, 6, dtype=F64) / 6,) * 2), inf.Flatten(), dense()
+    )
     close(inf.twin(eye).kernel(x).ntk, inf.twin(pools).kernel(x).ntk)
     close(
         inf.twin(S(dense(), inf.Expansion(torch.erf), dense())).kernel(rows()).ntk,
@@ -302,14 +373,18 @@ def test_positions_left_at_the_end():
 
 @settings(max_examples=15, deadline=None)
 @given(
-    size=st.integers(1, 3), stride=st.integers(1, 3), dilation=st.integers(1, 2),
-    padding=st.sampled_from(["same", "valid", 1, ((2, 0),)]), circular=st.booleans(),
+    size=st.integers(1, 3),
+    stride=st.integers(1, 3),
+    dilation=st.integers(1, 2),
+    padding=st.sampled_from(["same", "valid", 1, ((2, 0),)]),
+    circular=st.booleans(),
 )
 def test_convolutions_of_all_kinds(size, stride, dilation, padding, circular):
     """One linear convolution against the covariance written out with an explicit matrix."""
     x = rows(2, 2, 7)
-    layer = inf.Conv(kernel_size=size, stride=stride, dilation=dilation, padding=padding,
-                     circular=circular)
+    layer = inf.Conv(
+        kernel_size=size, stride=stride, dilation=dilation, padding=padding, circular=circular
+    )
     window = layer.windows((7,))[0]
     taps = torch.zeros(size, window.length(7), 7, dtype=F64)
     for f in range(size):
@@ -359,12 +434,11 @@ def test_refusals(tmp_path):
         twin.kernel(x, x, diagonal=True)
     with pytest.raises(ValueError, match="boolean of shape"):
         twin.kernel(rows(2, 3, 4), mask1=torch.ones(2, 3))
-    with pytest.raises(MemoryError, match="tile=.* fits"):
-        inf.twin(S(conv(), inf.GlobalAvgPool())).kernel(
-            torch.zeros(3000, 1, 48, 48), tile=3000)
+    with pytest.raises(MemoryError, match=r"tile=\d+ fits"):
+        inf.twin(S(conv(), inf.GlobalAvgPool())).kernel(torch.zeros(3000, 1, 48, 48), tile=3000)
     with pytest.raises(ValueError, match="needs positions"):
         inf.twin(conv()).kernel(x)
-    with pytest.raises(ValueError, match="needs graphs|Aggregate needs"):
+    with pytest.raises(ValueError, match="Aggregate needs graphs"):
         inf.twin(inf.Aggregate()).kernel(rows(2, 3, 4))
     with pytest.raises(ValueError, match="no closed form"):
         inf.Attention(scaling="sqrt")
@@ -383,8 +457,9 @@ def test_kernels_on_disk_are_resumed_and_guarded(tmp_path):
     close(first.ntk, twin.kernel(x).ntk)
     calls = []
     graph = twin.graph((5,))
-    again = inf.Twin(lambda shape: calls.append(shape) or graph, lambda t: t,
-                     description=twin.description)
+    again = inf.Twin(
+        lambda shape: calls.append(shape) or graph, lambda t: t, description=twin.description
+    )
     close(again.kernel(x, path=tmp_path / "k", tile=3).ntk, first.ntk)
     with pytest.raises(ValueError, match="another kernel"):
         twin.kernel(x + 1, path=tmp_path / "k", tile=3)
@@ -396,6 +471,10 @@ def test_max_pooling_by_sampling_is_labelled_and_converges():
     net = inf.MaxPool(size=2, samples=20000)
     k = inf.twin(S(inf.Dense(), net)).kernel(x).nngp
     assert float(k) == pytest.approx(1.0, rel=0.03)
-    mean, error = inf.standard_error(lambda seed: inf.twin(S(
-        inf.Dense(), inf.MaxPool(size=2, samples=500, seed=seed))).kernel(x).nngp, 6)
+    mean, error = inf.standard_error(
+        lambda seed: (
+            inf.twin(S(inf.Dense(), inf.MaxPool(size=2, samples=500, seed=seed))).kernel(x).nngp
+        ),
+        6,
+    )
     assert abs(float(mean) - 1) < 5 * float(error)

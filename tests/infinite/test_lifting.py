@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from recollect import infinite as inf
 
@@ -34,7 +33,7 @@ class Block(nn.Module):
         self.shortcut = nn.Conv2d(a, b, 1, stride) if a != b else nn.Identity()
 
     def forward(self, x):
-        return self.c2(F.relu(self.c1(torch.relu(x)))) + self.shortcut(x)
+        return self.c2(nn.functional.relu(self.c1(torch.relu(x)))) + self.shortcut(x)
 
 
 class Calls(nn.Module):
@@ -45,7 +44,7 @@ class Calls(nn.Module):
         self.c, self.l = nn.LazyConv2d(7, 3), nn.LazyLinear(9)
 
     def forward(self, x):
-        x = F.avg_pool2d(self.c(x).relu(), 2)
+        x = nn.functional.avg_pool2d(self.c(x).relu(), 2)
         return self.l(x.view(x.size(0), -1))
 
 
@@ -71,7 +70,7 @@ class Tokens(nn.Module):
         x = self.e(x)
         h = self.n(x)
         x = x + self.a(h, h, h)[0]
-        return self.h(F.gelu(x).mean(1))
+        return self.h(nn.functional.gelu(x).mean(1))
 
 
 class Dense2(nn.Module):
@@ -82,32 +81,85 @@ class Dense2(nn.Module):
         self.a, self.b, self.c = nn.Linear(6, 4), nn.Linear(6, 12), nn.Linear(16, 1)
 
     def forward(self, x):
-        return self.c(F.relu(torch.cat([self.a(x), self.b(x)], 1)))
+        return self.c(nn.functional.relu(torch.cat([self.a(x), self.b(x)], 1)))
 
 
 half = conv(kernel_size=(1, 1), stride=2, padding="valid")
 pairs = {
-    "mlp": (nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 2, bias=False)),
-            S(dense(), R, inf.Dense(weight_std=W)), (4, 6)),
-    "residual": (nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), Block(4, 4), Block(4, 8, 2),
-                               nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)),
-                 S(conv(padding=1), inf.Residual(S(R, conv(padding=1), R, conv(padding=1))),
-                   inf.Residual(S(R, conv(padding=1, stride=2), R, conv(padding=1)), half),
-                   inf.GlobalAvgPool(), dense()), (3, 2, 6, 6)),
-    "calls": (Calls(), S(conv(padding="valid"), R, inf.AvgPool(size=2), inf.Flatten(), dense()),
-              (3, 2, 6, 6)),
-    "gate": (Gate(), S(inf.Multiply(dense(), S(dense(), inf.Expansion(torch.sigmoid))), dense()),
-             (4, 6)),
-    "tokens": (Tokens(), S(
-        dense(), inf.Residual(S(inf.LayerNorm(), inf.Attention(
-            query_std=W, key_std=W, value_std=W, out_std=W, bias_std=B))),
-        inf.Gelu(), inf.GlobalAvgPool(), dense()), (3, 4, 5)),
-    "concatenation": (Dense2(), S(inf.Concatenate(dense(width=4), dense(width=12)), R, dense()),
-                      (4, 6)),
-    "norms": (nn.Sequential(nn.Conv1d(2, 6, 3), nn.GroupNorm(2, 6), nn.Tanh(), nn.AvgPool1d(2, 1),
-                            nn.Flatten(), nn.Dropout(0.3), nn.Linear(18, 1)).eval(),
-              S(conv(padding="valid"), inf.LayerNorm(axes=None), inf.Expansion(torch.tanh),
-                inf.AvgPool(size=2, stride=1), inf.Flatten(), dense()), (3, 2, 6)),
+    "mlp": (
+        nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 2, bias=False)),
+        S(dense(), R, inf.Dense(weight_std=W)),
+        (4, 6),
+    ),
+    "residual": (
+        nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1),
+            Block(4, 4),
+            Block(4, 8, 2),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, 3),
+        ),
+        S(
+            conv(padding=1),
+            inf.Residual(S(R, conv(padding=1), R, conv(padding=1))),
+            inf.Residual(S(R, conv(padding=1, stride=2), R, conv(padding=1)), half),
+            inf.GlobalAvgPool(),
+            dense(),
+        ),
+        (3, 2, 6, 6),
+    ),
+    "calls": (
+        Calls(),
+        S(conv(padding="valid"), R, inf.AvgPool(size=2), inf.Flatten(), dense()),
+        (3, 2, 6, 6),
+    ),
+    "gate": (
+        Gate(),
+        S(inf.Multiply(dense(), S(dense(), inf.Expansion(torch.sigmoid))), dense()),
+        (4, 6),
+    ),
+    "tokens": (
+        Tokens(),
+        S(
+            dense(),
+            inf.Residual(
+                S(
+                    inf.LayerNorm(),
+                    inf.Attention(query_std=W, key_std=W, value_std=W, out_std=W, bias_std=B),
+                )
+            ),
+            inf.Gelu(),
+            inf.GlobalAvgPool(),
+            dense(),
+        ),
+        (3, 4, 5),
+    ),
+    "concatenation": (
+        Dense2(),
+        S(inf.Concatenate(dense(width=4), dense(width=12)), R, dense()),
+        (4, 6),
+    ),
+    "norms": (
+        nn.Sequential(
+            nn.Conv1d(2, 6, 3),
+            nn.GroupNorm(2, 6),
+            nn.Tanh(),
+            nn.AvgPool1d(2, 1),
+            nn.Flatten(),
+            nn.Dropout(0.3),
+            nn.Linear(18, 1),
+        ).eval(),
+        S(
+            conv(padding="valid"),
+            inf.LayerNorm(axes=None),
+            inf.Expansion(torch.tanh),
+            inf.AvgPool(size=2, stride=1),
+            inf.Flatten(),
+            dense(),
+        ),
+        (3, 2, 6),
+    ),
 }
 
 
@@ -153,7 +205,7 @@ def test_a_layer_for_an_unknown_module():
             return torch.special.entr(x)
 
     module = nn.Sequential(nn.Linear(6, 9), Strange(), nn.Linear(9, 2))
-    with pytest.raises(ValueError, match="special_entr|entr"):
+    with pytest.raises(ValueError, match="special_entr"):
         inf.twin(module).kernel(rows(2, 6))
     twin = inf.twin(module, layers={Strange: inf.Expansion(torch.sin)})
     sin = S(inf.Dense(bias_std=0.0), inf.Sin(), inf.Dense(bias_std=0.0))
@@ -214,7 +266,7 @@ def test_refusals_say_what_and_where(module, shape, text):
 
 
 def test_twin_of_something_else():
-    with pytest.raises(TypeError, match="torch.nn.Module"):
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
         inf.twin("resnet")
 
 

@@ -47,11 +47,16 @@ CASES = [
 
 @pytest.mark.parametrize(("kernel", "where", "reg", "end"), CASES)
 def test_reference_ensembles(oracle, kernel, where, reg, end):
-    fit = inf.ensemble(inf.twin(NET), oracle("in/fc1"), oracle("in/tr_y"),
-                       regularization={"r0": 0.0, "r1": 1e-2}[reg])
+    fit = inf.ensemble(
+        inf.twin(NET),
+        oracle("in/fc1"),
+        oracle("in/tr_y"),
+        regularization={"r0": 0.0, "r1": 1e-2}[reg],
+    )
     p = fit.predict(
         oracle("in/te_x") if where == "test" else None,
-        t=None if end else oracle("p/times"), kernel=kernel,
+        t=None if end else oracle("p/times"),
+        kernel=kernel,
     )
     name = f"p/ens_{kernel}_{where}_{reg}_lr1" + ("_inf" if end else "")
     # The oracle's tangent kernels of training inputs err by 1e-9 on the diagonal.
@@ -83,9 +88,15 @@ def cross_entropy(f, y):
 )
 def test_reference_flows(oracle, name, loss, momentum):
     flow = inf.gradient_flow(
-        loss, oracle("p/k_dd_ntk"), oracle("in/tr_y"), oracle("p/times")[1:4],
-        f_train=oracle("in/fx_tr0"), f_test=oracle("in/fx_te0"),
-        k_test_train=oracle("p/k_td_ntk"), learning_rate=0.5, momentum=momentum,
+        loss,
+        oracle("p/k_dd_ntk"),
+        oracle("in/tr_y"),
+        oracle("p/times")[1:4],
+        f_train=oracle("in/fx_tr0"),
+        f_test=oracle("in/fx_te0"),
+        k_test_train=oracle("p/k_td_ntk"),
+        learning_rate=0.5,
+        momentum=momentum,
     )
     near(flow.train, oracle(f"p/ode_{name}_train"), 1e-5)
     near(flow.test, oracle(f"p/ode_{name}_test"), 1e-5)
@@ -95,14 +106,21 @@ def test_reference_closed_flow_and_learning_rate(oracle):
     kernel, y = oracle("p/k_dd_ntk"), oracle("in/tr_y")
     for t, end in ((oracle("p/times"), ""), (None, "_inf")):
         flow = inf.mean_squared_flow(
-            kernel, y, t, f_train=oracle("in/fx_tr0"), f_test=oracle("in/fx_te0"),
-            k_test_train=oracle("p/k_td_ntk"), learning_rate=0.5, regularization=1e-3,
+            kernel,
+            y,
+            t,
+            f_train=oracle("in/fx_tr0"),
+            f_test=oracle("in/fx_te0"),
+            k_test_train=oracle("p/k_td_ntk"),
+            learning_rate=0.5,
+            regularization=1e-3,
         )
         near(flow.train, oracle(f"p/mse_train{end}"), 1e-9)
         near(flow.test, oracle(f"p/mse_test{end}"), 1e-9)
     assert inf.max_learning_rate(kernel, y.numel()) == pytest.approx(float(oracle("p/max_lr")))
     assert inf.max_learning_rate(kernel, y.numel(), 0.9) == pytest.approx(
-        float(oracle("p/max_lr_mom")))
+        float(oracle("p/max_lr_mom"))
+    )
 
 
 # --- limits and identities -----------------------------------------------------------------
@@ -180,8 +198,15 @@ def test_flow_in_closed_form_and_by_the_solver_agree():
     near(a.train, b.train)
     near(a.test, b.test)
     first = inf.gradient_flow(half_square, k, y, [2.0], momentum=0.5)
-    second = inf.gradient_flow(half_square, k, y, [3.0], f_train=first.train[-1], momentum=0.5,
-                               velocity_train=first.velocity_train)
+    second = inf.gradient_flow(
+        half_square,
+        k,
+        y,
+        [3.0],
+        f_train=first.train[-1],
+        momentum=0.5,
+        velocity_train=first.velocity_train,
+    )
     whole = inf.gradient_flow(half_square, k, y, [5.0], momentum=0.5)
     near(second.train, whole.train)
 
@@ -227,9 +252,12 @@ def test_real_networks_follow_the_infinite_ensemble():
     p = inf.ensemble(twin, x, y).predict(xt, t=times)
     error = p.std[..., None] / 10
     assert float(((history.mean() - p.mean).abs() / (error + 0.02)).max()) < 4
-    ratio = history.variance()[..., 0] / p.variance if p.variance is not None else (
-        history.variance()[..., 0] / p.std**2)
-    assert 0.5 < float(ratio[:2].min())
+    ratio = (
+        history.variance()[..., 0] / p.variance
+        if p.variance is not None
+        else (history.variance()[..., 0] / p.std**2)
+    )
+    assert float(ratio[:2].min()) > 0.5
     assert float(ratio[:2].max()) < 1.8
 
 
@@ -265,5 +293,5 @@ def test_refusals():
     many = inf.FiniteEnsemble(lambda: nn.Linear(3, 2), 2)
     with pytest.raises(ValueError, match="diverged"):
         many.train(x.float(), y.float(), [1e6], learning_rate=1e4)
-    with pytest.raises(ValueError, match="no fan-in|linear, convolutional"):
+    with pytest.raises(ValueError, match="linear, convolutional"):
         inf.FiniteEnsemble(lambda: nn.LayerNorm(3), 2)

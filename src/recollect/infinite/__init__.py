@@ -17,9 +17,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from recollect.infinite.activations import (
-    ABRelu,
-    Abs,
-    Activation,
     Cos,
     Elementwise,
     Erf,
@@ -29,14 +26,10 @@ from recollect.infinite.activations import (
     Gaussian,
     Gelu,
     Hermite,
-    LeakyRelu,
     Monomial,
     Polynomial,
     Rbf,
-    RectifiedMonomial,
-    Relu,
     SigmoidLike,
-    Sign,
     Sin,
 )
 from recollect.infinite.affine import Conv, ConvLocal, ConvTranspose, Dense
@@ -54,18 +47,13 @@ from recollect.infinite.flows import Flow, gradient_flow, mean_squared_flow
 from recollect.infinite.lifting import twin
 from recollect.infinite.mixing import Attention, Dropout, LayerNorm
 from recollect.infinite.pooling import (
-    Aggregate,
     AvgPool,
     Flatten,
     GlobalAvgPool,
     GlobalSumPool,
     Identity,
-    Index,
-    LinearMap,
-    Resize,
     Scale,
     SumPool,
-    Transpose,
 )
 from recollect.infinite.predict import (
     Ensemble,
@@ -76,6 +64,16 @@ from recollect.infinite.predict import (
 )
 from recollect.infinite.quadrature import Expansion, Numerical
 from recollect.infinite.quality import interval_coverage, rank_correlation, unfamiliarity
+from recollect.infinite.rectifiers import (
+    ABRelu,
+    Abs,
+    Activation,
+    LeakyRelu,
+    RectifiedMonomial,
+    Relu,
+    Sign,
+)
+from recollect.infinite.resampling import Aggregate, Index, LinearMap, Resize, Transpose
 from recollect.infinite.sampling import MaxPool, standard_error
 from recollect.infinite.states import Kernel
 from recollect.infinite.twins import Twin

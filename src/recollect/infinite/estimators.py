@@ -9,11 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from recollect.infinite.activations import Relu
 from recollect.infinite.affine import Dense
 from recollect.infinite.composing import Repeat, Serial
 from recollect.infinite.lifting import twin
 from recollect.infinite.predict import Ensemble, ensemble
+from recollect.infinite.rectifiers import Relu
 from recollect.infinite.twins import Twin
 
 try:

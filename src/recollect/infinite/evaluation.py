@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from recollect.infinite.activations import ABRelu, Activation, RectifiedMonomial, Sign
 from recollect.infinite.graph import Graph, Node, spread_diagonal
 from recollect.infinite.joining import Join
 from recollect.infinite.mixing import Dropout, LayerNorm
-from recollect.infinite.pooling import Aggregate
 from recollect.infinite.positions import diagonal_of
 from recollect.infinite.quadrature import Expansion
+from recollect.infinite.rectifiers import ABRelu, Activation, RectifiedMonomial, Sign
+from recollect.infinite.resampling import Aggregate
 from recollect.infinite.states import Cross, Layer, Pair, Self
 
 __all__ = ["Inputs", "Plan", "evaluate_pairs", "evaluate_singles"]

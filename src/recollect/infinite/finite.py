@@ -71,7 +71,9 @@ def _forward(f: Callable[[Parameters], Tensor], p: Parameters, direction: Any) -
     """Return the forward derivative of f at p."""
     with warnings.catch_warnings():
         # torch loads its own rules for this with a deprecated call, the first time.
-        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
+        warnings.filterwarnings(
+            "ignore", message=".*torch.jit.script", category=DeprecationWarning
+        )
         out: Tensor = jvp(f, (p,), (direction,))[1]
     return out
 

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recollect.infinite.activations import Activation
 from recollect.infinite.affine import Conv
 from recollect.infinite.joining import Join, Mixture, PositionConcat, Product, Sum
 from recollect.infinite.mixing import Dropout, LayerNorm
 from recollect.infinite.pooling import Flatten, Identity, Scale
 from recollect.infinite.quadrature import Expansion
+from recollect.infinite.rectifiers import Activation
 from recollect.infinite.states import Layer
 
 __all__ = ["Graph", "Node", "Part", "Wire"]

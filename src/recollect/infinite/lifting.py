@@ -12,17 +12,11 @@ from torch import Tensor, fx, nn
 
 from recollect._checks import check_one_of
 from recollect.infinite.affine import Parameterization
+from recollect.infinite.calls import FUNCTIONS, apply_function
 from recollect.infinite.composing import Branches, Net, lay
 from recollect.infinite.graph import Graph, Wire
 from recollect.infinite.states import Layer, Scalar
-from recollect.infinite.translating import (
-    FUNCTIONS,
-    Choices,
-    Signal,
-    apply_function,
-    apply_module,
-    names_of_layers,
-)
+from recollect.infinite.translating import Choices, Signal, apply_module, names_of_layers
 from recollect.infinite.twins import Twin, tensors_in
 
 __all__ = ["twin"]
@@ -142,7 +136,7 @@ def twin(
         )
     given = dict(layers or {})
     weights, biases = _Deviations(weight_std, 1.0), _Deviations(bias_std, 0.0)
-    program = _trace(model, given)
+    program = _Program(model, given)
     names = [n for n, m in model.named_modules() if names_of_layers(m)]
     weights.check(names, "weight_std")
     biases.check(names, "bias_std")
@@ -156,8 +150,8 @@ def twin(
         sampling,
         seed,
     )
-    axis = _channel_axis(program, model) if channel_axis is None else channel_axis
-    lower = partial(_lower, program, model, choices, axis)
+    axis = _channel_axis(program.graph, model) if channel_axis is None else channel_axis
+    lower = partial(_lower, program, choices, axis)
     shown = [type(m).__name__ for m in model.modules() if not list(m.children())]
     if len(shown) > 8:
         shown = [*shown[:4], "...", *shown[-3:]]
@@ -167,15 +161,34 @@ def twin(
 
 def _composed(net: Net, axis: int | None) -> Twin:
     """Return the twin of a composition."""
-
-    def lower(shape: tuple[int, ...]) -> Graph:
-        graph = Graph(shape[1:], shape[0])
-        return graph.finish(lay(net, graph, graph.input()))
-
     constants = _tensors_of(net)
     return Twin(
-        lower, partial(_arrange, 1 if axis is None else axis), constants, type(net).__name__
+        partial(_lay, net),
+        partial(_arrange, 1 if axis is None else axis),
+        constants,
+        type(net).__name__,
     )
+
+
+def _lay(net: Net, shape: tuple[int, ...]) -> Graph:
+    """Build the graph of a composition."""
+    graph = Graph(shape[1:], shape[0])
+    return graph.finish(lay(net, graph, graph.input()))
+
+
+class _Program:
+    """A traced forward pass; traced again after unpickling."""
+
+    def __init__(self, model: nn.Module, layers: Mapping[Any, Layer]) -> None:
+        self.model, self.layers = model, layers
+        self.graph = _trace(model, layers)
+
+    def __getstate__(self) -> tuple[nn.Module, Mapping[Any, Layer]]:
+        return self.model, self.layers
+
+    def __setstate__(self, state: tuple[nn.Module, Mapping[Any, Layer]]) -> None:
+        self.model, self.layers = state
+        self.graph = _trace(*state)
 
 
 def _tensors_of(net: Any) -> list[Tensor]:
@@ -230,9 +243,7 @@ def _channel_axis(program: fx.Graph, model: nn.Module) -> int:
     return 1
 
 
-def _lower(
-    program: fx.Graph, model: nn.Module, choices: Choices, axis: int, shape: tuple[int, ...]
-) -> Graph:
+def _lower(program: _Program, choices: Choices, axis: int, shape: tuple[int, ...]) -> Graph:
     """Build the graph of layers for inputs of shape (channels, *S)."""
     graph = Graph(shape[1:], shape[0])
     rank = len(shape) - 1
@@ -242,7 +253,7 @@ def _lower(
     env: dict[fx.Node, Any] = {}
     called: dict[str, tuple[Any, Any]] = {}
     inputs = 0
-    for node in program.nodes:
+    for node in program.graph.nodes:
         if node.op == "placeholder":
             inputs += 1
             if inputs > 1 and not node.args:
@@ -251,7 +262,7 @@ def _lower(
         elif node.op == "output":
             return graph.finish(_result(_fill(node.args[0], env)))
         elif node.op == "call_module":
-            env[node] = _module(node, model, env, choices, called)
+            env[node] = _module(node, program.model, env, choices, called)
         elif node.op == "get_attr":
             raise ValueError(
                 f"{node.target!r} is used directly in forward; parameters outside of layers have "

@@ -252,7 +252,8 @@ class Ensemble:
                 warnings.warn(
                     f"the {name} kernel of the training inputs is singular "
                     f"(rank {int(keep.sum())} of {len(keep)}): repeated or zero inputs; the limit "
-                    "of the pseudo-inverse is used. Add regularization=... to say how exactly targets should be met",
+                    "of the pseudo-inverse is used. Add regularization=... to say how exactly "
+                    "targets should be met",
                     SingularKernel,
                     stacklevel=4,
                 )

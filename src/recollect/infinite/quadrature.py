@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recollect.infinite.activations import Activation, Dual
+from recollect.infinite.rectifiers import Activation, Dual
 from recollect.infinite.states import Cross, Pair, Self, root
 
 __all__ = ["Expansion", "Numerical", "hermite_basis"]

@@ -61,6 +61,9 @@ class Twin:
         self.description = description
         self._graphs: dict[tuple[int, ...], Graph] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_graphs": {}}
+
     def __repr__(self) -> str:
         return f"Twin({self.description})"
 
