@@ -131,7 +131,8 @@ def test_reference_numbers():
     folder = os.environ.get("RECOLLECT_ORACLE")
     if not folder:
         pytest.skip("set RECOLLECT_ORACLE to the folder of nt_reference.npz")
-    arrays = np.load(Path(folder) / "nt_reference.npz")
+    with np.load(Path(folder) / "nt_reference.npz") as file:
+        arrays = dict(file)
 
     def load(key):
         return torch.from_numpy(arrays[key])

@@ -28,7 +28,8 @@ def oracle():
     folder = os.environ.get("RECOLLECT_ORACLE")
     if not folder:
         pytest.skip("set RECOLLECT_ORACLE to the folder of nt_reference.npz")
-    arrays = np.load(Path(folder) / "nt_reference.npz")
+    with np.load(Path(folder) / "nt_reference.npz") as file:
+        arrays = dict(file)
     return lambda key: torch.from_numpy(arrays[key])
 
 

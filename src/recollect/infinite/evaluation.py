@@ -274,6 +274,17 @@ def _vector_pairs(x1: Tensor, x2: Tensor, v1: Tensor, v2: Tensor, *, gap: bool) 
     return Cross(nngp, gap=known)
 
 
+def _equal_places(a: Tensor, b: Tensor) -> Tensor:
+    """Return products over channels at equal positions, (P, n1, n2)."""
+    one, two = a.permute(2, 0, 1).contiguous(), b.permute(2, 1, 0).contiguous()
+    if a.shape[1] > 16:
+        return one @ two
+    total = one[:, :, 0, None] * two[:, 0, None, :]
+    for c in range(1, a.shape[1]):
+        total = torch.addcmul(total, one[:, :, c, None], two[:, c, None, :])
+    return total
+
+
 def _place_pairs(x1: Tensor, x2: Tensor, *, full: bool, gap: bool) -> Cross:
     """Return input kernels of inputs with positions, in float64 and then rounded."""
     channels, places = x1.shape[1], x1.shape[2:]
@@ -282,7 +293,7 @@ def _place_pairs(x1: Tensor, x2: Tensor, *, full: bool, gap: bool) -> Cross:
         nngp = torch.einsum("ncp,mcq->pqnm", a, b) / channels
         shaped = nngp.to(x1.dtype).reshape(*places, *places, len(x1), len(x2)).contiguous()
         return Cross(shaped, full=True)
-    nngp = torch.einsum("ncp,mcp->pnm", a, b) / channels
+    nngp = _equal_places(a, b) / channels
     known = None
     if gap:
         v1, v2 = (a * a).sum(1) / channels, (b * b).sum(1) / channels

@@ -73,10 +73,10 @@ class TensorTiles(Sink):
                 continue
             out = self.outs[name]
             n1, n2 = value.shape[:2]
-            out[row : row + n1, column : column + n2] = value
-            if mirror:
+            if mirror:  # first, so that a tile across the diagonal keeps what it computed
                 flipped = _mirrored(value) if self.pairs else value.transpose(0, 1)
                 out[column : column + n2, row : row + n1] = flipped
+            out[row : row + n1, column : column + n2] = value
 
     def result(self) -> Kernel:
         """Return the tensors."""
@@ -146,9 +146,9 @@ class DiskTiles(Sink):
             value = values[name].detach().cpu().numpy()
             n1, n2 = value.shape
             out = self.outs[name]
-            out[row : row + n1, column : column + n2] = value
             if mirror:
                 out[column : column + n2, row : row + n1] = value.T
+            out[row : row + n1, column : column + n2] = value
             out.flush()
         self.marks[row // self.tile[0], column // self.tile[1]] = True
         self.marks.flush()

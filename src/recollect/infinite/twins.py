@@ -6,8 +6,10 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -265,21 +267,17 @@ def _tile(
 ) -> tuple[int, int]:
     """Choose or check the rows and columns computed at a time."""
     budget = CPU_TILE if one.x.device.type == "cpu" else GPU_TILE
-    symmetric = one is two
     edge = max(1, math.isqrt(max(1, budget // plan.largest)))
     # An estimate of the tensors alive at once: kernels before and after, and working copies.
     per_pair = plan.largest * one.x.element_size() * 8
     free = _free_memory(one.x.device)
     if tile is None:
-        columns = min(edge, len(two)) or 1
-        if symmetric:
-            return columns, columns
-        return min(len(one), max(1, budget // (plan.largest * columns))) or 1, columns
+        # Wide tiles: the columns are the innermost axis of every tensor.
+        columns = max(1, min(max(edge, min(128, budget // plan.largest)), len(two)))
+        return max(1, min(len(one), budget // (plan.largest * columns))), columns
     rows, columns = (tile, tile) if isinstance(tile, int) else tile
     rows = min(check_integer("tile", rows, minimum=1), max(len(one), 1))
     columns = min(check_integer("tile", columns, minimum=1), max(len(two), 1))
-    if symmetric:
-        rows = columns = min(rows, columns)
     if rows * columns * per_pair > free:
         fits = math.isqrt(max(1, free // per_pair))
         raise MemoryError(
@@ -306,38 +304,70 @@ def _run(
 ) -> None:
     """Compute all tiles; of a symmetric kernel the upper half only."""
     rows, columns = tile
-    plan, places = setting.plan, setting.plan.graph.nodes[setting.plan.graph.output].places
-    memory = _Singles(plan, two)
+    plan = setting.plan
+    left = _Singles(plan, one)
+    right = left if two is one else _Singles(plan, two)
     todo = [
         (a, b, c, d)
         for a, b in _blocks(len(one), rows)
         for c, d in _blocks(len(two), columns)
-        if (not setting.symmetric or c >= a) and not sink.done(a, c)
+        if (not setting.symmetric or d > a) and not sink.done(a, c)
     ]
-    singles1, held = None, (-1, -1)
-    for a, b, c, d in _shown(todo, progress):
-        if held != (a, b):
-            singles1 = evaluate_singles(plan, one.rows(a, b))
-            held = (a, b)
-        same = None
-        if setting.symmetric and a == c:
-            index = torch.arange(b - a, device=one.x.device)
-            same = torch.stack([index, index], 1)
-        assert singles1 is not None
-        k = evaluate_pairs(
-            plan,
-            one.rows(a, b),
-            two.rows(c, d),
-            singles1,
-            memory.rows(c, d),
-            want_ntk=setting.want_ntk,
-            same=same,
-        )
-        k = _with_zero_tangent(k)
-        values = {"nngp": _public(k.nngp, len(places), k.full)}
-        if k.ntk is not None:
-            values["ntk"] = _public(k.ntk, len(places), k.full)
-        sink.put(values, a, c, mirror=setting.symmetric and c > a)
+    lock = Lock()
+
+    def work(place: tuple[int, int, int, int]) -> None:
+        a, b, c, d = place
+        with lock:
+            singles = left.rows(a, b), right.rows(c, d)
+        values = _one_tile(setting, one.rows(a, b), two.rows(c, d), singles, place)
+        with lock:
+            sink.put(values, a, c, mirror=setting.symmetric)
+
+    for _ in _shown(_spread(work, todo, one.x), len(todo), progress):
+        pass
+
+
+def _spread(work: Callable[[Any], None], todo: Sequence[Any], like: Tensor) -> Iterator[None]:
+    """Run tiles side by side: whole tiles in threads waste less than threads within small ones."""
+    count = torch.get_num_threads()
+    if count < 2 or len(todo) < 2 or torch.is_grad_enabled() or like.device.type != "cpu":
+        for place in todo:
+            yield work(place)
+        return
+
+    def start() -> None:
+        torch.set_grad_enabled(False)
+        torch.set_num_threads(1)
+
+    try:
+        with ThreadPoolExecutor(min(count, len(todo)), initializer=start) as pool:
+            yield from pool.map(work, todo)
+    finally:
+        torch.set_num_threads(count)
+
+
+def _one_tile(
+    setting: _Setting,
+    one: Inputs,
+    two: Inputs,
+    singles: tuple[list[Self], list[Self]],
+    place: tuple[int, int, int, int],
+) -> dict[str, Tensor]:
+    """Return the kernels of one tile in the public order of axes."""
+    a, b, c, d = place
+    plan = setting.plan
+    same = None
+    if setting.symmetric and c < b:
+        index = torch.arange(max(a, c), min(b, d), device=one.x.device)
+        same = torch.stack([index - a, index - c], 1)
+    k = _with_zero_tangent(
+        evaluate_pairs(plan, one, two, *singles, want_ntk=setting.want_ntk, same=same)
+    )
+    rank = len(plan.graph.nodes[plan.graph.output].places)
+    values = {"nngp": _public(k.nngp, rank, k.full)}
+    if k.ntk is not None:
+        values["ntk"] = _public(k.ntk, rank, k.full)
+    return values
 
 
 def _with_zero_tangent(k: Cross) -> Cross:
@@ -347,13 +377,13 @@ def _with_zero_tangent(k: Cross) -> Cross:
     return k.each(k.nngp, torch.zeros_like(k.nngp))
 
 
-def _shown(todo: list[Any], progress: bool) -> Iterator[Any]:
+def _shown(steps: Iterator[None], count: int, progress: bool) -> Iterator[None]:
     if not progress:
-        yield from todo
+        yield from steps
         return
     from rich.progress import track
 
-    yield from track(todo, description="kernel tiles")
+    yield from track(steps, description="kernel tiles", total=count)
 
 
 class _Singles:
