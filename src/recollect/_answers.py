@@ -18,9 +18,14 @@ Z90 = 1.6448536269514722
 def interval(
     estimate: npt.ArrayLike, std: npt.ArrayLike, *, floor: float | None = None
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the ends of the 90 % interval ``estimate -+ 1.645 std``, not below ``floor``."""
+    """Return the ends of the 90 % interval ``estimate -+ 1.645 std``, not below ``floor``.
+
+    Where nothing can be said (the estimate is NaN) it is everything.
+    """
     middle, half = np.asarray(estimate, np.float64), Z90 * np.asarray(std, np.float64)
-    low, high = middle - half, middle + half
+    unknown = np.isnan(middle)
+    low = np.where(unknown, -np.inf, middle - half)
+    high = np.where(unknown, np.inf, middle + half)
     if floor is not None:
         low, high = np.maximum(low, floor), np.maximum(high, floor)
     return low, high
@@ -49,7 +54,7 @@ class Answer:
     """
 
     def __init__(
-        self, columns: Mapping[str, Sequence[Any]], title: str = "", notes: Sequence[str] = ()
+        self, columns: Mapping[str, Any], title: str = "", notes: Sequence[str] = ()
     ) -> None:
         self.columns: dict[str, list[Any]] = {k: _plain(v) for k, v in columns.items()}
         lengths = {k: len(v) for k, v in self.columns.items()}
@@ -98,7 +103,8 @@ class Answer:
             "<tr>" + "".join(f"<td>{escape(_short(v))}</td>" for v in row.values()) + "</tr>"
             for row in list(self)[:40]
         )
-        notes = "".join(f"<p>{escape(n)}</p>" for n in self.notes)
+        more = [f"... and {len(self) - 40} more rows"] if len(self) > 40 else []
+        notes = "".join(f"<p>{escape(n)}</p>" for n in [*more, *self.notes])
         return (
             f"<table><caption>{escape(self.title)}</caption><thead><tr>{head}</tr></thead>"
             f"<tbody>{rows}</tbody></table>{notes}"

@@ -19,14 +19,22 @@ def _message(path: tuple[int | str, ...]) -> bytes:
     """Encode a path unambiguously: each part carries its type and its length."""
     parts = []
     for part in path:
-        kind = b"i" if isinstance(part, int) else b"s"
-        text = str(part).encode()
+        if isinstance(part, str):
+            kind, text = b"s", part.encode("utf-8", "surrogatepass")
+        elif hasattr(part, "__index__") and not isinstance(part, bool | np.bool_):
+            # A NumPy integer is the same number, hence the same seed.
+            kind, text = b"i", str(int(part.__index__())).encode()
+        else:
+            raise TypeError(f"a seed path is made of integers and strings, got {part!r}")
         parts.append(kind + len(text).to_bytes(4, "little") + text)
     return b"".join(parts)
 
 
 def seed_of(*path: int | str) -> int:
     """Return the 63-bit seed of a path, for a generator of any library.
+
+    Raises:
+        TypeError: if a part is neither an integer nor a string.
 
     >>> seed_of(0, "a") == seed_of(0, "a"), seed_of(0, "a") == seed_of(1, "a")
     (True, False)
@@ -38,8 +46,8 @@ def seed_of(*path: int | str) -> int:
 def signs(count: int, *path: int | str) -> npt.NDArray[np.float32]:
     """Return ``count`` random signs, shape (count,), each -1 or +1, determined by the path.
 
-    >>> signs(4, 0, "attribute", "cat").tolist()
-    [-1.0, 1.0, -1.0, 1.0]
+    >>> signs(6, 0, "attribute", "cat").tolist()
+    [-1.0, -1.0, -1.0, -1.0, 1.0, -1.0]
     """
     digest = hashlib.shake_256(_message(path)).digest((count + 7) // 8)
     bits = np.unpackbits(np.frombuffer(digest, dtype=np.uint8), count=count)

@@ -1,1 +1,14 @@
-"""To be filled."""
+"""The memory on disk: glances, skeletons, roll-ups, a reservoir of records, priors.
+
+Opening a memory and reading its roll-ups needs NumPy only; Lance is loaded for single glances,
+torch for sketches.
+"""
+
+from __future__ import annotations
+
+from recollect.memory.memory import Added, Memory
+from recollect.memory.report import Report
+from recollect.memory.rollups import RollUps
+from recollect.memory.structures import SkeletonCounts
+
+__all__ = ["Added", "Memory", "Report", "RollUps", "SkeletonCounts"]

@@ -1,1 +1,47 @@
-"""To be filled."""
+"""Questions, as plain functions of a Memory.
+
+    recall.count(memory, "cat", by="hour_of_day")   # how often, when
+    recall.similar(memory, 17)                      # which glances are like this one
+    recall.attribute(memory, "cat")                 # how large, where: mean and spread
+    recall.unroll(memory, 17)                       # one glance as a tree
+    recall.why(memory, 17, 23)                      # what two glances have in common
+
+Every answer is a table with ``estimate``, ``low`` and ``high`` (90 %), and goes to Arrow and
+pandas. Names are loaded when first used, so that counting never waits for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recollect.recall.attributes import attribute
+    from recollect.recall.counts import count
+    from recollect.recall.reasons import why
+    from recollect.recall.similarity import similar
+    from recollect.recall.unrolling import Unrolled, unroll
+
+# Files are not named like their functions: a loaded file would take the function's place.
+_WHERE = {
+    "Unrolled": "recollect.recall.unrolling",
+    "attribute": "recollect.recall.attributes",
+    "count": "recollect.recall.counts",
+    "similar": "recollect.recall.similarity",
+    "unroll": "recollect.recall.unrolling",
+    "why": "recollect.recall.reasons",
+}
+
+__all__ = ["Unrolled", "attribute", "count", "similar", "unroll", "why"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

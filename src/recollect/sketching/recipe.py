@@ -127,7 +127,8 @@ class ModuleTable:
 
         Raises:
             ValueError: if it is known with another attribute size or other members, if a member
-                belongs to another family, or if ``scale`` is not a positive number.
+                belongs to another family or is named twice, or if ``size`` or ``scale`` is not a
+                positive number.
         """
         names = tuple(members) if members else (name,)
         known = self._entries.get(name)
@@ -139,6 +140,9 @@ class ModuleTable:
                     "a module's attributes keep one size: was the network changed?"
                 )
             return known
+        check_integer("size", size, minimum=1)
+        if len(set(names)) < len(names):
+            raise ValueError(f"the members of family {name!r} must have different names")
         taken = next((n for n in names if n in self._ids), None)
         if taken is not None:
             raise ValueError(f"module {taken!r} of family {name!r} already has an entry")

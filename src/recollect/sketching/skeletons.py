@@ -22,6 +22,8 @@ __all__ = ["Skeletons", "Structure", "pack_structure", "unpack_structure"]
 
 IntArray = npt.NDArray[np.int64]
 _EDGES, _WEIGHTS = 1, 2
+# More objects or edges than any glance has: what claims more is no skeleton.
+_MOST = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,16 @@ def pack_structure(structure: Structure) -> bytes:
     """Write a structure as bytes; ``unpack_structure`` reads them back exactly.
 
     Weights are rounded to float16.
+
+    Raises:
+        ValueError: if a weight does not fit a float16.
     """
+    top = float(structure.weight.max(initial=0.0))
+    if top > 65504:
+        raise ValueError(
+            f"a weight of {top:g} is too large for a skeleton, weights are at most 65504; divide "
+            "the weights of all glances by one number"
+        )
     flat = structure.is_flat and bool(
         np.array_equal(structure.child, np.arange(len(structure.modules)))
     )
@@ -80,16 +91,23 @@ def unpack_structure(data: bytes) -> Structure:
     """
     try:
         flags, place = data[0], 1
+        if flags & ~(_EDGES | _WEIGHTS):
+            raise ValueError(f"unknown flags {flags}")
         num_runs, place = _read(data, place)
-        parts = []
+        parts, total = [], 0
         for _ in range(num_runs):
             first, place = _read(data, place)
             code, place = _read(data, place)
             length, step = code >> 1, code & 1
+            total += length
+            if total > _MOST or first + length >= 2**63:
+                raise ValueError("too many objects")
             parts.append(first + step * np.arange(length, dtype=np.int64))
         modules = np.concatenate(parts) if parts else np.zeros(0, np.int64)
         if flags & _EDGES:
             count, place = _read(data, place)
+            if count > _MOST:
+                raise ValueError("too many edges")
             pairs = np.empty((count, 2), dtype=np.int64)
             for row in range(count):
                 pairs[row, 0], place = _read(data, place)
@@ -102,7 +120,10 @@ def unpack_structure(data: bytes) -> Structure:
         if flags & _WEIGHTS:
             kept = np.frombuffer(data, dtype="<f2", count=len(parent), offset=place)
             weight = kept.astype(np.float32)
-    except (IndexError, ValueError) as error:
+            place += 2 * len(parent)
+        if place != len(data):
+            raise ValueError("bytes are left over")
+    except (IndexError, ValueError, OverflowError) as error:
         raise ValueError(f"these {len(data)} bytes are not a skeleton") from error
     return Structure(modules, parent, child, weight)
 

@@ -56,7 +56,7 @@ class Sketches:
         return len(self.codes)
 
     def __repr__(self) -> str:
-        kind = "sums" if self.is_sum else self.recipe.dtype
+        kind = "summed" if self.is_sum else self.recipe.dtype
         r = self.recipe
         return f"Sketches({len(self)} of {self.dim} {kind} numbers, {r.scheme}, seed {r.seed})"
 
@@ -102,22 +102,32 @@ class Sketches:
         return replace(self, codes=self.codes[:, :dim].contiguous())
 
     def fixed_point(self) -> Tensor:
-        """Return the sketches as (B, d) int64 in units of 2**-32 (what sums are made of)."""
+        """Return the sketches as (B, d) int64 in units of 2**-32 (what sums are made of).
+
+        Raises:
+            ValueError: if a number does not fit.
+        """
         if self.is_sum:
             return self.codes
         exact = self.codes.to(torch.float64)
         if self.scale is not None:
             exact = exact * self.scale.to(torch.float64)[:, None]
+        _check_fits(exact, 2.0 ** (63 - FIXED_POINT_BITS))
         return torch.round(exact * 2.0**FIXED_POINT_BITS).to(torch.int64)
 
     def sum(self) -> Sketches:
         """Return the exact sum of all rows: one row, with ``count`` the glances in it.
 
         Integer addition is associative, so any order and any grouping gives the same bits.
+
+        Raises:
+            ValueError: if the sum does not fit 64-bit fixed point.
         """
+        exact = self.fixed_point()
+        _check_fits(exact.to(torch.float64).sum(0), 2.0**63)
         return replace(
             self,
-            codes=self.fixed_point().sum(0, keepdim=True),
+            codes=exact.sum(0, keepdim=True),
             scale=None,
             count=self.count.sum(0, keepdim=True),
             skeletons=None,
@@ -128,14 +138,16 @@ class Sketches:
 
         Raises:
             RecipeMismatch: if they were made with different recipes.
-            ValueError: if their sizes or module tables differ.
+            ValueError: if their sizes or module tables differ, or a sum does not fit.
         """
         self._check_compatible(other)
         if len(self) != len(other):
             raise ValueError(f"{len(self)} and {len(other)} sketches cannot be added row by row")
+        a, b = self.fixed_point(), other.fixed_point()
+        _check_fits(a.to(torch.float64) + b.to(torch.float64), 2.0**63)
         return replace(
             self,
-            codes=self.fixed_point() + other.fixed_point(),
+            codes=a + b,
             scale=None,
             count=self.count + other.count,
             skeletons=None,
@@ -168,12 +180,13 @@ class Sketches:
         return cls(codes, scale, count, skeletons, table, first.recipe)
 
     def equal(self, other: Sketches) -> bool:
-        """Whether the two hold the same bits."""
+        """Whether the two hold the same bits, made with one recipe."""
         same_scale = (self.scale is None) == (other.scale is None) and (
             self.scale is None or other.scale is None or torch.equal(self.scale, other.scale)
         )
         return (
             same_scale
+            and self.recipe == other.recipe
             and self.codes.dtype == other.codes.dtype
             and torch.equal(self.codes, other.codes)
             and torch.equal(self.count, other.count)
@@ -188,6 +201,15 @@ class Sketches:
         self.recipe.check_same(other.recipe)
         if self.dim != other.dim:
             raise ValueError(f"sketches of {self.dim} and {other.dim} numbers cannot be mixed")
+
+
+def _check_fits(values: Tensor, limit: float) -> None:
+    """Refuse float64 values that would run over as fixed-point integers."""
+    if values.numel() and bool(values.abs().amax() >= limit):
+        raise ValueError(
+            f"sketches hold numbers too large to be added exactly (2**{63 - FIXED_POINT_BITS}); "
+            "give the Sketcher scales, so that attributes are of size one"
+        )
 
 
 def _wider(a: ModuleTable, b: ModuleTable) -> ModuleTable:

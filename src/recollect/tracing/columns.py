@@ -22,6 +22,7 @@ from torch import Tensor
 
 from recollect._checks import unknown_name
 from recollect.tracing.objects import Entry, Object, flatten
+from recollect.tracing.tables import check_attributes, check_weights, flat_ranks, spell_out
 
 __all__ = ["Column", "Edges", "Objects", "Trace"]
 
@@ -65,13 +66,23 @@ class Column:
 
     def is_dense(self, num_glances: int) -> bool:
         """Whether every glance has every member exactly once, in order."""
+        return len(self) == num_glances * len(self.members) and self._is_regular
+
+    def is_static(self, num_glances: int) -> bool:
+        """Whether, besides, every weight is one."""
+        return self.is_dense(num_glances) and self._has_unit_weights
+
+    @cached_property
+    def _is_regular(self) -> bool:
         k = len(self.members)
-        if len(self) != num_glances * k:
-            return False
-        return bool(
-            np.array_equal(self.glance, np.repeat(np.arange(num_glances), k))
-            and np.array_equal(self.member, np.tile(np.arange(k), num_glances))
-        )
+        number = np.arange(len(self))
+        if k == 1:
+            return bool((self.glance == number).all() and not self.member.any())
+        return bool((self.glance == number // k).all() and (self.member == number % k).all())
+
+    @cached_property
+    def _has_unit_weights(self) -> bool:
+        return bool((self.weight == 1).all())
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +147,9 @@ class Trace:
         num_glances: B.
         edges: who was made from whom; None if every object is a top-level object.
         coverage: what the tracing saw and left out, where a network was watched.
+        references: which object (``parent``) refers to which other (``child``) without being made
+            of it: a detection and the stages that it was read from. Kept beside the glance, never
+            sketched.
 
     Example:
         >>> t = Trace.from_columns({"eye": torch.tensor([[1.0, 2.0], [3.0, 4.0]])})
@@ -149,6 +163,7 @@ class Trace:
     num_glances: int
     edges: Edges | None = None
     coverage: Any = field(default=None, repr=False)
+    references: Edges | None = field(default=None, repr=False)
 
     # -- making ---------------------------------------------------------------------------
 
@@ -184,7 +199,15 @@ class Trace:
         Raises:
             ValueError: on sizes that disagree, values that are not finite, negative weights.
         """
-        tables = {name: _table(name, value) for name, value in columns.items()}
+        tables = {name: spell_out(name, value) for name, value in columns.items()}
+        families: dict[str, str] = {}
+        for name, t in tables.items():
+            for member in t["members"]:
+                if families.setdefault(member, name) != name:
+                    raise ValueError(
+                        f"two modules are called {member!r}, in the columns {families[member]!r} "
+                        f"and {name!r}; give every module a name of its own"
+                    )
         least = max(
             (int(t["glance"].max()) + 1 for t in tables.values() if len(t["glance"])), default=0
         )
@@ -193,7 +216,7 @@ class Trace:
             raise ValueError(f"num_glances is {total}, but a glance number {least - 1} is given")
         if total < 1:
             raise ValueError("a trace needs at least one glance, got an empty batch")
-        ranks = _flat_ranks(list(tables.values()), total)
+        ranks = flat_ranks(list(tables.values()), total)
         built = {
             name: Column(
                 name, t["members"], t["attributes"], t["glance"], t["member"], rank, t["weight"]
@@ -216,14 +239,11 @@ class Trace:
         columns = {name: _join(name, traces, starts) for name in names}
         edges = None
         if any(t.edges is not None for t in traces):
-            parts = [t.all_edges() for t in traces]
-            edges = Edges(
-                np.concatenate([e.glance + s for e, s in zip(parts, starts, strict=False)]),
-                np.concatenate([e.parent for e in parts]),
-                np.concatenate([e.child for e in parts]),
-                np.concatenate([e.weight for e in parts]),
-            )
-        return cls(columns, int(starts[-1]), edges)
+            edges = _join_edges([t.all_edges() for t in traces], starts)
+        references = None
+        if any(t.references is not None for t in traces):
+            references = _join_edges([t.references for t in traces], starts)
+        return cls(columns, int(starts[-1]), edges, references=references)
 
     # -- reading --------------------------------------------------------------------------
 
@@ -234,8 +254,18 @@ class Trace:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int | slice | Sequence[int] | IntArray) -> Trace:
-        """Return the glance, or the glances, at ``index`` as a trace of their own."""
-        if isinstance(index, slice):
+        """Return the glance, or the glances, at ``index`` as a trace of their own.
+
+        Raises:
+            IndexError: if there is no such glance, or a mask has another length.
+            ValueError: if nothing is selected.
+        """
+        mask = np.asarray(index) if not isinstance(index, slice | int) else None
+        if isinstance(index, slice) or (mask is not None and mask.dtype == bool):
+            if mask is not None and mask.shape != (len(self),):
+                raise IndexError(
+                    f"a mask of shape {mask.shape} for a trace of {len(self)} glances"
+                )
             wanted = np.arange(len(self))[index]
         else:
             wanted = np.atleast_1d(np.asarray(index, dtype=np.int64))
@@ -252,12 +282,9 @@ class Trace:
                     name, c.members, c.attributes[torch.from_numpy(rows)], glance,
                     c.member[rows], c.rank[rows], c.weight[rows],
                 )  # fmt: skip
-        edges = None
-        if self.edges is not None:
-            rows, glance = _select_rows(self.edges.glance, wanted, len(self))
-            e = self.edges
-            edges = Edges(glance, e.parent[rows], e.child[rows], e.weight[rows])
-        return Trace(columns, len(wanted), edges)
+        edges = _select_edges(self.edges, wanted, len(self))
+        references = _select_edges(self.references, wanted, len(self))
+        return Trace(columns, len(wanted), edges, references=references)
 
     def __repr__(self) -> str:
         objects = sum(len(c) for c in self.columns.values())
@@ -358,85 +385,7 @@ class Trace:
             )
             for name, c in self.columns.items()
         }
-        return Trace(columns, self.num_glances, self.edges, self.coverage)
-
-
-def check_attributes(name: str, attributes: Tensor) -> Tensor:
-    """Return attributes as an (n, m) float32 tensor, or refuse them.
-
-    Raises:
-        ValueError: if they have another shape or hold NaN or infinite numbers.
-    """
-    if attributes.dim() != 2 or attributes.shape[1] == 0:
-        raise ValueError(
-            f"attributes of module {name!r} must have shape (objects, numbers), got "
-            f"{tuple(attributes.shape)}"
-        )
-    attributes = attributes.detach().to(torch.float32).contiguous()
-    # One pass: a sum is finite only if every term is (an overflow is looked at again).
-    if not bool(torch.isfinite(attributes.sum())) and not bool(torch.isfinite(attributes).all()):
-        row = int((~torch.isfinite(attributes)).any(1).nonzero()[0, 0])
-        raise ValueError(
-            f"attributes of module {name!r} must be finite, object {row} holds NaN or infinity; "
-            "look for a division by zero or an overflow in the network"
-        )
-    return attributes
-
-
-def check_weights(name: str, weight: npt.ArrayLike, count: int) -> FloatArray:
-    """Return weights as (n,) float32, or refuse them.
-
-    Raises:
-        ValueError: if their number differs from ``count``, or one is negative or not finite.
-    """
-    array = np.asarray(weight, dtype=np.float32).reshape(-1)
-    if len(array) != count:
-        raise ValueError(f"module {name!r} has {count} objects but {len(array)} weights")
-    if not (np.isfinite(array).all() and (array >= 0).all()):
-        bad = array[~(np.isfinite(array) & (array >= 0))][0]
-        raise ValueError(f"weights of module {name!r} must be finite and not negative, got {bad}")
-    return array
-
-
-def _table(name: str, value: Any) -> dict[str, Any]:
-    """Spell out one entry of ``from_columns``: attributes, glance, member, weight, members."""
-    if isinstance(value, Mapping):
-        unknown = set(value) - {"attributes", "glance", "weight", "members", "member"}
-        if unknown or "attributes" not in value:
-            raise ValueError(
-                f"column {name!r} takes attributes, glance, weight, members, member; got "
-                f"{sorted(value)}"
-            )
-        given = dict(value)
-    else:
-        given = {"attributes": value}
-    attributes = check_attributes(name, torch.as_tensor(given["attributes"]))
-    members = tuple(given.get("members") or (name,))
-    k, n = len(members), len(attributes)
-    if "glance" in given:
-        glance = np.asarray(given["glance"], dtype=np.int64).reshape(-1)
-    else:
-        glance = np.repeat(np.arange(n // k), k)
-    member = np.asarray(given["member"], np.int64) if "member" in given else np.arange(n) % k
-    if len(glance) != n or len(member) != n:
-        raise ValueError(
-            f"column {name!r} has {n} attributes, {len(glance)} glance numbers and "
-            f"{len(member)} member numbers; they must agree"
-        )
-    if n and (glance.min() < 0 or member.min() < 0 or member.max() >= k):
-        raise ValueError(f"column {name!r}: glance and member numbers must not be out of range")
-    weight = (
-        np.ones(n, np.float32)
-        if "weight" not in given or given["weight"] is None
-        else given["weight"]
-    )
-    weight = check_weights(name, weight, n)
-    if n and (np.diff(glance) < 0).any():
-        order = np.argsort(glance, kind="stable")
-        attributes = attributes[torch.from_numpy(order)]
-        glance, member, weight = glance[order], member[order], weight[order]
-    return {"attributes": attributes, "glance": glance, "member": member,
-            "weight": weight, "members": members}  # fmt: skip
+        return Trace(columns, self.num_glances, self.edges, self.coverage, self.references)
 
 
 def _object_column(name: str, entries: Sequence[Entry]) -> Column:
@@ -456,18 +405,6 @@ def _object_column(name: str, entries: Sequence[Entry]) -> Column:
         np.array([rank for _, rank, *_ in entries], dtype=np.int64),
         check_weights(name, [weight for _, _, weight, _ in entries], len(entries)),
     )
-
-
-def _flat_ranks(tables: Sequence[Mapping[str, Any]], num_glances: int) -> list[IntArray]:
-    """Rank the objects of a flat trace: column after column within each glance."""
-    filled = np.zeros(num_glances, dtype=np.int64)
-    ranks = []
-    for t in tables:
-        counts = np.bincount(t["glance"], minlength=num_glances)
-        first = np.concatenate([[0], np.cumsum(counts)])[t["glance"]]
-        ranks.append(filled[t["glance"]] + np.arange(len(t["glance"])) - first)
-        filled = filled + counts
-    return ranks
 
 
 def _join(name: str, traces: Sequence[Trace], starts: IntArray) -> Column:
@@ -493,6 +430,25 @@ def _join(name: str, traces: Sequence[Trace], starts: IntArray) -> Column:
         np.concatenate([c.rank for c, _ in parts]),
         np.concatenate([c.weight for c, _ in parts]),
     )
+
+
+def _join_edges(parts: Sequence[Edges | None], starts: IntArray) -> Edges:
+    """Join edges of several traces, glance after glance."""
+    given = [(e, int(s)) for e, s in zip(parts, starts, strict=False) if e is not None]
+    return Edges(
+        np.concatenate([e.glance + s for e, s in given]),
+        np.concatenate([e.parent for e, _ in given]),
+        np.concatenate([e.child for e, _ in given]),
+        np.concatenate([e.weight for e, _ in given]),
+    )
+
+
+def _select_edges(edges: Edges | None, wanted: IntArray, total: int) -> Edges | None:
+    """Edges of the wanted glances, in the wanted order."""
+    if edges is None:
+        return None
+    rows, glance = _select_rows(edges.glance, wanted, total)
+    return Edges(glance, edges.parent[rows], edges.child[rows], edges.weight[rows])
 
 
 def _select_rows(glance: IntArray, wanted: IntArray, total: int) -> tuple[IntArray, IntArray]:

@@ -87,6 +87,8 @@ def _walk(
     """Number one glance's objects depth first and note their edges (without recursion)."""
     ranks: dict[int, int] = {}
     being_unfolded: set[int] = set()
+    if isinstance(top, Object):
+        raise TypeError(f"glance {number} must be a list of its top objects, got one Object")
     stack: list[tuple[bool, Object, int]] = [(True, o, -1) for o in reversed(list(top))]
     while stack:
         entering, thing, parent = stack.pop()

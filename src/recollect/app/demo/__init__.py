@@ -1,0 +1,1 @@
+"""The demo: a year of glances at scenes of real handwritten digits, and questions about it."""

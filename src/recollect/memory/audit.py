@@ -1,0 +1,160 @@
+"""Looking over a memory: verify, export, and what it costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recollect._checks import CorruptMemory
+from recollect.memory.clock import iso
+from recollect.memory.engine import Engine
+from recollect.memory.layout import size_of
+from recollect.memory.ledger import Ledger
+from recollect.memory.report import Report
+from recollect.memory.rows import FOLDER, Where
+
+__all__ = ["export", "info", "verify"]
+
+
+def verify(engine: Engine) -> Report:
+    """Compute the roll-ups from the rows and compare; check ids, skeletons and records."""
+    checked: list[str] = []
+    problems: list[str] = []
+    try:
+        _, fragments, files = engine.rows.cover()
+        checked.append(f"{len(files)} files of {len(fragments)} fragments are there")
+        ids, _, skeleton = engine.rows.index()
+        checked.append(f"{len(ids)} ids are distinct")
+        if len(np.unique(ids)) != len(ids):
+            problems.append(f"{len(ids) - len(np.unique(ids))} ids stand more than once")
+        for number in np.unique(skeleton[skeleton >= 0]).tolist():
+            engine.skeletons.bag(number)
+        checked.append(f"{len(engine.skeletons)} skeletons can be read")
+        fresh = Ledger(engine.folder, engine.recipe.dim)
+        total = engine.count(fresh)
+        problems += engine.ledger.same_as(fresh)
+        checked.append(
+            f"roll-ups of {len(fresh.hours())} hours equal {total} glances counted anew"
+        )
+        engine.reservoir.load(engine.rows.version)
+        kept, _ = engine.reservoir.records()
+        checked.append(f"{len(kept)} records can be read")
+        lost = (engine.rows.places(np.array(kept, np.int64)) < 0).sum()
+        if lost:
+            problems.append(f"{lost} records belong to no glance (compact() drops them)")
+    except (CorruptMemory, ValueError) as error:
+        problems.append(str(error))
+    return Report(str(engine.folder.path), checked, problems)
+
+
+def export(engine: Engine, path: Path) -> int:
+    """Write all glances to one Parquet file; return how many."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = engine.rows
+    labels = rows.label_kinds() if rows.data() is not None else {}
+    kinds = {"string": pa.string(), "double": pa.float64(), "boolean": pa.bool_()}
+    about = {
+        "recollect.recipe": json.dumps(engine.recipe.to_dict()),
+        "recollect.modules": json.dumps(engine.modules.to_list()),
+    }
+    schema = pa.schema(
+        [
+            ("id", pa.int64()),
+            ("time", pa.timestamp("us", "UTC")),
+            ("source", pa.string()),
+            *[(name, kinds.get(kind, pa.string())) for name, kind in labels.items()],
+            ("skeleton", pa.binary()),
+            ("sketch", pa.list_(pa.float32(), engine.recipe.dim)),
+        ],
+        metadata=about,
+    )
+    partial = path.with_name(path.name + ".part")
+    total = 0
+    try:
+        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+            for block in rows.blocks(rows.find(Where())):
+                values = block.codes.astype(np.float32)
+                if block.scale is not None:
+                    values *= block.scale[:, None]
+                packed = [
+                    engine.skeletons.bytes_of(s) if s >= 0 else None
+                    for s in block.skeleton.tolist()
+                ]
+                columns = [
+                    pa.array(block.ids),
+                    pa.array(block.time, pa.timestamp("us", "UTC")),
+                    pa.array(list(block.source), pa.string()),
+                    *[pa.array(block.labels[n], schema.field(n).type) for n in labels],
+                    pa.array(packed, pa.binary()),
+                    pa.FixedSizeListArray.from_arrays(values.reshape(-1), engine.recipe.dim),
+                ]
+                writer.write_table(pa.table(columns, schema=schema))
+                total += len(block)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return total
+
+
+def info(engine: Engine, meta: Mapping[str, Any], priors: Sequence[int]) -> dict[str, Any]:
+    """Return what a memory holds and what it costs."""
+    folder = engine.folder
+    parts = {
+        "glances": size_of(folder / FOLDER) if (folder / FOLDER).exists() else 0,
+        "skeletons": size_of(engine.skeletons.path) if engine.skeletons.path.exists() else 0,
+        "rollups": size_of(folder / "rollups"),
+        "reservoir": size_of(folder / "reservoir"),
+        "priors": size_of(folder / "priors"),
+    }
+    total = size_of(folder.path)
+    parts["other"] = total - sum(parts.values())
+    rollups = engine.ledger.between(None, None, engine.modules)
+    n = engine.ledger.total
+    engine.reservoir.load(engine.rows.version)
+    numbers = _numbers_per_glance(engine)
+    span = _span(engine)
+    return {
+        "path": str(folder.path),
+        "format": meta["format"],
+        "recipe": engine.recipe.to_dict(),
+        "timezone": meta["timezone"],
+        "glances": n,
+        "first": span[0],
+        "last": span[1],
+        "hours": len(rollups),
+        "modules": len(engine.modules),
+        "families": sum(1 for _ in engine.modules),
+        "skeletons": len(engine.skeletons),
+        "records": len(engine.reservoir.members),
+        "priors": list(priors),
+        "numbers_per_glance": numbers,
+        "load": None if numbers is None else numbers / engine.recipe.dim,
+        "bytes": total,
+        "bytes_by_part": parts,
+        "bytes_per_glance": total / n if n else None,
+        "float16_bytes_per_glance": None if numbers is None else 2 * numbers,
+    }
+
+
+def _span(engine: Engine) -> tuple[str | None, str | None]:
+    time = engine.rows.index()[1]
+    return (iso(time.min()), iso(time.max())) if len(time) else (None, None)
+
+
+def _numbers_per_glance(engine: Engine) -> float | None:
+    """Mean count of attribute numbers in a glance whose skeleton is kept."""
+    bag, module, objects = engine.ledger.bags.flat()
+    size = np.array([engine.modules.family_of(i).size for i in range(len(engine.modules))])
+    if not len(module):
+        return None
+    per_bag = np.bincount(bag, objects * size[module], minlength=len(engine.ledger.bags))
+    _, bags, times = engine.ledger.counts.arrays()
+    known = int(times[bags > 0].sum())
+    return float((per_bag[bags] * times).sum() / known) if known else None

@@ -1,0 +1,337 @@
+"""What stands behind a memory: its files, in step with each other, whatever happens.
+
+The order of a commit: module table, skeletons and records first (harmless if nothing follows),
+then the rows in one atomic Lance commit, which is the acknowledgement. Roll-ups are derived from
+the rows: they know the version that they cover, and what is missing is computed on opening.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from recollect._checks import CorruptMemory
+from recollect.memory.intake import SQL_KINDS, kind_of
+from recollect.memory.layout import Folder, Moved, disk_errors
+from recollect.memory.ledger import Cover, Ledger
+from recollect.memory.lock import WriterLock
+from recollect.memory.reservoir import Reservoir
+from recollect.memory.rows import FOLDER, Block, Rows, Where
+from recollect.memory.structures import SkeletonTable
+from recollect.memory.sums import to_fixed_point
+from recollect.sketching.recipe import ModuleTable, Recipe
+
+if TYPE_CHECKING:
+    from recollect.tracing.columns import Trace
+
+__all__ = ["Engine"]
+
+IntArray = npt.NDArray[np.int64]
+T = TypeVar("T")
+
+# Commits after which small fragments are joined and the roll-ups written.
+_COMMITS = 100
+
+
+class Engine:
+    """The files of one open memory.
+
+    Args:
+        folder: the memory's folder.
+        recipe: of its sketches.
+        reservoir: how many records are kept.
+        busy_timeout: seconds to wait for another writer.
+        read_only: whether writing is refused.
+    """
+
+    def __init__(
+        self, folder: Folder, recipe: Recipe, reservoir: int, busy_timeout: float, read_only: bool
+    ) -> None:
+        self.folder = folder
+        self.recipe = recipe
+        self.busy_timeout = busy_timeout
+        self.read_only = read_only
+        self.lock = WriterLock(folder / "lock")
+        self.modules = ModuleTable()
+        self.rows = Rows(folder, recipe.dim, recipe.dtype)
+        self.ledger = Ledger(folder, recipe.dim)
+        self.reservoir = Reservoir(folder, reservoir)
+        self._skeletons: SkeletonTable | None = None
+        self._seen: int | None = None
+        self._written = 0
+        self._stored_modules = 0
+        self._modules_stamp: tuple[int, int] | None = None
+        self.sync()
+
+    @property
+    def skeletons(self) -> SkeletonTable:
+        """The distinct skeletons (read when first needed)."""
+        if self._skeletons is None:
+            self._skeletons = SkeletonTable(self.folder / "skeletons.bin", self.folder.power)
+        return self._skeletons
+
+    # -- staying in step ------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Take note of what another process has written.
+
+        Raises:
+            CorruptMemory: if files are missing.
+        """
+        newest = self.rows.version
+        if newest == self._seen:
+            return
+        self._read_modules()
+        if self._skeletons is not None:
+            self._skeletons.refresh()
+        self.rows.refresh()
+        self.ledger.load()
+        covered = self.ledger.cover
+        if newest < covered.version:
+            raise CorruptMemory(
+                f"{self.folder / FOLDER} lost its newest manifest: version {covered.version} was "
+                f"written, the newest left is {newest or 'none'}; restore it from a copy"
+            )
+        if newest == covered.version:
+            self.rows.check_files(covered.files)
+            self._check_skeletons(covered)
+        else:
+            self._repair(covered)
+        self._seen = newest
+
+    def reading(self, read: Callable[[], T]) -> T:
+        """Run a reading step on the newest version; again if a writer moved its files."""
+        for _ in range(5):
+            self.sync()
+            try:
+                return read()
+            except Moved:
+                self._seen = None
+        self.sync()
+        return read()
+
+    def _read_modules(self) -> None:
+        path = self.folder / "modules.json"
+        if not path.exists():
+            if self.rows.version:
+                raise CorruptMemory(f"{path} is missing; the memory lost its module table")
+            return
+        stat = path.stat()
+        stamp = (stat.st_mtime_ns, stat.st_size)
+        if stamp == self._modules_stamp:
+            return
+        for row in self.folder.read_json("modules.json"):
+            self.modules.add(row["name"], row["size"], row["members"], row["scale"])
+        self._stored_modules = sum(1 for _ in self.modules)
+        self._modules_stamp = stamp
+
+    def _check_skeletons(self, cover: Cover) -> None:
+        path = self.folder / "skeletons.bin"
+        if cover.skeletons and not path.exists():
+            raise CorruptMemory(
+                f"{path} is missing, it held {cover.skeletons} skeletons; restore it from a copy"
+            )
+
+    def _repair(self, covered: Cover) -> None:
+        """Count in what came after the version that the roll-ups cover, or count anew."""
+        version, fragments, files = self.rows.cover()
+        grown = all(fragments.get(k) == v for k, v in covered.fragments.items())
+        new = [int(k) for k in fragments if k not in covered.fragments]
+        if not grown:
+            self.ledger.clear()
+            new = [int(k) for k in fragments]
+        self.count(self.ledger, new)
+        self.ledger.cover = Cover(version, fragments, files, len(self.skeletons))
+
+    def count(self, ledger: Ledger, fragments: list[int] | None = None) -> int:
+        """Count the rows of some fragments (None: of all) into a ledger; return how many."""
+        total = 0
+        if fragments == []:
+            return 0
+        for table in self.rows.scan(self.rows.sketch_columns, fragments):
+            time, skeleton, fixed = self.rows.sketch_part(table)
+            ledger.add(time, skeleton, fixed, self.skeletons)
+            total += len(time)
+        return total
+
+    # -- writing --------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the writer's lock (it stays held until the memory is closed).
+
+        Raises:
+            MemoryBusy: if another writer holds it.
+            OSError: if the disk is full (nothing of the call is stored).
+        """
+        if self.read_only:
+            raise OSError(f"{self.folder.path} was opened with read_only=True; open it without")
+        fresh = not self.lock.held
+        self.lock.acquire(self.busy_timeout)
+        with disk_errors(self.folder.path):
+            if fresh:
+                self._take_over()
+            self.sync()
+            try:
+                yield
+            except BaseException:
+                self._seen = None
+                raise
+
+    def _take_over(self) -> None:
+        """Clear what a killed writer left behind."""
+        self.folder.remove_partial()
+        self.skeletons.trim()
+        self.sync()
+        version = self.rows.version
+        self.reservoir.drop_newer(version)
+        self.reservoir.load(version)
+        alive = self.rows.places(np.array(self.reservoir.members, np.int64)) >= 0
+        gone = [n for n, here in zip(self.reservoir.members, alive, strict=True) if not here]
+        self.reservoir.remove(gone, version)
+
+    def store_modules(self) -> None:
+        """Write the module table if it has grown."""
+        count = sum(1 for _ in self.modules)
+        if count != self._stored_modules or not (self.folder / "modules.json").exists():
+            self.folder.write_json("modules.json", self.modules.to_list())
+            self._stored_modules = count
+
+    def commit(self, block: Block, trace: Trace | None, rows: list[int] | None = None) -> int:
+        """Write glances; return how many were there before and have been replaced.
+
+        Args:
+            block: the glances.
+            trace: what they were sketched from, or what is known of it.
+            rows: row of the block for each glance of the trace; by default all in order.
+        """
+        self._add_label_columns(block)
+        old = self.rows.places(block.ids)
+        old = old[old >= 0]
+        before = [self._fixed(b) for b in self.rows.blocks(old)]
+        chosen, path = self._write_records(block, trace, rows)
+        try:
+            self.rows.write(block, replace=len(old) > 0)
+        except BaseException:
+            if path is not None:
+                path.unlink(missing_ok=True)
+            raise
+        for time, skeleton, fixed in before:
+            self.ledger.add(time, skeleton, fixed, self.skeletons, sign=-1)
+        self.ledger.add(*self._fixed(block), self.skeletons)
+        self._note()
+        if path is not None:
+            self.reservoir.committed(chosen, path)
+        if len(old):
+            stale = set(block.ids.tolist()) - set(chosen)
+            self.reservoir.remove(stale, self.rows.version)
+        self._settle()
+        return len(old)
+
+    def _write_records(
+        self, block: Block, trace: Trace | None, rows: list[int] | None
+    ) -> tuple[list[int], Path | None]:
+        """Write the records that belong to the sample; return their ids and file."""
+        if trace is None:
+            return [], None
+        ids = block.ids if rows is None else block.ids[rows]
+        chosen = self.reservoir.wanted(ids.tolist())
+        if not chosen:
+            return [], None
+        numbers = ids[chosen].tolist()
+        return numbers, self.reservoir.write(numbers, trace[chosen], self.rows.version + 1)
+
+    def count_where(self, parts: list[Where]) -> Ledger:
+        """Return a ledger, in memory, of the glances in some filters."""
+        ledger = self.ledger.like()
+        for where in parts:
+            for block in self.rows.blocks(self.rows.find(where)):
+                ledger.add(*self._fixed(block), self.skeletons)
+        return ledger
+
+    def delete(self, sql: str) -> int:
+        """Delete the rows that an SQL expression selects; return how many."""
+        places = self.rows.find(Where(sql))
+        if len(places) == 0:
+            return 0
+        gone = self.rows.index()[0][places].tolist()
+        before = [self._fixed(b) for b in self.rows.blocks(places)]
+        self.rows.delete(sql)
+        for time, skeleton, fixed in before:
+            self.ledger.add(time, skeleton, fixed, self.skeletons, sign=-1)
+        self._note()
+        self.reservoir.remove(gone, self.rows.version)
+        self.save()
+        return len(gone)
+
+    def _fixed(self, block: Block) -> tuple[IntArray, IntArray, IntArray]:
+        return block.time, block.skeleton, to_fixed_point(block.codes, block.scale)
+
+    def _note(self) -> None:
+        """The ledger now stands at the newest version."""
+        self._seen = self.rows.version
+        self._written += 1
+
+    def _settle(self) -> None:
+        if self._written >= _COMMITS:
+            self.compact()
+        elif self.ledger.is_full:
+            self.save()
+
+    def _add_label_columns(self, block: Block) -> None:
+        """Make room for new labels, and refuse values of another kind.
+
+        Raises:
+            ValueError: if a label's values were of another kind before.
+        """
+        if self.rows.data() is None:
+            return
+        known = self.rows.label_kinds()
+        fresh = {}
+        for name, values in block.labels.items():
+            kind = kind_of(values)
+            if kind is None:
+                continue
+            sql = SQL_KINDS[kind]
+            if name not in known:
+                fresh[name] = sql
+            elif known[name] != sql:
+                raise ValueError(
+                    f"label {name!r} holds values of type {known[name]}, now {sql} is given; a "
+                    "label keeps one kind of value"
+                )
+        if fresh:
+            self.rows.add_labels(fresh)
+            self._seen = self.rows.version
+
+    def save(self) -> None:
+        """Write the roll-ups, covering the newest version."""
+        version, fragments, files = self.rows.cover()
+        self.ledger.save(Cover(version, fragments, files, len(self.skeletons)))
+
+    def compact(self, everything: bool = False) -> None:
+        """Join small files and write the roll-ups."""
+        self.rows.compact(everything)
+        self._seen = self.rows.version
+        self.reservoir.compact(self._seen)
+        self.save()
+        self._written = 0
+
+    def close(self) -> None:
+        """Write what waits, and let the next writer in."""
+        if not self.lock.held:
+            return
+        try:
+            with disk_errors(self.folder.path):
+                self.sync()
+                if self._written:
+                    self.compact()
+                else:
+                    self.save()
+        finally:
+            self.lock.release()

@@ -1,0 +1,337 @@
+"""The roll-ups of a memory on disk: kept while glances come and go, repaired when needed.
+
+``rollups/hours.npz`` names the version of the glances that it covers, the fragments and files of
+that version, and the counts; the sketch sums stand in one file per month. Both are derived from
+the glances: whatever is missing or behind is computed again, so a killed writer harms nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from recollect._checks import CorruptMemory
+from recollect.memory.clock import HOUR
+from recollect.memory.layout import Folder
+from recollect.memory.rollups import RollUps
+from recollect.memory.structures import BagTable, SkeletonTable
+from recollect.memory.sums import group_sums, months_of, read_month, write_month
+from recollect.memory.tally import Tally
+from recollect.sketching.recipe import ModuleTable
+
+__all__ = ["Cover", "Ledger"]
+
+IntArray = npt.NDArray[np.int64]
+Arrays = tuple[IntArray, IntArray, IntArray]
+
+_INDEX = "rollups/hours.npz"
+
+# Hours whose sums may wait in memory (8 KB each at 1,024 numbers) before they are written.
+_WAITING = 2048
+
+
+@dataclass(frozen=True)
+class Cover:
+    """What the roll-ups on disk cover.
+
+    Attributes:
+        version: version of the glances; 0 before the first.
+        fragments: fragment id -> (rows, deleted rows), as text keys.
+        files: files of that version, relative to the memory.
+        skeletons: number of skeletons then known.
+    """
+
+    version: int = 0
+    fragments: dict[str, list[int]] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+    skeletons: int = 0
+
+
+class Ledger:
+    """Counts and sums per UTC hour.
+
+    Args:
+        folder: of the memory.
+        dim: numbers in a sketch.
+    """
+
+    def __init__(self, folder: Folder, dim: int) -> None:
+        self.folder = folder
+        self.dim = dim
+        self.changes = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything (before computing it again)."""
+        self.cover = Cover()
+        self.bags = BagTable()
+        self.counts = Tally()
+        self.extra = Tally()
+        self._bag_ids: dict[int, int] = {}
+        self._months: dict[str, str] = {}
+        self._waiting: dict[int, IntArray] = {}
+        self._generation = 0
+        self._dirty = False
+        self.total = 0
+        self.changes += 1
+
+    # -- on disk --------------------------------------------------------------------------
+
+    def load(self) -> bool:
+        """Read the ledger from disk; return whether there was a whole one."""
+        path = self.folder / _INDEX
+        self.clear()
+        if not path.exists():
+            return False
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            head = json.loads(arrays["head"].tobytes())
+            self.cover = Cover(**head["cover"])
+            self._months = head["months"]
+            self._generation = head["generation"]
+            self.bags = BagTable.from_flat(head["bags"], *_three(arrays, "bag"))
+            self.counts = Tally(*_three(arrays, "count"))
+            self.extra = Tally(*_three(arrays, "extra"))
+        except (ValueError, KeyError, TypeError, EOFError, OSError, BadZipFile):
+            self.clear()
+            return False
+        if not all((self.folder / name).exists() for name in self._months.values()):
+            self.clear()
+            return False
+        self.total = int(self.counts.arrays()[2].sum())
+        return True
+
+    def save(self, cover: Cover) -> None:
+        """Write everything that waits, covering the given version of the glances."""
+        if not self._dirty and cover == self.cover and (self.folder / _INDEX).exists():
+            return
+        generation = self._generation + 1
+        months = dict(self._months)
+        waiting = np.array(sorted(self._waiting), np.int64)
+        counted = self.hours()
+        for month, rows in months_of(waiting).items():
+            hours, sums = self._month(month, waiting[rows], counted)
+            months.pop(month, None)
+            if len(hours):
+                months[month] = self._write_month(month, generation, hours, sums)
+        head = {
+            "cover": vars(cover),
+            "months": months,
+            "generation": generation,
+            "bags": len(self.bags),
+        }
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "head": np.frombuffer(json.dumps(head).encode(), np.uint8)
+        }
+        for name, part in (
+            ("bag", self.bags.flat()),
+            ("count", self.counts.arrays()),
+            ("extra", self.extra.arrays()),
+        ):
+            arrays |= {f"{name}{i}": a for i, a in enumerate(part)}
+        self.folder.write_arrays(_INDEX, arrays)
+        self._months, self._generation = months, generation
+        self._waiting, self._dirty, self.cover = {}, False, cover
+        self._remove_old()
+
+    def _write_month(self, month: str, generation: int, hours: IntArray, sums: IntArray) -> str:
+        name = f"rollups/sums-{month}-{generation}.npys"
+        self.folder.write(name, lambda file: write_month(file, hours, sums))
+        return name
+
+    def _remove_old(self) -> None:
+        """Remove the files of months that no longer count."""
+        used = set(self._months.values())
+        for path in (self.folder / "rollups").glob("sums-*"):
+            if f"rollups/{path.name}" not in used:
+                path.unlink(missing_ok=True)
+
+    # -- changing -------------------------------------------------------------------------
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many sums wait that they should be written."""
+        return len(self._waiting) > _WAITING
+
+    def add(
+        self,
+        time: IntArray,
+        skeleton: IntArray,
+        fixed: IntArray,
+        table: SkeletonTable,
+        sign: int = 1,
+    ) -> None:
+        """Count glances in (``sign`` 1) or out (-1).
+
+        Args:
+            time: (B,) microseconds UTC.
+            skeleton: (B,) ids, -1 where not kept.
+            fixed: (B, d) sketches in units of 2**-32.
+            table: where the skeletons are.
+            sign: 1 or -1.
+        """
+        if len(time) == 0:
+            return
+        hour = time // HOUR
+        self.total += sign * len(hour)
+        bags = np.array([self._bag(s, table) for s in skeleton.tolist()], np.int64)
+        self.counts.add(hour, bags, np.full(len(hour), sign, np.int64))
+        for h, s in zip(hour.tolist(), skeleton.tolist(), strict=True):
+            if s >= 0 and (bag := table.bag(s)).extra.any():
+                rows = np.flatnonzero(bag.extra)
+                self.extra.add(
+                    np.full(len(rows), h, np.int64), bag.modules[rows], sign * bag.extra[rows]
+                )
+        for h, total in zip(*group_sums(hour, fixed), strict=True):
+            known = self._waiting.get(int(h))
+            self._waiting[int(h)] = sign * total if known is None else known + sign * total
+        self._dirty = True
+        self.changes += 1
+
+    def _bag(self, skeleton: int, table: SkeletonTable) -> int:
+        if skeleton < 0:
+            return 0
+        if skeleton not in self._bag_ids:
+            self._bag_ids[skeleton] = self.bags.add(table.bag(skeleton))
+        return self._bag_ids[skeleton]
+
+    # -- reading --------------------------------------------------------------------------
+
+    def hours(self) -> IntArray:
+        """Return the hours with glances, ascending."""
+        return np.unique(self.counts.arrays()[0])
+
+    def like(self) -> Ledger:
+        """Return an empty ledger, in memory only, that shares the table of bags."""
+        other = Ledger(self.folder, self.dim)
+        other.bags, other._bag_ids = self.bags, self._bag_ids
+        return other
+
+    def between(
+        self, first: int | None, last: int | None, modules: ModuleTable, more: Ledger | None = None
+    ) -> RollUps:
+        """Return the roll-ups of the hours first <= hour < last.
+
+        Args:
+            first: hour since 1970.
+            last: hour since 1970.
+            modules: the module table.
+            more: ``like`` this one, holding other hours that are counted in.
+        """
+        counts = _cut(self.counts.arrays(), first, last)
+        extra = _cut(self.extra.arrays(), first, last)
+        mine = np.unique(counts[0])
+        if more is not None:
+            counts = Tally(*_join(counts, more.counts.arrays())).arrays()
+            extra = Tally(*_join(extra, more.extra.arrays())).arrays()
+        hour, bag, value = counts
+        starts, place = np.unique(hour, return_inverse=True)
+        n, known = np.zeros((2, len(starts)), np.int64)
+        np.add.at(n, place, value)
+        np.add.at(known, place, value * (bag > 0))
+        changes = self.changes
+
+        def sums() -> IntArray:
+            if self.changes != changes:
+                raise RuntimeError(
+                    "the memory has changed since these roll-ups were made; call rollups() again"
+                )
+            if more is None:
+                return self.sums(starts)
+            out = more.sums(starts)
+            out[np.searchsorted(starts, mine)] += self.sums(mine)
+            return out
+
+        return RollUps(
+            starts * HOUR, n, known, modules, "hour", (place, bag, value), self.bags,
+            (np.searchsorted(starts, extra[0]), extra[1], extra[2]), sums,
+        )  # fmt: skip
+
+    def sums(self, hours: IntArray) -> IntArray:
+        """Return the sums (H, d) of ascending hours (H,); zero where there is none."""
+        out = np.zeros((len(hours), self.dim), np.int64)
+        for month, rows in months_of(hours).items():
+            self._fill(month, hours[rows], out, rows)
+        return out
+
+    def _fill(self, month: str, wanted: IntArray, out: IntArray, rows: IntArray) -> None:
+        hours, sums = self._stored(month)
+        place = np.searchsorted(hours, wanted)
+        place[place == len(hours)] = 0
+        if len(hours):
+            found = hours[place] == wanted
+            out[rows[found]] = (
+                sums if found.all() and len(place) == len(hours) else sums[place[found]]
+            )
+        for row, hour in zip(rows.tolist(), wanted.tolist(), strict=True):
+            if hour in self._waiting:
+                out[row] += self._waiting[hour]
+
+    def _month(
+        self, month: str, waiting: IntArray, counted: IntArray
+    ) -> tuple[IntArray, IntArray]:
+        """Hours and sums of a month with what waits; hours without glances are left out."""
+        stored, _ = self._stored(month)
+        hours = np.intersect1d(np.union1d(stored, waiting), counted)
+        return hours, self.sums(hours)
+
+    def _stored(self, month: str) -> tuple[IntArray, IntArray]:
+        name = self._months.get(month)
+        if name is None:
+            return np.zeros(0, np.int64), np.zeros((0, self.dim), np.int64)
+        try:
+            with (self.folder / name).open("rb") as file:
+                return read_month(file)
+        except (OSError, ValueError, EOFError) as error:
+            raise CorruptMemory(
+                f"{self.folder / name} is missing or damaged; delete the folder "
+                f"{self.folder / 'rollups'}, it is computed again from the glances"
+            ) from error
+
+    def same_as(self, other: Ledger) -> list[str]:
+        """Return what differs from another ledger of the same glances, in words."""
+        found = []
+        mine, theirs = self._spelled(), other._spelled()
+        if mine != theirs:
+            wrong_hours = sorted({k[0] for k, _ in mine.items() ^ theirs.items()})
+            found.append(f"counts differ (hours since 1970: {wrong_hours[:5]})")
+        if not self.extra.equal(other.extra):
+            found.append("sums of weights differ")
+        hours = np.union1d(self.hours(), other.hours())
+        for start in range(0, len(hours), 512):
+            part = hours[start : start + 512]
+            wrong = (self.sums(part) != other.sums(part)).any(1)
+            if wrong.any():
+                found.append(f"sketch sums differ (hours since 1970: {part[wrong][:5].tolist()})")
+        return found
+
+    def _spelled(self) -> dict[tuple[int, Any], int]:
+        """(hour, bag spelled out) -> glances, which does not depend on the order of arrival."""
+        return {
+            (h, self.bags.key(b)): n
+            for h, b, n in zip(*(a.tolist() for a in self.counts.arrays()), strict=True)
+        }
+
+
+def _three(arrays: dict[str, Any], name: str) -> tuple[IntArray, IntArray, IntArray]:
+    return arrays[f"{name}0"], arrays[f"{name}1"], arrays[f"{name}2"]
+
+
+def _join(a: Arrays, b: Arrays) -> Arrays:
+    hour, key, value = (np.concatenate([x, y]) for x, y in zip(a, b, strict=True))
+    order = np.lexsort((key, hour))
+    return hour[order], key[order], value[order]
+
+
+def _cut(arrays: Arrays, first: int | None, last: int | None) -> Arrays:
+    hour = arrays[0]
+    start = 0 if first is None else int(np.searchsorted(hour, first))
+    stop = len(hour) if last is None else int(np.searchsorted(hour, last))
+    stop = max(start, stop)
+    return arrays[0][start:stop], arrays[1][start:stop], arrays[2][start:stop]

@@ -1,0 +1,495 @@
+"""A memory: the glances of one network on disk, with one recipe and one module table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+
+from recollect import sketching
+from recollect._checks import check_integer, check_one_of
+from recollect.memory.audit import export, info, verify
+from recollect.memory.clock import microseconds_of_all
+from recollect.memory.engine import Engine
+from recollect.memory.intake import Added, filter_of, ids_of_all, labels_of_all, sources_of_all
+from recollect.memory.layout import Folder
+from recollect.memory.merging import extend, merge
+from recollect.memory.opening import create_meta, has_scales, read_meta, recipe_and_scales
+from recollect.memory.priors import Priors
+from recollect.memory.reading import counts_at, glances_at, places_of, rollups_in, sketches_at
+from recollect.memory.report import Report
+from recollect.memory.rollups import RollUps
+from recollect.memory.rows import Block
+from recollect.memory.search import Searcher
+from recollect.memory.structures import SkeletonCounts
+from recollect.sketching.recipe import ModuleTable, Recipe
+
+if TYPE_CHECKING:
+    from recollect.sketching.prior import Prior
+    from recollect.sketching.sketcher import Sketcher
+    from recollect.sketching.sketches import Sketches
+    from recollect.tracing.columns import Trace
+
+__all__ = ["Added", "Memory"]
+
+IntArray = npt.NDArray[np.int64]
+Source = str | Iterable[str | None] | None
+Labels = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+
+
+class Memory:
+    """Glances on disk: created if the folder is new or empty, else opened and checked.
+
+    Reading needs no lock and sees what a writer in another process has added. The first writing
+    call takes the writer's lock and keeps it until ``close``; an addition is acknowledged, and
+    safe against a killed process, when it returns.
+
+    Args:
+        path: folder of the memory.
+        sketcher: makes the sketches; by default ``Sketcher()`` for a new memory. Its scales are
+            taken over if it has any; otherwise the scale of every module is measured when it is
+            first seen, and frozen.
+        timezone: name of the zone of the calendar (``"Europe/Berlin"``); kept, default UTC.
+        reservoir: whole records to keep for priors and calibration, default 512; 0 for none.
+        durability: ``"process"`` (safe against kill -9) or ``"power"`` (flushed to the disk).
+        keep_skeletons: whether the structure of each glance is kept, default yes; without it
+            counts come from the sketches alone.
+        read_only: refuse to create or write.
+        busy_timeout: seconds to wait for another writer.
+
+    Raises:
+        CorruptMemory: if the folder is no memory, of a newer format, or lost a file.
+        RecipeMismatch: if the memory was made with another recipe; both are shown.
+        ValueError: if an option differs from the one that the memory was made with.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from recollect import Object, Trace
+        >>> trace = Trace.from_objects([[Object("cat", [1.0, 2.0])], [Object("dog", [3.0])]])
+        >>> with TemporaryDirectory() as folder, Memory(f"{folder}/room") as memory:
+        ...     added = memory.add(trace, ["2026-01-01T08:10Z", "2026-01-01T08:20Z"], "hall")
+        ...     print(added.added, len(memory), memory.rollups().count("cat"))
+        ...     print(memory.glances(where="source = 'hall'").num_rows, memory.rollups().times)
+        2 2 [1.]
+        2 ['2026-01-01T08:00:00.000000']
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        sketcher: Sketcher | None = None,
+        *,
+        timezone: str | None = None,
+        reservoir: int | None = None,
+        durability: str = "process",
+        keep_skeletons: bool | None = None,
+        read_only: bool = False,
+        busy_timeout: float = 10.0,
+    ) -> None:
+        check_one_of("durability", durability, ("process", "power"))
+        self._folder = Folder(Path(path), durability == "power")
+        if reservoir is not None:
+            check_integer("reservoir", reservoir, minimum=0)
+        options = {
+            "timezone": timezone, "reservoir": reservoir, "keep_skeletons": keep_skeletons
+        }  # fmt: skip
+        if timezone is not None:
+            ZoneInfo(timezone)
+        meta = read_meta(self._folder, read_only)
+        if meta is None:
+            meta = create_meta(self._folder, recipe_and_scales(sketcher), options)
+        self._meta = meta
+        self._recipe = Recipe.from_dict(meta["recipe"])
+        if sketcher is not None:
+            self._recipe.check_same(sketcher.recipe)
+        for name, value in options.items():
+            if value is not None and value != meta[name]:
+                raise ValueError(
+                    f"{self.path} was made with {name}={meta[name]!r}, now {value!r} is asked "
+                    f"for; leave {name} out, or make a new memory and merge this one into it"
+                )
+        self._engine = Engine(
+            self._folder, self._recipe, meta["reservoir"], busy_timeout, read_only
+        )
+        self._own: Sketcher | None = None
+        self._searcher = Searcher(self._engine.rows)
+        self._priors = Priors(self._folder)
+        if sketcher is not None and not len(self.modules) and has_scales(sketcher):
+            extend(self.modules, sketcher.modules)
+
+    # -- what it is -----------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path:
+        """Folder of the memory."""
+        return self._folder.path
+
+    @property
+    def recipe(self) -> Recipe:
+        """What determines the operators of all sketches here."""
+        return self._recipe
+
+    @property
+    def modules(self) -> ModuleTable:
+        """Name, size and frozen scale of every module seen."""
+        return self._engine.modules
+
+    @property
+    def timezone(self) -> str:
+        """Name of the calendar's time zone."""
+        return str(self._meta["timezone"])
+
+    @property
+    def sketcher(self) -> Sketcher:
+        """A sketcher of this memory's recipe that shares its module table."""
+        if self._own is None:
+            self._own = sketching.Sketcher.from_recipe(self._recipe, self.modules)
+            self._own.scales = dict(self._meta["scales"])
+        return self._own
+
+    def __len__(self) -> int:
+        """Number of glances."""
+        self._engine.sync()
+        return self._engine.ledger.total
+
+    def __repr__(self) -> str:
+        return f"Memory({str(self.path)!r}: {len(self)} glances, {len(self.modules)} modules)"
+
+    def __enter__(self) -> Memory:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write the roll-ups, join small files, and let the next writer in."""
+        self._engine.close()
+
+    # -- writing --------------------------------------------------------------------------
+
+    def add(
+        self,
+        trace: Trace,
+        time: Any,
+        source: Source = None,
+        labels: Labels = None,
+        ids: Iterable[int] | None = None,
+    ) -> Added:
+        """Sketch the glances of a trace and keep them.
+
+        Args:
+            trace: B glances.
+            time: B times, or one for all: datetimes with zone, ISO strings with zone,
+                ``numpy.datetime64`` (UTC by definition) or integer microseconds UTC. Any order.
+            source: B names of where they come from, or one for all.
+            labels: name -> one value or B values (strings, numbers, booleans), or B mappings.
+            ids: B distinct 64-bit ids; by default the hash of (source, time, ordinal among
+                equals in this call). A glance whose id is there replaces the older one.
+
+        Returns:
+            Ids, and how many are new and replaced. Everything is on disk by then.
+
+        Raises:
+            ValueError: on times without zone, wrong numbers, or attributes that do not fit.
+            MemoryBusy: if another process is writing.
+            OSError: if the disk is full; nothing of the call is stored.
+        """
+        given = self._intake(len(trace), time, source, labels, ids)
+        with self._engine.writing():
+            sketcher = self.sketcher
+            sketcher.admit(trace, measure_scales=not sketcher.scales)
+            return self._store(sketcher.encode(trace), given, trace)
+
+    def _append(
+        self,
+        sketches: Sketches,
+        time: Any,
+        source: Source = None,
+        labels: Labels = None,
+        ids: Iterable[int] | None = None,
+        trace: Trace | None = None,
+    ) -> Added:
+        """Keep sketches that were made with this memory's recipe and module table."""
+        given = self._intake(len(sketches), time, source, labels, ids)
+        with self._engine.writing():
+            if sketches.modules is not self.modules:
+                extend(self.modules, sketches.modules)
+            return self._store(sketches, given, trace)
+
+    def _intake(
+        self, count: int, time: Any, source: Source, labels: Labels, ids: Iterable[int] | None
+    ) -> tuple[IntArray, IntArray, list[str | None], dict[str, Any]]:
+        times = microseconds_of_all(time, count)
+        sources = sources_of_all(source, count)
+        return ids_of_all(ids, sources, times), times, sources, labels_of_all(labels, count)
+
+    def _store(self, sketches: Sketches, given: Any, trace: Trace | None) -> Added:
+        self._recipe.check_same(sketches.recipe)
+        if sketches.is_sum or sketches.dim != self._recipe.dim:
+            raise ValueError(
+                f"a memory keeps whole sketches of single glances, got {sketches!r} of "
+                f"{sketches.dim} numbers"
+            )
+        ids, times, sources, labels = given
+        if len(ids) == 0:
+            return Added([], 0, 0)
+        self._engine.store_modules()
+        skeleton = np.full(len(ids), -1, np.int64)
+        if self._meta["keep_skeletons"] and sketches.skeletons is not None:
+            skeleton = self._engine.skeletons.add(sketches.skeletons.packed())
+        host = sketches.cpu()
+        scale = None if host.scale is None else host.scale.numpy()
+        block = Block(ids, times, sources, labels, skeleton, scale, host.codes.numpy())
+        replaced = self._engine.commit(block, trace)
+        return Added(ids.tolist(), len(ids) - replaced, replaced)
+
+    def watch(
+        self,
+        model: Any,
+        loader: Iterable[tuple[Any, Mapping[str, Any]]],
+        *,
+        view: str = "modules",
+        modules: Any = None,
+        progress: Callable[[int], None] | None = None,
+        **options: Any,
+    ) -> int:
+        """Run a network over batches and keep what it computed.
+
+        Args:
+            model: the network, an ``nn.Module``.
+            loader: yields ``(batch, info)``; ``info`` maps ``time`` (needed), ``source``,
+                ``labels`` and ``ids`` to what ``add`` takes.
+            view: what becomes an object; see ``recollect.trace``.
+            modules: which modules; see ``recollect.trace``.
+            progress: called after each batch with the glances kept so far.
+            options: passed on to ``recollect.trace``.
+
+        Returns:
+            The number of glances that were added or replaced.
+        """
+        run = import_module("recollect.tracing").trace
+        total = 0
+        for batch, about in loader:
+            trace = run(model, batch, modules=modules, view=view, **options)
+            self.add(trace, **about)
+            total += len(trace)
+            if progress is not None:
+                progress(total)
+        return total
+
+    def delete(self, where: str) -> int:
+        """Delete the glances that an SQL expression selects; roll-ups follow exactly.
+
+        Args:
+            where: over ``id``, ``time``, ``source`` and label columns.
+
+        Returns:
+            How many were deleted.
+
+        Raises:
+            ValueError: if the expression cannot be read.
+        """
+        if not isinstance(where, str) or not where.strip():
+            raise ValueError("delete needs an SQL expression; for all glances say where='true'")
+        with self._engine.writing():
+            return self._engine.delete(where)
+
+    def merge(self, other: Memory) -> Added:
+        """Take in all glances of another memory; equal ids replace ours.
+
+        Raises:
+            RecipeMismatch: if the recipes differ.
+            ValueError: if a module has another size or scale there.
+        """
+        keep = bool(self._meta["keep_skeletons"])
+        ids, replaced = merge(self._engine, other._engine, keep)
+        return Added(ids, len(ids) - replaced, replaced)
+
+    def compact(self) -> None:
+        """Join all small files, drop what was deleted, and write the roll-ups."""
+        with self._engine.writing():
+            self._engine.compact(everything=True)
+            self._engine.reservoir.rewrite(self._engine.rows.version)
+
+    # -- reading --------------------------------------------------------------------------
+
+    def glances(
+        self,
+        where: str | None = None,
+        since: Any = None,
+        until: Any = None,
+        columns: Sequence[str] | None = None,
+    ) -> Any:
+        """Return a ``pyarrow.Table`` of glances, ordered by time, then id.
+
+        Args:
+            where: SQL expression over ``id``, ``time``, ``source`` and label columns.
+            since: first moment (with zone).
+            until: moment after the last.
+            columns: of ``id``, ``time``, ``source``, the labels and ``skeleton``; default all.
+
+        Raises:
+            ValueError: if the expression or a column is unknown.
+        """
+
+        def read() -> Any:
+            places = self._engine.rows.find(filter_of(where, since, until))
+            return glances_at(self._engine, places, columns)
+
+        return self._engine.reading(read)
+
+    def sketches(
+        self,
+        ids: Iterable[int] | None = None,
+        where: str | None = None,
+        since: Any = None,
+        until: Any = None,
+        prefix: int | None = None,
+    ) -> Sketches:
+        """Return sketches in the order of ``ids``, or of ``glances`` with the same filter.
+
+        Args:
+            ids: which glances; excludes the other filters.
+            where: SQL expression.
+            since: first moment (with zone).
+            until: moment after the last.
+            prefix: only the first numbers of each sketch (only their tiers are read).
+
+        Raises:
+            NotRemembered: if an id is unknown.
+            ValueError: if both ids and a filter are given, or the prefix is too long.
+        """
+        chosen = filter_of(where, since, until)
+        if ids is not None and not chosen.is_all:
+            raise ValueError("give ids or a filter (where, since, until), not both")
+
+        def read() -> Sketches:
+            places = (
+                self._engine.rows.find(chosen) if ids is None else places_of(self._engine, ids)
+            )
+            return sketches_at(self._engine, places, prefix)
+
+        return self._engine.reading(read)
+
+    def search(
+        self,
+        vector: Any,
+        k: int = 10,
+        where: str | None = None,
+        since: Any = None,
+        until: Any = None,
+    ) -> tuple[IntArray, npt.NDArray[np.float32]]:
+        """Return the glances whose sketches point most nearly where a vector points.
+
+        Args:
+            vector: (d,) numbers, d the recipe's dim or a prefix of it (then prefixes are
+                compared).
+            k: how many.
+            where: SQL expression.
+            since: first moment (with zone).
+            until: moment after the last.
+
+        Returns:
+            ids (k,) and cosines (k,), best first; fewer if fewer glances match. See
+            ``recollect.memory.search`` on exactness.
+
+        Raises:
+            ValueError: if the vector has another size, is zero or not finite.
+        """
+        check_integer("k", k, minimum=1)
+        chosen = filter_of(where, since, until)
+        return self._engine.reading(lambda: self._searcher.search(vector, k, chosen))
+
+    def rollups(self, since: Any = None, until: Any = None) -> RollUps:
+        """Return the roll-ups by UTC hour with since <= time < until, in time order; NumPy only.
+
+        Where they cut an hour, that hour is counted from its glances.
+        """
+        span = filter_of(None, since, until)
+        return self._engine.reading(lambda: rollups_in(self._engine, span))
+
+    def skeleton_counts(
+        self, where: str | None = None, since: Any = None, until: Any = None
+    ) -> SkeletonCounts:
+        """Return the counts of each glance from its skeleton; filters as in ``glances``."""
+        chosen = filter_of(where, since, until)
+
+        def read() -> SkeletonCounts:
+            return counts_at(self._engine, self._engine.rows.find(chosen))
+
+        return self._engine.reading(read)
+
+    # -- records and priors ---------------------------------------------------------------
+
+    def records(self) -> tuple[list[int], Trace | None]:
+        """Return ids and traces of the glances kept whole (attributes as float16); or None."""
+
+        def read() -> tuple[list[int], Trace | None]:
+            reservoir = self._engine.reservoir
+            reservoir.load(self._engine.rows.version)
+            members = np.array(reservoir.members, np.int64)
+            alive = set(members[self._engine.rows.places(members) >= 0].tolist())
+            return reservoir.records(alive)
+
+        return self._engine.reading(read)
+
+    def fit_prior(self) -> int:
+        """Fit a prior to the records, keep it beside the older ones, return its version.
+
+        Raises:
+            ValueError: if no record is kept.
+        """
+        with self._engine.writing():
+            _, trace = self.records()
+            if trace is None:
+                raise ValueError(
+                    f"{self.path} keeps no records to fit a prior to (reservoir="
+                    f"{self._meta['reservoir']}, {len(self)} glances)"
+                )
+            return self._priors.fit(trace)
+
+    def prior(self, version: int | None = None) -> Prior | None:
+        """Return a fitted prior, by default the newest; None if none was fitted.
+
+        Raises:
+            NotRemembered: if there is no such version.
+        """
+        return self._priors.get(version)
+
+    @property
+    def prior_versions(self) -> list[int]:
+        """Versions of the priors that are kept."""
+        return self._priors.versions()
+
+    # -- care -----------------------------------------------------------------------------
+
+    def verify(self) -> Report:
+        """Compute everything derived once more, compare, and tell what differs."""
+        return self._engine.reading(lambda: verify(self._engine))
+
+    def export(self, path: str | Path) -> int:
+        """Write all glances to one Parquet file that needs nothing of ours to be read.
+
+        Columns: id, time, source, labels, ``skeleton`` (packed), ``sketch`` (float32 values);
+        recipe and module table are JSON in the schema's metadata.
+
+        Returns:
+            The number of glances written.
+        """
+        return self._engine.reading(lambda: export(self._engine, Path(path)))
+
+    def info(self) -> dict[str, Any]:
+        """Return what the memory holds and what it costs, every byte on disk counted."""
+        self._engine.sync()
+        return info(self._engine, self._meta, self.prior_versions)

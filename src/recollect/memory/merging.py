@@ -1,0 +1,95 @@
+"""Taking one memory's glances into another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from recollect.memory.engine import Engine
+from recollect.memory.rows import Where
+from recollect.sketching.recipe import ModuleTable
+from recollect.sketching.skeletons import Structure, pack_structure, unpack_structure
+
+if TYPE_CHECKING:
+    from recollect.tracing.columns import Trace
+
+__all__ = ["extend", "merge"]
+
+IntArray = npt.NDArray[np.int64]
+
+
+def extend(table: ModuleTable, other: ModuleTable) -> None:
+    """Append the families of another table.
+
+    Raises:
+        ValueError: if a family has another size, other members or another scale there.
+    """
+    for entry in other:
+        if entry.name in table and table[entry.name].scale != entry.scale:
+            raise ValueError(
+                f"module {entry.name!r} has scale {table[entry.name].scale} here and "
+                f"{entry.scale} there, and sketches with different scales cannot be mixed; make "
+                "memories that are to be merged with one sketcher: Memory(path, "
+                "sketcher=first.sketcher)"
+            )
+        table.add(entry.name, entry.size, entry.members, entry.scale)
+
+
+def merge(engine: Engine, other: Engine, keep_skeletons: bool) -> tuple[list[int], int]:
+    """Add all glances of ``other``; return their ids and how many replaced ours."""
+    engine.recipe.check_same(other.recipe)
+    with engine.writing():
+        other.sync()
+        extend(engine.modules.copy(), other.modules)  # refuses before anything changes
+        extend(engine.modules, other.modules)
+        engine.store_modules()
+        translate = _Translation(other, engine, keep_skeletons)
+        other.reservoir.load(other.rows.version)
+        if engine.reservoir.size:
+            engine.reservoir.lower(other.reservoir.bound(), engine.rows.version)
+        ids: list[int] = []
+        replaced = 0
+        for block in other.rows.blocks(other.rows.find(Where())):
+            rows, records = _records(other, block.ids)
+            ours = replace(block, skeleton=translate(block.skeleton))
+            replaced += engine.commit(ours, records, rows)
+            ids += block.ids.tolist()
+    return ids, replaced
+
+
+class _Translation:
+    """Gives skeletons of another memory their ids here (module ids may differ)."""
+
+    def __init__(self, source: Engine, target: Engine, keep: bool) -> None:
+        self.source, self.target, self.keep = source, target, keep
+        names = source.modules.names
+        self.ids = np.array([target.modules.id_of(n) for n in names], np.int64)
+        self.same = bool(np.array_equal(self.ids, np.arange(len(names))))
+
+    def __call__(self, skeletons: IntArray) -> IntArray:
+        if not self.keep:
+            return np.full_like(skeletons, -1)
+        distinct, place = np.unique(skeletons, return_inverse=True)
+        known = distinct >= 0
+        packed = [self._packed(s) for s in distinct[known].tolist()]
+        moved = np.full(len(distinct), -1, np.int64)
+        moved[known] = self.target.skeletons.add(packed)
+        return moved[place]
+
+    def _packed(self, skeleton: int) -> bytes:
+        data = self.source.skeletons.bytes_of(skeleton)
+        if self.same:
+            return data
+        s = unpack_structure(data)
+        return pack_structure(Structure(self.ids[s.modules], s.parent, s.child, s.weight))
+
+
+def _records(other: Engine, ids: IntArray) -> tuple[list[int], Trace | None]:
+    """Rows of a block that the other memory keeps whole, and their records."""
+    wanted = set(ids.tolist())
+    kept, trace = other.reservoir.records(wanted)
+    row = {number: r for r, number in enumerate(ids.tolist())}
+    return [row[n] for n in kept], trace

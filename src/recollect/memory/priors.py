@@ -1,0 +1,73 @@
+"""Priors fitted from the reservoir, kept one beside the other by version."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from recollect import sketching
+from recollect._checks import NotRemembered
+from recollect.memory.layout import Folder
+
+if TYPE_CHECKING:
+    from recollect.sketching.prior import Prior
+    from recollect.tracing.columns import Trace
+
+__all__ = ["Priors"]
+
+
+class Priors:
+    """The priors of a memory; version n stands in ``priors/prior-000n.npz``.
+
+    Args:
+        folder: of the memory.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self._known: dict[int, Prior] = {}
+
+    def versions(self) -> list[int]:
+        """Return the versions there are, ascending."""
+        names = (re.fullmatch(r"prior-(\d+)", p.stem) for p in self._paths())
+        return sorted(int(n[1]) for n in names if n)
+
+    def _paths(self) -> list[Path]:
+        return list((self.folder / "priors").glob("prior-*.npz"))
+
+    def fit(self, trace: Trace) -> int:
+        """Fit a prior to records, keep it, and return its version."""
+        version = max(self.versions(), default=0) + 1
+        prior = sketching.Prior.fit(trace)
+        self.folder.write_arrays(_name(version), prior.to_arrays())
+        self._known[version] = prior
+        return version
+
+    def get(self, version: int | None = None) -> Prior | None:
+        """Return a prior, by default the newest; None if there is none yet.
+
+        Raises:
+            NotRemembered: if there is no such version.
+        """
+        versions = self.versions()
+        if version is None:
+            if not versions:
+                return None
+            version = versions[-1]
+        if version not in versions:
+            raise NotRemembered(
+                f"there is no prior of version {version}; kept are {versions or 'none yet'} "
+                "(memory.fit_prior() makes one)"
+            )
+        if version not in self._known:
+            with np.load(self.folder / _name(version), allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            self._known[version] = sketching.Prior.from_arrays(arrays)
+        return self._known[version]
+
+
+def _name(version: int) -> str:
+    return f"priors/prior-{version:04d}.npz"

@@ -1,0 +1,121 @@
+"""Sketches and skeleton counts of some glances, put together from the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recollect import sketching
+from recollect._checks import NotRemembered, check_integer, check_one_of
+from recollect.memory.clock import HOUR
+from recollect.memory.engine import Engine
+from recollect.memory.rollups import RollUps
+from recollect.memory.rows import Where
+from recollect.memory.structures import SkeletonCounts
+
+if TYPE_CHECKING:
+    from recollect.sketching.sketches import Sketches
+
+__all__ = ["counts_at", "glances_at", "places_of", "rollups_in", "sketches_at"]
+
+IntArray = npt.NDArray[np.int64]
+
+
+def places_of(engine: Engine, ids: Iterable[int]) -> IntArray:
+    """Return the places of ids.
+
+    Raises:
+        NotRemembered: if one is unknown.
+    """
+    wanted = np.array([int(i) for i in ids], np.int64)
+    places = engine.rows.places(wanted)
+    if (places < 0).any():
+        raise NotRemembered(
+            f"no glance has the id {wanted[places < 0][0]}; memory.glances() lists the ids"
+        )
+    return places
+
+
+def glances_at(engine: Engine, places: IntArray, columns: Sequence[str] | None) -> Any:
+    """Return a ``pyarrow.Table`` of the glances at some places, without their sketches.
+
+    Raises:
+        ValueError: if a column is unknown.
+    """
+    known = ["id", "time", "source", *engine.rows.label_names(), "skeleton"]
+    chosen = known if columns is None else list(columns)
+    for name in chosen:
+        check_one_of("a column", name, known)
+    if engine.rows.data() is None:
+        return engine.rows.empty(chosen)
+    return engine.rows.take(places, chosen)
+
+
+def sketches_at(engine: Engine, places: IntArray, prefix: int | None) -> Sketches:
+    """Return the sketches at some places, or their prefixes (only their tiers are read).
+
+    Raises:
+        ValueError: if the prefix is longer than the sketches.
+    """
+    import torch
+
+    rows, whole = engine.rows, engine.recipe.dim
+    dim = whole if prefix is None else check_integer("prefix", prefix, minimum=1)
+    if dim > whole:
+        raise ValueError(f"a prefix of {dim} numbers is asked of sketches of {whole}")
+    columns = [name for name, part in rows.tiers.items() if part.start < dim]
+    scaled = ["scale"] if rows.dtype == np.int8 else []
+    codes = np.zeros((0, dim), rows.dtype)
+    factors = np.zeros(0, np.float32)
+    if len(places):
+        table = rows.take(places, [*scaled, *columns])
+        codes = np.array(rows.codes(table, columns)[:, :dim])
+        if scaled:
+            factors = table.column("scale").to_numpy().astype(np.float32)
+    return sketching.Sketches(
+        torch.from_numpy(codes),
+        torch.from_numpy(factors) if scaled else None,
+        torch.ones(len(places), dtype=torch.int64),
+        _skeletons(engine, rows.index()[2][places]),
+        engine.modules,
+        engine.recipe,
+    )
+
+
+def _skeletons(engine: Engine, numbers: IntArray) -> sketching.Skeletons | None:
+    if bool((numbers < 0).any()):
+        return None
+    return sketching.Skeletons.from_packed(
+        [engine.skeletons.bytes_of(s) for s in numbers.tolist()]
+    )
+
+
+def counts_at(engine: Engine, places: IntArray) -> SkeletonCounts:
+    """Return the counts of the glances at some places, from their skeletons."""
+    ids, time, skeleton = engine.rows.index()
+    distinct, index = np.unique(skeleton[places], return_inverse=True)
+    known = distinct >= 0
+    bags = [engine.skeletons.bag(s) for s in distinct[known].tolist()]
+    number = np.where(known, np.cumsum(known) - 1, -1)[index]
+    return SkeletonCounts(ids[places], time[places], number >= 0, engine.modules, number, bags)
+
+
+def rollups_in(engine: Engine, span: Where) -> RollUps:
+    """Return the roll-ups of a span; hours that it cuts are counted from their glances."""
+    ledger, modules = engine.ledger, engine.modules
+    first = None if span.since is None else -(-span.since // HOUR)
+    last = None if span.until is None else span.until // HOUR
+    cut = []
+    if first is not None and last is not None and first > last:
+        cut, last = [span], first
+    else:
+        if first is not None and span.since != first * HOUR:
+            cut.append(Where(None, span.since, first * HOUR))
+        if last is not None and span.until != last * HOUR:
+            cut.append(Where(None, last * HOUR, span.until))
+    if not cut:
+        return ledger.between(first, last, modules)
+    return ledger.between(first, last, modules, engine.count_where(cut))

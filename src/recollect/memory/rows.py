@@ -1,0 +1,471 @@
+"""The glances on disk: one Lance row each, the sketch cut into prefix tiers.
+
+A prefix of a fixed-size list column cannot be read alone, so a sketch stands in sibling columns
+``s0`` (the first 256 numbers), ``s1`` (the next 768) and ``s2`` (the rest).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from recollect._checks import CorruptMemory
+from recollect.memory.index import Index, Key, fragment_keys
+from recollect.memory.layout import Folder, Moved
+from recollect.memory.sums import to_fixed_point
+
+__all__ = ["FIXED", "FOLDER", "Block", "Rows", "Where", "newest_version", "tiers"]
+
+IntArray = npt.NDArray[np.int64]
+T = TypeVar("T")
+
+FOLDER = "glances.lance"
+
+# Columns that are ours; every other column is a label.
+FIXED = ("id", "time", "source", "skeleton", "scale", "s0", "s1", "s2")
+
+# Fragments of this many rows are left alone when small ones are joined.
+_SETTLED = 16384
+_ALL_SETTLED = 1 << 20
+_NEWEST = (1 << 64) - 1
+_BATCH = 8192
+
+
+def lance() -> Any:
+    """Import Lance, quietly (it warns on every first write otherwise)."""
+    os.environ.setdefault("LANCE_LOG", "error")
+    import lance
+
+    return lance
+
+
+def tiers(dim: int) -> dict[str, slice]:
+    """Return the columns of a sketch and which of its numbers they hold.
+
+    >>> tiers(1024)
+    {'s0': slice(0, 256, None), 's1': slice(256, 1024, None)}
+    """
+    cuts = (("s0", 0, 256), ("s1", 256, 1024), ("s2", 1024, dim))
+    return {name: slice(start, min(stop, dim)) for name, start, stop in cuts if start < dim}
+
+
+def newest_version(path: Path) -> int:
+    """Return the newest version of the glances by the names of its manifests; 0 if none.
+
+    This needs no Lance, and so keeps counting light.
+    """
+    folder = path / FOLDER / "_versions"
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return 0
+    numbers = [int(n.removesuffix(".manifest")) for n in names if n.endswith(".manifest")]
+    if not numbers:
+        return 0
+    # Twenty digits count down from the largest number (the newest sorts first); fewer count up.
+    return max(_NEWEST - n if n > _NEWEST // 2 else n for n in numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some glances as NumPy columns.
+
+    Attributes:
+        ids: (B,) int64.
+        time: (B,) int64 microseconds UTC.
+        source: B strings or None.
+        labels: name -> B values (str, float, bool or None).
+        skeleton: (B,) int64, -1 where not kept.
+        scale: (B,) float32, or None where the codes are no int8.
+        codes: (B, d).
+    """
+
+    ids: IntArray
+    time: IntArray
+    source: Sequence[str | None]
+    labels: dict[str, Sequence[Any]]
+    skeleton: IntArray
+    scale: npt.NDArray[np.float32] | None
+    codes: npt.NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Where:
+    """A filter: an SQL expression, and a half-open span of time in microseconds UTC."""
+
+    sql: str | None = None
+    since: int | None = None
+    until: int | None = None
+
+    @property
+    def is_all(self) -> bool:
+        """Whether nothing is left out."""
+        return self.sql is None and self.since is None and self.until is None
+
+
+class Rows:
+    """The rows of a memory.
+
+    Args:
+        folder: of the memory.
+        dim: numbers in a sketch.
+        dtype: ``"int8"``, ``"float16"`` or ``"float32"``.
+    """
+
+    def __init__(self, folder: Folder, dim: int, dtype: str) -> None:
+        self.folder = folder
+        self.dim = dim
+        self.dtype = np.dtype(dtype)
+        self.tiers = tiers(dim)
+        self._data: Any = None
+        self._index = Index()
+        self._keys: tuple[int, list[Key]] = (-1, [])
+
+    # -- versions -------------------------------------------------------------------------
+
+    @property
+    def version(self) -> int:
+        """Newest version on disk; 0 before the first row."""
+        return newest_version(self.folder.path)
+
+    def data(self) -> Any:
+        """Return the version that is being read, as a Lance dataset; None before the first row.
+
+        It stays the same until ``refresh``, so that places keep their meaning.
+
+        Raises:
+            CorruptMemory: if it cannot be opened.
+        """
+        if self._data is None and self.version > 0:
+            try:
+                self._data = lance().dataset(str(self.folder / FOLDER))
+            except (OSError, ValueError, RuntimeError) as error:
+                raise CorruptMemory(f"{self.folder / FOLDER} cannot be opened: {error}") from error
+        return self._data
+
+    def refresh(self) -> None:
+        """Read the newest version from now on."""
+        if self._data is not None and self._data.version != self.version:
+            self._data = None
+
+    def cover(self) -> tuple[int, dict[str, list[int]], list[str]]:
+        """Return version, fragments (rows, deleted) and files (relative) of the newest version.
+
+        Raises:
+            CorruptMemory: naming files that are missing.
+        """
+        data = self.data()
+        if data is None:
+            return 0, {}, []
+        fragments, files = {}, []
+        for f in data.get_fragments():
+            meta = f.metadata
+            gone = meta.deletion_file.num_deleted_rows if meta.deletion_file else 0
+            fragments[str(meta.id)] = [meta.physical_rows, gone]
+            files += [f"{FOLDER}/data/{d.path}" for d in meta.files]
+            if meta.deletion_file:
+                files.append(f"{FOLDER}/{meta.deletion_file.path(meta.id)}")
+        self.check_files(files)
+        return int(data.version), fragments, files
+
+    def check_files(self, files: Sequence[str]) -> None:
+        """Check that files are there.
+
+        Raises:
+            CorruptMemory: naming those that are not.
+        """
+        lost = [name for name in files if not (self.folder / name).exists()]
+        if lost:
+            raise CorruptMemory(
+                f"{self.folder.path} lost {len(lost)} of its files: {', '.join(lost[:5])}; "
+                "restore them from a copy"
+            )
+
+    # -- reading --------------------------------------------------------------------------
+
+    def index(self) -> tuple[IntArray, IntArray, IntArray]:
+        """Return id, time and skeleton of all rows, (N,) each, in the order of the rows."""
+        self._index.update(self.keys(), self._fragment_index)
+        return self._index.arrays
+
+    def keys(self) -> list[Key]:
+        """Return the fragments that are being read, in the order of the rows."""
+        data = self.data()
+        if data is None:
+            return []
+        if self._keys[0] != data.version:
+            self._keys = (data.version, fragment_keys(data))
+        return self._keys[1]
+
+    def _fragment_index(self, fragments: list[int]) -> tuple[IntArray, IntArray, IntArray]:
+        parts = list(self.scan(["id", "time", "skeleton"], fragments))
+        ids, time, skeleton = (
+            np.concatenate([np.zeros(0, np.int64), *(_integers(t.column(i)) for t in parts)])
+            for i in range(3)
+        )
+        return ids, time, skeleton
+
+    def label_names(self) -> list[str]:
+        """Return the names of the label columns."""
+        data = self.data()
+        return [] if data is None else [n for n in data.schema.names if n not in FIXED]
+
+    def label_kinds(self) -> dict[str, str]:
+        """Return the SQL type of each label column."""
+        kinds = {"string": "string", "double": "double", "bool": "boolean"}
+        schema = self.data().schema
+        return {n: kinds.get(str(schema.field(n).type), "other") for n in self.label_names()}
+
+    def sketch_part(self, table: Any) -> tuple[IntArray, IntArray, IntArray]:
+        """Return time, skeleton and fixed-point sketches of a table of ``sketch_columns``."""
+        scale = table.column("scale").to_numpy() if "scale" in table.column_names else None
+        time, skeleton = _integers(table.column("time")), _integers(table.column("skeleton"))
+        return time, skeleton, to_fixed_point(self.codes(table), scale)
+
+    def find(self, where: Where) -> IntArray:
+        """Return the places of matching rows, ordered by time, then id.
+
+        Raises:
+            ValueError: if the expression is none, or names an unknown column.
+        """
+        ids, time, _ = self.index()
+        if where.sql is None:
+            places = np.arange(len(ids))
+        elif len(ids) == 0:
+            return np.zeros(0, np.int64)
+        else:
+            places = self.places(self._matching(where.sql))
+        if where.since is not None:
+            places = places[time[places] >= where.since]
+        if where.until is not None:
+            places = places[time[places] < where.until]
+        return places[np.lexsort((ids[places], time[places]))]
+
+    def _matching(self, sql: str) -> IntArray:
+        """Ids of the rows that an SQL expression selects."""
+        try:
+            table = self._read(lambda d: d.to_table(columns=["id"], filter=sql))
+        except ValueError as error:
+            reason = str(error).split(", /")[0].removeprefix("Invalid user input: ")
+            known = ["id", "time", "source", *self.label_names()]
+            raise ValueError(
+                f"where={sql!r} cannot be read: {reason}. It is an SQL expression over "
+                f"{', '.join(known)}, for example \"source = 'hall'\""
+            ) from error
+        return _integers(table.column("id"))
+
+    def places(self, wanted: IntArray) -> IntArray:
+        """Return the place of each id; -1 where there is none."""
+        self.index()
+        return self._index.places(wanted)
+
+    def ids_at(self, places: IntArray) -> IntArray:
+        """Return the ids of the rows at some places (without reading the ids of all)."""
+        return _integers(self.take(places, ["id"]).column(0))
+
+    def empty(self, columns: Sequence[str]) -> Any:
+        """Return a table without rows, for a memory that has none yet."""
+        import pyarrow as pa
+
+        types = {"id": pa.int64(), "time": pa.timestamp("us", "UTC"), "skeleton": pa.int32()}
+        return pa.table({c: pa.array([], types.get(c, pa.string())) for c in columns})
+
+    def take(self, places: IntArray, columns: Sequence[str]) -> Any:
+        """Return a ``pyarrow.Table`` of the rows at some places, in that order."""
+        if len(places) > sum(rows - gone for _, rows, gone in self.keys()) // 4:
+            whole = self._read(lambda d: d.to_table(columns=list(columns)))
+            return whole.take(places)
+        order = np.argsort(places, kind="stable")
+        sorted_places = places[order].tolist()
+        table = self._read(lambda d: d.take(sorted_places, columns=list(columns)))
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return table.take(back)
+
+    def codes(self, table: Any, columns: Sequence[str] | None = None) -> npt.NDArray[Any]:
+        """Return the sketches (B, d) of a table that holds (some of) the tiers."""
+        parts = [_matrix(table.column(c), self.dtype) for c in columns or self.tiers]
+        return np.ascontiguousarray(np.concatenate(parts, axis=1)) if len(parts) > 1 else parts[0]
+
+    def block(self, table: Any) -> Block:
+        """Return a table that holds all columns as a ``Block``."""
+        names = [n for n in table.column_names if n not in FIXED]
+        scale = None
+        if "scale" in table.column_names:
+            scale = table.column("scale").to_numpy().astype(np.float32)
+        return Block(
+            _integers(table.column("id")),
+            _integers(table.column("time")),
+            table.column("source").to_pylist(),
+            {n: table.column(n).to_pylist() for n in names},
+            _integers(table.column("skeleton")),
+            scale,
+            self.codes(table),
+        )
+
+    def blocks(self, places: IntArray, size: int = 4096) -> Iterator[Block]:
+        """Return the rows at some places, a few thousand at a time."""
+        for start in range(0, len(places), size):
+            part = np.sort(places[start : start + size]).tolist()
+            yield self.block(self._read(partial(_all_columns, part)))
+
+    def scan(
+        self, columns: Sequence[str], fragments: Sequence[int] | None = None
+    ) -> Iterator[Any]:
+        """Return all rows (or those of some fragments) as tables, a few thousand at a time."""
+        import pyarrow as pa
+
+        data = self.data()
+        if data is None:
+            return
+        chosen = None if fragments is None else [data.get_fragment(f) for f in fragments]
+        reader = self._read(
+            lambda d: d.scanner(
+                columns=list(columns), fragments=chosen, batch_size=_BATCH, scan_in_order=True
+            ).to_reader()
+        )
+        while True:
+            try:
+                batch = self._read(lambda _: reader.read_next_batch())
+            except StopIteration:
+                return
+            yield pa.Table.from_batches([batch])
+
+    @property
+    def sketch_columns(self) -> list[str]:
+        """Columns from which sums are computed."""
+        scaled = ["scale"] if self.dtype == np.int8 else []
+        return ["time", "skeleton", *scaled, *self.tiers]
+
+    def _read(self, read: Callable[[Any], T]) -> T:
+        """Read from the dataset.
+
+        Raises:
+            Moved: if a writer has just removed the files of the version that is being read.
+            CorruptMemory: if files of the newest version are missing.
+        """
+        try:
+            return read(self.data())
+        except (OSError, RuntimeError, ValueError) as error:
+            # A scan reports a missing file as a ValueError of Arrow, as it does a wrong filter.
+            if isinstance(error, ValueError) and "Not found" not in str(error):
+                raise
+            if self._data is None or self._data.version != self.version:
+                raise Moved("a writer has joined the files that were being read") from error
+            self.cover()
+            raise
+
+    # -- writing --------------------------------------------------------------------------
+
+    def write(self, block: Block, replace: bool) -> None:
+        """Add rows in one commit; with ``replace`` rows of the same id give way to them."""
+        table = self._table(block)
+        engine = lance()
+        path = str(self.folder / FOLDER)
+        data = self.data()
+        if data is None:
+            engine.write_dataset(table, path, mode="create")
+        elif replace:
+            merge = data.merge_insert("id").when_matched_update_all()
+            merge.when_not_matched_insert_all().execute(table)
+        else:
+            fragments = engine.fragment.write_fragments(table, path, schema=data.schema)
+            self.folder.flush_new(FOLDER)
+            append = engine.LanceOperation.Append(fragments)
+            engine.LanceDataset.commit(path, append, read_version=data.version)
+        self.folder.flush_new(FOLDER)
+        self.refresh()
+
+    def delete(self, sql: str) -> None:
+        """Delete rows in one commit."""
+        self.data().delete(sql)
+        self.folder.flush_new(FOLDER)
+        self.refresh()
+
+    def add_labels(self, kinds: dict[str, str]) -> None:
+        """Add label columns, empty so far; values are SQL types."""
+        data = self.data()
+        if data is not None and kinds:
+            data.add_columns({f: f"CAST(NULL AS {kind})" for f, kind in kinds.items()})
+            self.refresh()
+
+    def compact(self, everything: bool = False) -> None:
+        """Join small fragments, drop deleted rows, and remove what no version needs."""
+        data = self.data()
+        if data is None:
+            return
+        rows = _ALL_SETTLED if everything else _SETTLED
+        data.optimize.compact_files(target_rows_per_fragment=rows)
+        self.folder.flush_new(FOLDER)
+        self.refresh()
+        self.data().cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+        self.refresh()
+
+    def _table(self, block: Block) -> Any:
+        """Return a block as a ``pyarrow.Table`` with the columns of the dataset."""
+        import pyarrow as pa
+
+        size = len(block)
+        columns: dict[str, Any] = {
+            "id": pa.array(block.ids, pa.int64()),
+            "time": pa.array(block.time, pa.timestamp("us", "UTC")),
+            "source": pa.array(list(block.source), pa.string()),
+            "skeleton": pa.array(block.skeleton, pa.int32()),
+        }
+        if self.dtype == np.int8:
+            columns["scale"] = pa.array(block.scale, pa.float32())
+        for name, part in self.tiers.items():
+            flat = np.ascontiguousarray(block.codes[:, part], dtype=self.dtype).reshape(-1)
+            width = part.stop - part.start
+            columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
+        data = self.data()
+        types = {} if data is None else {n: data.schema.field(n).type for n in self.label_names()}
+        for name in [*types, *[n for n in block.labels if n not in types]]:
+            values = list(block.labels.get(name, [None] * size))
+            columns[name] = pa.array(values, types.get(name) or _label_type(pa, values))
+        table = pa.table(columns)
+        return table if data is None else table.select(data.schema.names)
+
+
+def _all_columns(places: list[int], data: Any) -> Any:
+    return data.take(places)
+
+
+def _label_type(pa: Any, values: Sequence[Any]) -> Any:
+    kinds = {type(v) for v in values if v is not None}
+    if kinds <= {bool} and kinds:
+        return pa.bool_()
+    return pa.float64() if kinds <= {float} and kinds else pa.string()
+
+
+def _integers(column: Any) -> IntArray:
+    """Return an integer or time column as (N,) int64."""
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.int64())
+    array: IntArray = column.to_numpy().astype(np.int64)
+    return array
+
+
+def _matrix(column: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return a fixed-size list column as a matrix, without copying where it is one chunk."""
+    width = column.type.list_size
+    parts = [
+        np.frombuffer(memoryview(c.flatten().to_numpy(zero_copy_only=True)), dtype)
+        for c in column.chunks
+    ]
+    if len(parts) == 1:
+        return parts[0].reshape(-1, width)
+    return np.concatenate([*parts, np.zeros(0, dtype)]).reshape(-1, width)

@@ -1,0 +1,104 @@
+"""Sketch sums per hour on disk: 64-bit integers, one file per month, packed without loss.
+
+A row of a month's file is an hour's sum. A sum of few int8 sketches has many trailing zero bits
+(and a sum of one is an int8 code times its scale), so each row is kept as a divisor and the
+narrowest integers that hold the quotient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["group_sums", "months_of", "read_month", "to_fixed_point", "write_month"]
+
+IntArray = npt.NDArray[np.int64]
+
+_WIDTHS = (np.int8, np.int16, np.int32, np.int64)
+
+# As in sketching: sums are kept in units of 2**-32.
+_FIXED_POINT = 2.0**32
+
+
+def months_of(hours: IntArray) -> dict[str, IntArray]:
+    """Return UTC month (YYYY-MM) -> rows of the hours since 1970 that it holds.
+
+    >>> {k: v.tolist() for k, v in months_of(np.array([0, 31 * 24, 5])).items()}
+    {'1970-01': [0, 2], '1970-02': [1]}
+    """
+    months = hours.astype("datetime64[h]").astype("datetime64[M]")
+    distinct, place = np.unique(months, return_inverse=True)
+    return {str(m): np.flatnonzero(place == i) for i, m in enumerate(distinct)}
+
+
+def to_fixed_point(codes: npt.NDArray[np.generic], scale: npt.ArrayLike | None) -> IntArray:
+    """Return sketches as (B, d) int64 in units of 2**-32, as ``Sketches.fixed_point`` does.
+
+    Args:
+        codes: (B, d) int8, float16 or float32.
+        scale: (B,) float32, or None.
+    """
+    exact = codes.astype(np.float64)
+    factor = np.float64(_FIXED_POINT)
+    if scale is None:
+        exact *= factor
+    else:
+        exact *= (np.asarray(scale, np.float64) * factor)[:, None]
+    np.rint(exact, out=exact)
+    return exact.astype(np.int64)
+
+
+def group_sums(hour: IntArray, fixed: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the distinct hours (H,) and the sum of each hour's rows (H, d)."""
+    if len(hour) == 0:
+        return hour, fixed
+    order = np.argsort(hour, kind="stable")
+    ordered = hour[order]
+    first = np.flatnonzero(np.r_[True, np.diff(ordered) != 0])
+    if len(first) == 1:
+        return ordered[:1], fixed.sum(0, keepdims=True)
+    return ordered[first], np.add.reduceat(fixed[order], first, axis=0)
+
+
+def write_month(file: BinaryIO, hours: IntArray, sums: IntArray) -> None:
+    """Write the sums (H, d) of distinct ascending hours (H,)."""
+    divisor = _divisors(sums)
+    quotient = sums // divisor[:, None]
+    largest = np.maximum(quotient.max(1, initial=0), -(quotient.min(1, initial=0) + 1))
+    width = np.searchsorted([np.iinfo(t).max for t in _WIDTHS], largest)
+    for array in (hours, divisor, width.astype(np.int8)):
+        np.save(file, array, allow_pickle=False)
+    for number, kind in enumerate(_WIDTHS):
+        np.save(file, quotient[width == number].astype(kind), allow_pickle=False)
+
+
+def read_month(file: BinaryIO) -> tuple[IntArray, IntArray]:
+    """Read what ``write_month`` wrote: hours (H,) and sums (H, d)."""
+    hours, divisor, width = (np.load(file, allow_pickle=False) for _ in range(3))
+    parts = [np.load(file, allow_pickle=False) for _ in _WIDTHS]
+    sums = np.empty((len(hours), parts[0].shape[1]), np.int64)
+    for number, part in enumerate(parts):
+        if len(part) == len(hours):
+            np.multiply(part, divisor[:, None], out=sums)
+        elif len(part):
+            rows = width == number
+            sums[rows] = part * divisor[rows][:, None]
+    return hours, sums
+
+
+def _divisors(sums: IntArray) -> IntArray:
+    """Return a common divisor (H,) of each row: its power of two, or all of it if that pays."""
+    joined = np.bitwise_or.reduce(sums, axis=1)
+    divisor = np.where(joined == 0, 1, joined & -joined)
+    for row in _odd_rows(sums, divisor):
+        divisor[row] = np.gcd.reduce(sums[row])
+    return divisor
+
+
+def _odd_rows(sums: IntArray, divisor: IntArray) -> Iterable[int]:
+    """Rows that seem to have a larger divisor than their power of two (sums of one sketch)."""
+    sample = np.gcd.reduce(sums[:, :16], axis=1)
+    return np.flatnonzero(sample > divisor).tolist()

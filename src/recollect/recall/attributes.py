@@ -1,0 +1,293 @@
+"""How large, where, how sure: mean and spread of a module's attribute over many glances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recollect._answers import Z90, Answer, interval
+from recollect._checks import NotRemembered
+from recollect.recall.reading import (
+    CHUNK,
+    Decoder,
+    Selection,
+    chunks,
+    load_note,
+    plural,
+    records_of,
+    sums_of,
+)
+
+if TYPE_CHECKING:
+    from recollect.memory import Memory
+
+__all__ = ["attribute"]
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    """What is known of n objects, m numbers each.
+
+    Attributes:
+        value: (n, m) estimates.
+        variance: (n, m) variance of each estimate; zero where a record says it exactly.
+        records: how many of the glances were read from records.
+        loads: load of each decoding.
+        notes: what the decodings said.
+    """
+
+    value: FloatArray
+    variance: FloatArray
+    records: int
+    loads: Sequence[float]
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and variance of m numbers, each with its own standard deviation."""
+
+    mean: FloatArray
+    mean_std: FloatArray
+    variance: FloatArray
+    variance_std: FloatArray
+
+
+def attribute(
+    memory: Memory,
+    module: str,
+    where: str | None = None,
+    since: Any = None,
+    until: Any = None,
+    names: Sequence[str] | None = None,
+) -> Answer:
+    """Estimate the mean and the spread of each number of a module's attribute.
+
+    With x the numbers of the n chosen objects, x' their estimates and v the variances of these,
+    the mean is that of x' with variance ``sum(v) / n^2``, and the spread is the root of
+    ``var(x') + mean(v)`` (the law of total variance). Glances that are kept whole count exactly.
+    What the prior pulled towards the usual, where the chosen glances are unusual, widens the
+    interval of the mean.
+
+    Args:
+        memory: a Memory.
+        module: name of the module.
+        where: SQL expression over time, source and labels.
+        since: first moment (with zone).
+        until: first moment that is left out.
+        names: what the m numbers are called, such as ``["score", "x", "y", "w", "h"]``; fewer
+            names than numbers leave the rest numbered.
+
+    Returns:
+        An Answer, one row per number: ``number`` (its name, or its place), ``estimate``, ``low``,
+        ``high`` of the mean, and ``spread``, ``spread_low``, ``spread_high`` of the standard
+        deviation over the chosen objects.
+
+    Raises:
+        NotRemembered: if the module was never seen, or is in none of the chosen glances.
+        ValueError: if more names are given than there are numbers, a time has no zone, or the
+            glances were kept without skeletons and there is no prior.
+
+    Example:
+        >>> from recollect import Memory, Object, Trace, recall
+        >>> def scene(x):
+        ...     face = Object("face", [x])
+        ...     return [Object("cat", [x, 1.0], weight=0.5, inputs=[face])]
+        >>> t = Trace.from_objects([scene(x) for x in (1.0, 1.1, 5.0)])
+        >>> memory = Memory(getfixture("tmp_path") / "room")
+        >>> _ = memory.add(t, time="2026-01-01T08:00Z", ids=[1, 2, 3], source="hall")
+        >>> recall.attribute(memory, "cat", names=["size"])
+        attribute of 'cat'
+        number  estimate    low   high  spread  spread_low  spread_high
+          size     2.367  2.367  2.367   1.863       1.863        1.863
+             1         1      1      1       0           0            0
+        3 objects in 3 glances
+        3 of 3 glances read exactly from records
+        >>> memory.close()
+    """
+    entry = memory.modules.family_of(memory.modules.id_of(module))
+    labels = _labels(names, module, entry.size)
+    chosen = Selection.of(where, since, until)
+    ids, objects, blind = _holding(memory, module, chosen)
+    decoder = Decoder.of(memory)
+    if blind:
+        moments, notes = _from_sums(memory, module, chosen, decoder, None)
+        notes.append(
+            f"{plural(blind, 'glance')} kept without skeletons: the mean comes from the sum of "
+            "all sketches, the spread is not known"
+        )
+    elif len(ids) > CHUNK and chosen.is_hours and decoder.prior is not None:
+        moments, notes = _from_sums(memory, module, chosen, decoder, objects)
+        sample = ids[np.unique(np.linspace(0, len(ids) - 1, CHUNK).astype(np.int64))]
+        found = _decode(memory, module, sample, decoder)
+        spread = _moments(found.value, found.variance, _usual(decoder, module))
+        sampled = spread.variance * np.sqrt(2.0 / len(found.value))
+        wide = np.hypot(spread.variance_std, sampled)
+        moments = Moments(moments.mean, moments.mean_std, spread.variance, wide)
+        notes.append(f"the spread comes from {plural(len(sample), 'glance')}, evenly chosen")
+    else:
+        found = _decode(memory, module, ids, decoder)
+        moments = _moments(found.value, found.variance, _usual(decoder, module))
+        notes = _notes(found, decoder, len(ids))
+    title = f"attribute of {module!r}" + chosen.words
+    counted = f"{plural(objects, 'object')} in {plural(len(ids), 'glance')}"
+    return _answer(labels, moments, title, [*([counted] if not blind else []), *notes])
+
+
+def _holding(memory: Memory, module: str, chosen: Selection) -> tuple[IntArray, int, int]:
+    """Return the chosen glances that hold the module, its objects, and glances not known."""
+    counts = memory.skeleton_counts(**chosen.arguments)
+    objects = counts.count(module, "objects")
+    blind = int((~counts.known).sum())
+    if not blind and not objects.any():
+        raise NotRemembered(
+            f"no object of module {module!r} is in the {plural(len(counts), 'chosen glance')}"
+            f"{chosen.words}; widen the filter or the window"
+        )
+    return counts.ids[objects > 0], int(objects.sum()), blind
+
+
+def _decode(memory: Memory, module: str, ids: IntArray, decoder: Decoder) -> Estimates:
+    """Read the module's objects in some glances: from records where kept, else from sketches."""
+    kept, trace = records_of(memory, ids)
+    values, variances, loads, notes = [], [], [], []
+    if trace is not None:
+        exact = trace.objects(module).attributes.numpy().astype(np.float64)
+        values.append(exact)
+        variances.append(np.zeros_like(exact))
+    for part in chunks(ids[~np.isin(ids, kept)]):
+        recollection = decoder.decode(memory.sketches(ids=part))
+        found = recollection.objects(module)
+        values.append(found.attributes.cpu().numpy().astype(np.float64))
+        std = found.std if found.std is not None else np.zeros_like(values[-1])
+        variances.append(np.square(np.asarray(std, dtype=np.float64)))
+        loads.append(float(np.max(recollection.load)))
+        notes += [n for n in recollection.notes if n not in notes]
+    return Estimates(np.concatenate(values), np.concatenate(variances), len(kept), loads, notes)
+
+
+def _moments(
+    value: FloatArray,
+    variance: FloatArray,
+    usual: tuple[FloatArray, FloatArray, int] | None = None,
+) -> Moments:
+    """Mean and variance of the objects behind (n, m) estimates, each with its deviation."""
+    n = len(value)
+    mean, lost, between = value.mean(0), variance.mean(0), value.var(0)
+    error = lost / n
+    # The n squared errors scatter around their mean, and multiply with the estimates.
+    scatter = 2 * np.square(variance).mean(0) / n + 4 * (between * lost) / n
+    if usual is not None:
+        error = error + _pull(mean, lost, n, *usual)
+        # How much is lost is known from the prior's objects, so many and no more.
+        scatter = scatter + 2 * np.square(lost) / max(usual[2], 1)
+    return Moments(mean, np.sqrt(error), between + lost, np.sqrt(scatter))
+
+
+def _pull(
+    mean: FloatArray, lost: FloatArray, n: int, centre: FloatArray, own: FloatArray, seen: int
+) -> FloatArray:
+    """Squared error of the mean where the prior pulled unusual objects towards the usual.
+
+    An estimate moves by the part ``k = 1 - lost / own`` of what the truth differs from the
+    prior's mean. A difference beyond chance is therefore short by ``(1 - k) / k`` of itself, and
+    the error of the prior's own mean, known from so many objects, enters all estimates by
+    ``1 - k``.
+    """
+    safe = np.where(own > 0, own, 1.0)
+    kept = np.clip(1 - lost / safe, 0.05, 1.0)
+    chance = own * (kept / n + 1 / max(seen, 1))
+    beyond = np.maximum(np.square(mean - centre) - 2 * chance, 0.0)
+    own_error = np.square(1 - kept) * own / max(seen, 1)
+    return np.asarray(beyond * np.square((1 - kept) / kept) + own_error)
+
+
+def _usual(decoder: Decoder, module: str) -> tuple[FloatArray, FloatArray, int] | None:
+    """Mean and variance of the module's attribute in the prior's glances, and their number."""
+    if decoder.prior is None or module not in decoder.prior.modules:
+        return None
+    known = decoder.prior.sample.objects(module).attributes.numpy().astype(np.float64)
+    return (known.mean(0), known.var(0), len(known)) if len(known) > 1 else None
+
+
+def _from_sums(
+    memory: Memory, module: str, chosen: Selection, decoder: Decoder, objects: int | None
+) -> tuple[Moments, list[str]]:
+    """Take the mean from the sum of all chosen sketches; the spread stays unknown.
+
+    Raises:
+        ValueError: if there is no prior, which a mean over a sum needs.
+    """
+    if decoder.prior is None:
+        raise ValueError(
+            f"the mean of module {module!r} over a sum of sketches needs a prior, and this memory "
+            "keeps neither one nor records to fit it; keep some (Memory(..., reservoir=512)) or "
+            "keep skeletons"
+        )
+    if chosen.is_hours:
+        rollups = memory.rollups(since=chosen.since, until=chosen.until)
+        sums, n, read = rollups.sum.sum(0, keepdims=True), int(rollups.n.sum()), "roll-ups"
+    else:
+        ids = memory.glances(**chosen.arguments)["id"].to_numpy()
+        sums, n, read = np.zeros((1, memory.recipe.dim), dtype=np.int64), len(ids), "sketches"
+        for part in chunks(ids):
+            sums += memory.sketches(ids=part).fixed_point().numpy().sum(0, keepdims=True)
+    if n == 0:
+        raise NotRemembered(f"no glance is chosen{chosen.words}; widen the filter or the window")
+    recollection = decoder.decode(sums_of(memory, sums, np.array([n])))
+    known = None if objects is None else np.array([objects])
+    mean, std = (x[0].cpu().numpy().astype(np.float64) for x in recollection.means(module, known))
+    unknown = np.full_like(mean, np.nan)
+    notes = [
+        f"the mean comes from the sum of {plural(n, 'sketch').replace('sketchs', 'sketches')} "
+        f"({read})",
+        decoder.note,
+        load_note(recollection.load),
+        *recollection.notes,
+    ]
+    return Moments(mean, std, unknown, unknown), notes
+
+
+def _notes(found: Estimates, decoder: Decoder, glances: int) -> list[str]:
+    notes = []
+    if found.records:
+        notes.append(f"{found.records} of {plural(glances, 'glance')} read exactly from records")
+    if found.loads:
+        notes += [decoder.note, load_note(found.loads), *found.notes]
+    return notes
+
+
+def _labels(names: Sequence[str] | None, module: str, size: int) -> list[Any]:
+    given = list(names or [])
+    if len(given) > size:
+        raise ValueError(
+            f"{len(given)} names are given for the {size} numbers of module {module!r}"
+        )
+    return [*given, *range(len(given), size)] if not given else [
+        *given, *(str(i) for i in range(len(given), size))
+    ]  # fmt: skip
+
+
+def _answer(labels: list[Any], moments: Moments, title: str, notes: Sequence[str]) -> Answer:
+    low, high = interval(moments.mean, moments.mean_std)
+    half = Z90 * moments.variance_std
+    return Answer(
+        {
+            "number": labels,
+            "estimate": moments.mean,
+            "low": low,
+            "high": high,
+            "spread": np.sqrt(moments.variance),
+            "spread_low": np.sqrt(np.maximum(moments.variance - half, 0.0)),
+            "spread_high": np.sqrt(moments.variance + half),
+        },
+        title=title,
+        notes=notes,
+    )

@@ -1,0 +1,344 @@
+"""Bags: counts and sums of attributes, read from a sketch (or a sum of sketches) alone.
+
+Without a skeleton the unknowns are, for each path p, the coefficients' sum c_p of its objects, and
+the numbers n_M of objects of each module. Given these, a sketch has the mean
+
+    E[s | c, n] = sum_p c_p A_p' mu_M(p) + gain sum_M n_M k_M + static part,
+
+and around it the covariance of the attributes. The prior's sample gives mean and covariance of
+(c, n) and how much the attributes vary; the estimate is LMMSE. For a sum of N sketches all
+covariances grow with N, and with N^2 for what a whole window may share (its hours are unlike the
+year): ``COUNT_DRIFT`` and ``ATTRIBUTE_DRIFT`` say how much of a glance's variance that is.
+
+Shape letters: B rows, d numbers, F features (paths, then modules), P modules, G glances.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from recollect.sketching.joint import JointPrior
+from recollect.sketching.known import stretch_factor
+from recollect.sketching.prior import ModuleStatistics, Prior
+from recollect.sketching.unfolding import PathKey, glance_starts
+from recollect.tracing import Trace
+
+if TYPE_CHECKING:
+    from recollect.sketching.decode import Decoder
+
+__all__ = ["Bags"]
+
+Floats = npt.NDArray[np.float64]
+
+# Share of a glance's variance that all glances of a window may have in common.
+COUNT_DRIFT = 1.0
+ATTRIBUTE_DRIFT = 0.05
+# Glances of the prior that are held back to calibrate the counts' error bars.
+CALIBRATION_GLANCES = 256
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where objects of one module may stand: a path, and how often they stand there."""
+
+    path: PathKey
+    module: str
+    columns: Tensor  # (m, d) float64, of unit scaled attributes
+    statistics: ModuleStatistics  # raw units
+    scale: float
+    coefficient: float  # E[sum of coefficients]
+    square: float  # E[sum of squared coefficients]
+
+
+class Bags:
+    """Linear estimates of counts and of mean attributes.
+
+    Args:
+        decoder: of the recipe and prefix.
+        prior: what is usual.
+        joint: the prior of the static families, or None.
+        calibrate: whether to stretch the error bars by held-back glances.
+    """
+
+    def __init__(
+        self, decoder: Decoder, prior: Prior, joint: JointPrior | None, *, calibrate: bool = True
+    ) -> None:
+        self.decoder, self.prior, self.joint = decoder, prior, joint
+        self.dim = decoder.dim
+        self.table = decoder.sketcher.modules
+        self._calibrate = calibrate
+        self._systems: dict[int, tuple[Tensor, Tensor]] = {}
+        self._features()
+
+    # -- the model ------------------------------------------------------------------------
+
+    def _features(self) -> None:
+        """Collect paths, counts, their mean and covariance, from the prior's sample."""
+        static = set(self.joint.slices) if self.joint is not None else set()
+        glances = len(self.prior.sample)
+        names = self.table.names
+        counts = torch.zeros(glances, len(names), dtype=torch.float64)
+        for c in self.prior.sample.columns.values():
+            if c.name in self.table:
+                first = self.table[c.name].first_id
+                flat = np.bincount(c.glance * len(names) + first + c.member,
+                                   minlength=glances * len(names))  # fmt: skip
+                counts += torch.from_numpy(flat.reshape(glances, -1).astype(np.float64))
+        self.places: list[_Place] = []
+        sums: list[Tensor] = []
+        left_out = static | {name for name in self.prior.sample.columns if name not in self.table}
+        found = _path_sums(self.prior.sample, self.decoder, left_out)
+        for (path, module), (total, square) in sorted(found.items()):
+            entry = self.table.family_of(self.table.id_of(module))
+            j = entry.members.index(module)
+            columns = self.decoder.cache.columns(path, entry)
+            rows = columns[j * entry.size : (j + 1) * entry.size, : self.dim].to(torch.float64)
+            sums.append(torch.from_numpy(total))
+            self.places.append(
+                _Place(path, module, rows, self.prior.statistics[module], entry.scale,
+                       float(total.mean()), float(square.mean()))
+            )  # fmt: skip
+        self.names = names
+        every = torch.cat([torch.stack(sums, 1), counts], 1) if sums else counts
+        self.mean = every.mean(0)
+        centred = every - self.mean
+        covariance = centred.T @ centred / max(glances - 1, 1)
+        # A module may vary a little more than the sample shows: half an object in G glances.
+        varies = covariance.diagonal() > 0
+        covariance.diagonal().add_(varies.to(torch.float64) * 0.5 / glances)
+        self.covariance = covariance
+
+    @cached_property
+    def map(self) -> Tensor:
+        """(F, d) images of the features: mean attributes at a path, then count columns."""
+        rows = []
+        paper = self.decoder.encoder.scheme == "paper"
+        for p in self.places:
+            image = (p.statistics.mean / p.scale) @ p.columns
+            if paper:
+                image = image + self.decoder.encoder.counter(p.path)[: self.dim]
+            rows.append(image)
+        columns = torch.zeros(len(self.names), self.dim, dtype=torch.float64)
+        if not paper:
+            for entry in self.table:
+                k = len(entry.members)
+                counts = {entry.name: (entry.members, np.eye(k, dtype=np.float32))}
+                where = slice(entry.first_id, entry.first_id + k)
+                columns[where] = self.decoder.encoder.count_image(counts, k)[:, : self.dim].to(
+                    torch.float64
+                )
+        return torch.cat([torch.stack(rows), columns]) if rows else columns
+
+    @cached_property
+    def _sketch_mean(self) -> Tensor:
+        mean = self.mean @ self.map
+        return mean if self.joint is None else mean + self.joint.sketch_mean
+
+    @cached_property
+    def _spread(self) -> Tensor:
+        """(d, d) covariance of the attributes around their means, in one glance."""
+        total = torch.zeros(self.dim, self.dim, dtype=torch.float64)
+        for p in self.places:
+            rows = (
+                torch.cat([p.statistics.factor, torch.diag(p.statistics.floor.sqrt())])
+                @ p.columns
+                * (p.square**0.5 / p.scale)
+            )
+            total += rows.T @ rows
+        return total if self.joint is None else total + self.joint.covariance()
+
+    def _system(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return the Cholesky factor of a sum's covariance over N, and the (F, d) cross terms."""
+        if count not in self._systems:
+            noise = self.decoder.usual_noise
+            if self.joint is not None:
+                noise = max(noise, self.joint.ridge / max(len(self.joint.rows) - 1, 1))
+            grown = (1 + COUNT_DRIFT * (count - 1)) * self.covariance
+            cross = grown @ self.map
+            total = self.map.T @ cross + (1 + ATTRIBUTE_DRIFT * (count - 1)) * self._spread
+            total = (total + total.T) / 2
+            total.diagonal().add_(max(noise, 1e-12 * float(total.diagonal().mean()), 1e-30))
+            if len(self._systems) > 64:
+                self._systems.clear()
+            self._systems[count] = (torch.linalg.cholesky(total), cross)
+        return self._systems[count]
+
+    # -- questions ------------------------------------------------------------------------
+
+    def counts(self, values: Tensor, count: Tensor) -> tuple[tuple[str, ...], Tensor, Tensor]:
+        """Estimate how many objects of each module the rows hold.
+
+        Args:
+            values: (B, d) float64.
+            count: (B,) glances in each row.
+
+        Returns:
+            names, estimate (B, P), std (B, P).
+        """
+        first = len(self.places)
+        estimate = torch.empty(len(values), len(self.names), dtype=torch.float64)
+        std = torch.empty_like(estimate)
+        for number in torch.unique(count).tolist():
+            rows = torch.nonzero(count == number)[:, 0]
+            usual = _usual(number)
+            factor, cross = self._system(usual)
+            centred = values[rows] - number * self._sketch_mean
+            gain = torch.cholesky_solve(cross[first:].T, factor)
+            estimate[rows] = number * self.mean[first:] + centred @ gain
+            own = (1 + COUNT_DRIFT * (usual - 1)) * self.covariance.diagonal()[first:]
+            told = (cross[first:] * gain.T).sum(1)
+            std[rows] = ((own - told).clamp_min(0) * number).sqrt()
+        if self._calibrate:
+            single, many = self.stretch
+            std = std * torch.where(count == 1, single, many)[:, None]
+        return self.names, estimate, std
+
+    @cached_property
+    def stretch(self) -> tuple[float, float]:
+        """Factors for the counts' standard deviations, from held-back glances of the prior.
+
+        The first brings 90 % of single glances' errors inside the interval; errors of sums tend
+        to a normal distribution, so their factor, the second, is the root mean square.
+        """
+        if len(self.prior.sample) < 64:
+            return 1.0, 1.0
+        fitted, back = self.prior.hold_out(CALIBRATION_GLANCES)
+        judge = Bags(self.decoder, fitted, self.joint, calibrate=False)
+        sketches = self.decoder.sketcher.encode(back).prefix(self.dim)
+        _, estimate, std = judge.counts(sketches.values.to(torch.float64), sketches.count)
+        truth = torch.zeros_like(estimate)
+        for c in back.columns.values():
+            if c.name in self.table:
+                where = (
+                    torch.from_numpy(c.glance),
+                    torch.from_numpy(self.table[c.name].first_id + c.member),
+                )
+                truth.index_put_(where, torch.tensor(1.0).to(truth), accumulate=True)
+        varies = self.covariance.diagonal()[len(self.places) :] > 0
+        errors, std = (estimate - truth)[:, varies], std[:, varies].clamp_min(1e-12)
+        if errors.numel() == 0:
+            return 1.0, 1.0
+        return stretch_factor(errors, std), float((errors / std).square().mean().sqrt())
+
+    def means(
+        self, module: str, values: Tensor, count: Tensor, known: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Estimate a module's mean attribute in each row (see ``Recollection.means``)."""
+        if self.joint is not None:
+            entry = self.table.family_of(self.table.id_of(module))
+            if entry.name in self.joint.slices:
+                return self._static_means(module, values, count)
+        places = [p for p in self.places if p.module == module]
+        entry = self.table.family_of(self.table.id_of(module))
+        if not places:
+            nothing = torch.full((len(values), entry.size), float("nan"), dtype=torch.float64)
+            return nothing, torch.full_like(nothing, float("inf"))
+        objects = known if known is not None else self._number(module, values, count)
+        statistics = places[0].statistics
+        own = statistics.factor.square().sum(0) + statistics.floor
+        mean = torch.empty(len(values), entry.size, dtype=torch.float64)
+        std = torch.empty_like(mean)
+        usual_number = self._usual_number(module)
+        for number in torch.unique(count).tolist():
+            rows = torch.nonzero(count == number)[:, 0]
+            usual = _usual(number)
+            drift = 1 + ATTRIBUTE_DRIFT * (usual - 1)
+            factor, _ = self._system(usual)
+            # Covariance of the summed deviations with the sketch, per glance.
+            image = torch.zeros(entry.size, self.dim, dtype=torch.float64)
+            for p in places:
+                a = p.columns / p.scale
+                image += (
+                    p.coefficient
+                    * drift
+                    * (
+                        statistics.factor.T @ (statistics.factor @ a)
+                        + statistics.floor[:, None] * a
+                    )
+                )
+            gain = torch.cholesky_solve(image.T, factor)
+            moved = (values[rows] - number * self._sketch_mean) @ gain
+            n = objects[rows].clamp_min(0.5)[:, None]
+            mean[rows] = statistics.mean + moved / n
+            left = (drift * usual_number * own - (image * gain.T).sum(1)).clamp_min(0)
+            std[rows] = (left * number).sqrt() / n
+        return mean, std
+
+    def _number(self, module: str, values: Tensor, count: Tensor) -> Tensor:
+        _, estimate, _ = self.counts(values, count)
+        return estimate[:, self.table.id_of(module)]
+
+    def _usual_number(self, module: str) -> float:
+        """Objects of the module in an average glance."""
+        return float(self.mean[len(self.places) + self.table.id_of(module)])
+
+    def _static_means(self, module: str, values: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean attribute of a static module over the glances of each row."""
+        assert self.joint is not None
+        entry = self.table.family_of(self.table.id_of(module))
+        start = self.joint.slices[entry.name].start + entry.members.index(module) * entry.size
+        where = slice(start, start + entry.size)
+        glances = max(len(self.joint.rows) - 1, 1)
+        mean = torch.empty(len(values), entry.size, dtype=torch.float64)
+        std = torch.empty_like(mean)
+        for number in torch.unique(count).tolist():
+            rows = torch.nonzero(count == number)[:, 0]
+            drift = 1 + ATTRIBUTE_DRIFT * (_usual(number) - 1)
+            factor, _ = self._system(_usual(number))
+            centred = (values[rows] - number * self._sketch_mean) / number
+            solved = torch.cholesky_solve(centred.T, factor)
+            weights = drift * (self.joint.sketches @ solved / glances).T
+            moved = weights.to(torch.float32) @ self.joint.rows[:, where]
+            mean[rows] = (self.joint.mean[where] + moved).to(torch.float64) * entry.scale
+            std[rows] = self.joint.usual_std[where] * entry.scale * (
+                1 / number
+            ) ** 0.5  # fmt: skip
+        return mean, std
+
+
+def _usual(number: int) -> int:
+    """Round the size of a window to a power of two, so that few systems are factored."""
+    return 1 << max(round(math.log2(max(number, 1))), 0)
+
+
+def _path_sums(
+    trace: Trace, decoder: Decoder, left_out: set[str]
+) -> dict[tuple[PathKey, str], tuple[Floats, Floats]]:
+    """Return (path, module) -> sums of coefficients and of their squares in each glance, (G,).
+
+    Args:
+        trace: G glances.
+        decoder: unfolds them.
+        left_out: families that are of no interest.
+    """
+    if not set(trace.columns) - left_out:
+        return {}
+    begin = glance_starts(trace)
+    member = np.zeros(int(begin[-1]), dtype=np.int64)
+    for c in trace.columns.values():
+        member[begin[c.glance] + c.rank] = c.member
+    glances = trace.num_glances
+    sums: dict[tuple[PathKey, str], tuple[Floats, Floats]] = {}
+    for level in decoder.encoder.unfold(trace):
+        path = level.path[level.pair]
+        for number, key in enumerate(level.paths):
+            family = key[-1][0]
+            if family in left_out:
+                continue
+            rows = np.flatnonzero(path == number)
+            glance, factor = level.glance[level.pair[rows]], level.coefficient[rows]
+            for j in np.unique(member[level.object[rows]]).tolist():
+                some = member[level.object[rows]] == j
+                sums[(key, trace.columns[family].members[j])] = (
+                    np.bincount(glance[some], factor[some], glances).astype(np.float64),
+                    np.bincount(glance[some], factor[some] ** 2, glances).astype(np.float64),
+                )
+    return sums

@@ -1,0 +1,188 @@
+"""Orthogonal fast operators from hashed seed paths; nothing is stored but the seed.
+
+A sketch is made in a *working space* of W numbers, W the next power of two of dim, and leaves it
+by one transform that all modules share, so that it is done once per glance:
+
+    sketch = sqrt(W / dim) * P H z
+
+H is the orthonormal Hadamard transform and P keeps dim rows in a random order, so that every
+prefix of a sketch is a random subset of its rows and no dyadic structure survives in it.
+
+* The attribute operator of a module spreads m numbers over W: groups of up to 16 numbers pass a
+  small Hadamard transform, the result is tiled and given the module's own random signs. Its
+  columns are exactly orthonormal; with the shared transform it is a two-round sign-Hadamard
+  operator whose inner round is sparse (16 non-zeros or more in a column).
+* The mixing operator of a module is ``R = H D H D_M``, orthogonal, with signs D_M of its own;
+  ``(I + R) / sqrt(2)`` keeps what was there visible at another depth.
+* The count column of a module is a random sign vector of norm one, outside the working space.
+
+Only additions, subtractions and products with +1 or -1 happen between rows' numbers, in an order
+that depends on nothing else in the batch: row i of a batch is bit-identical to that row alone.
+
+Reference: fast Johnson-Lindenstrauss transforms (Ailon and Chazelle, 2009); the recursion is
+that of "Recursive Sketches for Modular Deep Learning" (Ghazi, Panigrahy and Wang, ICML 2019).
+
+Shape letters: n rows, m numbers in an attribute, p its next power of two, W working width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from recollect._seeds import seed_of, signs
+from recollect.sketching.recipe import Recipe
+
+__all__ = ["Operators", "hadamard"]
+
+# Numbers of one attribute that are mixed with each other before they are spread.
+GROUP = 16
+
+
+def next_power_of_two(number: int) -> int:
+    """Return the smallest power of two that is not below ``number``."""
+    return 1 << max(number - 1, 0).bit_length()
+
+
+def _butterflies(x: Tensor, first: int, last: int) -> Tensor:
+    """Apply Hadamard butterflies with strides first, first / 2, ... down to last along axis 1.
+
+    Args:
+        x: (n, w, g); strides count in w. Not changed.
+        first: largest stride.
+        last: smallest stride.
+    """
+    n, w, g = x.shape
+    buffers = (torch.empty_like(x), torch.empty_like(x))
+    source, stride, turn = x, first, 0
+    while stride >= last:
+        a = source.view(n, w // (2 * stride), 2, stride * g)
+        b = buffers[turn].view(n, w // (2 * stride), 2, stride * g)
+        torch.add(a[:, :, 0], a[:, :, 1], out=b[:, :, 0])
+        torch.sub(a[:, :, 0], a[:, :, 1], out=b[:, :, 1])
+        source, stride, turn = buffers[turn], stride // 2, 1 - turn
+    return source
+
+
+def hadamard(x: Tensor) -> Tensor:
+    """Apply the orthonormal Hadamard transform to each row.
+
+    Args:
+        x: (n, W), W a power of two.
+
+    Returns:
+        (n, W); applying it twice gives x again.
+
+    Example:
+        >>> hadamard(torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
+        tensor([[0.5000, 0.5000, 0.5000, 0.5000]])
+    """
+    n, w = x.shape
+    if w == 1:
+        return x.clone()
+    inner = min(w, 32)
+    # Far butterflies first, on contiguous runs; then the near ones with the axes exchanged, so
+    # that these too add long runs.
+    y = x.contiguous()
+    if w > inner:
+        y = _butterflies(y.view(n, w, 1), w // 2, inner).view(n, w)
+    y = y.view(n, w // inner, inner).transpose(1, 2).contiguous()
+    y = _butterflies(y, inner // 2, 1)
+    scaled: Tensor = y.transpose(1, 2).reshape(n, w) * w**-0.5
+    return scaled
+
+
+class Operators:
+    """All operators of one recipe; signs are made when first needed and kept.
+
+    Args:
+        recipe: dim, seed and scheme; its other fields do not matter here.
+        device: where the signs live.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device | str = "cpu") -> None:
+        self.seed, self.dim = recipe.seed, recipe.dim
+        self.width = next_power_of_two(recipe.dim)
+        self.device = torch.device(device)
+        self._signs: dict[tuple[int | str, ...], Tensor] = {}
+        self._rows = torch.from_numpy(_row_order(self.seed, self.width)[: self.dim]).to(
+            self.device
+        )
+
+    def signs(self, count: int, *path: int | str) -> Tensor:
+        """Return the (count,) random signs of a seed path on this device, from the cache."""
+        if path not in self._signs:
+            self._signs[path] = torch.from_numpy(signs(count, self.seed, *path)).to(self.device)
+        return self._signs[path]
+
+    def spread(self, x: Tensor, key: tuple[str, ...], into: Tensor, *, scale: float = 1.0) -> None:
+        """Add the attribute operator's image of each row to ``into``.
+
+        Args:
+            x: (n, m) attributes, already weighted. More than W numbers are cut into blocks with
+                operators of their own.
+            key: what the operator belongs to (the module, or the path for ``keyed``).
+            into: (n, W), changed in place.
+            scale: what the attributes are divided by.
+        """
+        for block, start in enumerate(range(0, x.shape[1], self.width)):
+            part = x[:, start : start + self.width]
+            p = next_power_of_two(part.shape[1])
+            mixed = _mix(part * ((self.width / p * min(p, GROUP)) ** -0.5 / scale), p)
+            own = self.signs(self.width, "attribute", *key, block).view(self.width // p, p)
+            into.view(len(x), self.width // p, p).addcmul_(mixed[:, None], own)
+
+    def mix(self, z: Tensor, keys: list[tuple[str, ...]]) -> Tensor:
+        """Return R z for each row, R the mixing operator of that row's key.
+
+        Args:
+            z: (n, W).
+            keys: n seed paths (a few distinct ones).
+        """
+        own = torch.stack([self.signs(self.width, "mixing", *key) for key in keys])
+        common = self.signs(self.width, "mixing")
+        return hadamard(hadamard(z * own) * common)
+
+    def leave(self, z: Tensor) -> Tensor:
+        """Take (n, W) from the working space to the (n, dim) sketch."""
+        return hadamard(z).index_select(1, self._rows) * math.sqrt(self.width / self.dim)
+
+    def count_columns(self, modules: tuple[str, ...]) -> Tensor:
+        """Return the (len(modules), dim) sign vectors of the modules' counts, not yet scaled."""
+        key = ("count columns", *modules)
+        if key not in self._signs:
+            rows = np.stack([signs(self.dim, self.seed, "count", m) for m in modules])
+            self._signs[key] = torch.from_numpy(rows).to(self.device)
+        return self._signs[key]
+
+
+def _mix(x: Tensor, p: int) -> Tensor:
+    """Pad rows to p numbers and mix groups of ``GROUP`` numbers that lie p / GROUP apart."""
+    n, m = x.shape
+    if p == 1:
+        return x
+    half, rest = p // 2, m - p // 2
+    y = torch.empty(n, p, dtype=x.dtype, device=x.device)
+    # The first butterfly reads the unpadded row: beyond m everything is zero.
+    torch.add(x[:, :rest], x[:, half:], out=y[:, :rest])
+    torch.sub(x[:, :rest], x[:, half:], out=y[:, half : half + rest])
+    if rest < half:
+        y[:, rest:half] = x[:, rest:half]
+        y[:, half + rest :] = x[:, rest:half]
+    if p <= 2:
+        return y
+    last = max(p // GROUP, 1)
+    return _butterflies(y.view(n, p, 1), p // 4, last).view(n, p) if p // 4 >= last else y
+
+
+@lru_cache(maxsize=16)
+def _row_order(seed: int, width: int) -> npt.NDArray[np.int64]:
+    """Return the random order in which the rows of the shared transform are kept."""
+    digest = hashlib.shake_256(seed_of(seed, "rows").to_bytes(8, "little")).digest(8 * width)
+    return np.argsort(np.frombuffer(digest, dtype="<u8"), kind="stable")
