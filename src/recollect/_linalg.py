@@ -31,7 +31,8 @@ class Factor:
 
     def half_solve(self, right: Tensor) -> Tensor:
         """Return ``L^-1 right``, (N, M): its Gram matrix is ``right^T matrix^-1 right``."""
-        return torch.linalg.solve_triangular(self.cholesky, right, upper=False)
+        half: Tensor = torch.linalg.solve_triangular(self.cholesky, right, upper=False)
+        return half
 
     def log_determinant(self) -> Tensor:
         """Return the logarithm of the determinant, shape ()."""

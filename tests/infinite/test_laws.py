@@ -289,6 +289,15 @@ def test_functions_of_one_gaussian_are_one_nonlinearity():
     )
 
 
+def test_functions_of_functions():
+    x = rows()
+    twice = inf.twin(S(dense(), R, R, dense())).kernel(x)
+    close(twice.ntk, inf.twin(S(dense(), R, dense())).kernel(x).ntk)
+    sine = S(dense(), inf.Expansion(torch.tanh), inf.Sin(), dense())
+    one = S(dense(), inf.Expansion(lambda x: torch.sin(torch.tanh(x))), dense())
+    close(inf.twin(sine).kernel(x).ntk, inf.twin(one).kernel(x).ntk)
+
+
 def test_dependent_branches_are_refused():
     net = S(dense(), inf.Add(S(R, inf.Dropout(0.5)), S()))
     with pytest.raises(ValueError, match="depend on the same random layer"):

@@ -23,7 +23,7 @@ from recollect.infinite.joining import Join, Mixture, PositionConcat, Product, S
 from recollect.infinite.mixing import Dropout, LayerNorm
 from recollect.infinite.pooling import Flatten, Identity, Scale
 from recollect.infinite.quadrature import Expansion
-from recollect.infinite.rectifiers import Activation
+from recollect.infinite.rectifiers import ABRelu, Activation
 from recollect.infinite.states import Layer
 
 __all__ = ["Graph", "Node", "Part", "Wire"]
@@ -212,6 +212,10 @@ class Graph:
             raise ValueError(f"{name}: there are no positions left after flattening")
         changes: dict[str, Any] = {}
         if isinstance(layer, Activation):
+            inner = node.layer
+            if isinstance(inner, Activation) and self.nodes[node.inputs[0]].gaussian:
+                layer = after(layer, inner)
+                return self._single(layer, replace(part, node=node.inputs[0]), name)
             if not node.gaussian:
                 raise ValueError(
                     f"{name} ({type(layer).__name__}) is applied to {node.name!r}, which is not "
@@ -385,6 +389,19 @@ class Graph:
 
         layer = Expansion(together, name=name)
         return self._derive(layer, next(iter(bases)), name, gaussian=False, centred=False)
+
+
+def after(outer: Activation, inner: Activation) -> Activation:
+    """Return one nonlinearity for two in a row.
+
+    >>> after(ABRelu(0.0, 1.0), ABRelu(-0.5, 2.0))
+    ABRelu(a=-0.5, b=2.0)
+    """
+    if isinstance(outer, ABRelu) and isinstance(inner, ABRelu):
+        a = inner.a * (outer.a if inner.a >= 0 else outer.b)
+        b = inner.b * (outer.b if inner.b >= 0 else outer.a)
+        return ABRelu(a, b)
+    return Expansion(lambda x: outer.apply(inner.apply(x)), name="composition")
 
 
 def _itself(x: Tensor) -> Tensor:

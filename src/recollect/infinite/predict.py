@@ -7,7 +7,7 @@ Networks start at random, f_0 ~ GP(0, K), and follow the gradient of ``|f - y|^2
     mean = Theta_xX M y
     cov  = K_xx' + B K_XX B^T - B K_Xx' - K_xX B^T,    B = Theta_xX M
 
-Algebra is done in float64 whatever the kernels are.
+Algebra is done in float64 whatever the kernels are, unless asked otherwise.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ class Ensemble:
         absolute: whether it is an absolute number, or relative to the mean of the diagonal.
         learning_rate: multiplies time.
         tile: passed to the twin.
+        flat: whether targets came as (N,).
+        algebra: dtype of all solving and multiplying.
     """
 
     twin: Twin
@@ -82,6 +84,7 @@ class Ensemble:
     learning_rate: float = 1.0
     tile: int | tuple[int, int] | None = None
     flat: bool = False
+    algebra: torch.dtype = torch.float64
     _held: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def _kernels(self, wanted: set[str]) -> dict[str, Tensor]:
@@ -91,7 +94,7 @@ class Ensemble:
             found = self.twin.kernel(self.x, get=missing, tile=self.tile)
             for name in missing:
                 value: Tensor = getattr(found, name)
-                self._held[name] = _symmetric(value.detach().double())
+                self._held[name] = _symmetric(value.detach().to(self.algebra))
         return {name: self._held[name] for name in wanted}
 
     def _regularised(self, name: str) -> Tensor:
@@ -144,7 +147,7 @@ class Ensemble:
         wanted = (get,) if isinstance(get, str) else tuple(get)
         for name in wanted:
             check_one_of("get", name, ("mean", "covariance", "variance"))
-        times = _times(t, self.x.device)
+        times = _times(t, self.x.device, self.algebra)
         if kernel == "ntkgp" and times is not None:
             raise ValueError("kernel='ntkgp' describes the end of training only; pass t=None")
         if x_test is None:
@@ -196,11 +199,11 @@ class Ensemble:
         if known:
             return self._kernels(between), self._kernels(own)
         cross = self.twin.kernel(x, self.x, get=tuple(sorted(between)), tile=self.tile)
-        sides = {n: getattr(cross, n).detach().double() for n in between}
+        sides = {n: getattr(cross, n).detach().to(self.algebra) for n in between}
         if not own:
             return sides, {}
         alone = self.twin.kernel(x, get=tuple(own), tile=self.tile)
-        return sides, {n: getattr(alone, n).detach().double() for n in own}
+        return sides, {n: getattr(alone, n).detach().to(self.algebra) for n in own}
 
     def _on_test(
         self,
@@ -257,7 +260,10 @@ class Ensemble:
                     SingularKernel,
                     stacklevel=4,
                 )
-                self._held[key] = (torch.where(keep, 1 / values.clamp_min(1e-300), 0.0), vectors)
+                self._held[key] = (
+                    torch.where(keep, 1 / values.clamp_min(torch.finfo(values.dtype).tiny), 0.0),
+                    vectors,
+                )
         held = self._held[key]
         if isinstance(held, tuple):
             inverse, vectors = held
@@ -278,7 +284,7 @@ class Ensemble:
             self._regularised(name), self.y, tolerance=tolerance, rank=min(rank, len(self.y))
         )
         between = self.twin.kernel(x_test, self.x, get=name, tile=self.tile)
-        mean = getattr(between, name).double() @ weights
+        mean = getattr(between, name).to(self.algebra) @ weights
         return (mean[:, 0] if self.flat else mean).to(self.x.dtype), steps
 
     def log_marginal_likelihood(self, noise: float | Tensor = 1e-3) -> Tensor:
@@ -303,7 +309,7 @@ class Ensemble:
         """
         found = self.twin.kernel(self.x, get="nngp", tile=self.tile).nngp
         assert found is not None
-        k = _symmetric(found.double())
+        k = _symmetric(found.to(self.algebra))
         k = k + noise * torch.eye(len(k), dtype=k.dtype, device=k.device)
         solved = factor(k)
         quadratic = (self.y * solved.solve(self.y)).sum()
@@ -326,13 +332,13 @@ def _symmetric(k: Tensor) -> Tensor:
     return 0.5 * (k + k.mT)
 
 
-def _times(t: Times, device: torch.device) -> Tensor | None:
+def _times(t: Times, device: torch.device, dtype: torch.dtype) -> Tensor | None:
     if t is None:
         return None
     times = torch.as_tensor(t, dtype=torch.float64, device=device)
     if bool((times < 0).any()) or not bool(torch.isfinite(times).all()):
         raise ValueError(f"times must be finite and not negative, got {t}; None is the end")
-    return times
+    return times.to(dtype)
 
 
 def ensemble(
@@ -344,6 +350,7 @@ def ensemble(
     absolute: bool = False,
     learning_rate: float = 1.0,
     tile: int | tuple[int, int] | None = None,
+    algebra: torch.dtype = torch.float64,
 ) -> Ensemble:
     """Return the infinite ensemble trained on (x, y).
 
@@ -355,6 +362,8 @@ def ensemble(
         absolute: take it as an absolute number instead.
         learning_rate: multiplies time.
         tile: rows of the kernel computed at a time.
+        algebra: dtype of all solving; float32 halves time and memory, and needs a
+            regularisation well above its rounding errors.
 
     Raises:
         ValueError: if lengths differ or targets are not finite.
@@ -371,8 +380,8 @@ def ensemble(
     if not learning_rate > 0:
         raise ValueError(f"learning_rate must be positive, got {learning_rate}")
     flat = y.ndim == 1
-    targets = (y[:, None] if flat else y).detach().double().to(x.device)
-    return Ensemble(twin, x, targets, regularization, absolute, learning_rate, tile, flat)
+    targets = (y[:, None] if flat else y).detach().to(x.device, algebra)
+    return Ensemble(twin, x, targets, regularization, absolute, learning_rate, tile, flat, algebra)
 
 
 def max_learning_rate(ntk: Tensor, num_targets: int, momentum: float = 0.0) -> float:

@@ -332,7 +332,8 @@ def _spread(work: Callable[[Any], None], todo: Sequence[Any], like: Tensor) -> I
     count = torch.get_num_threads()
     if count < 2 or len(todo) < 2 or torch.is_grad_enabled() or like.device.type != "cpu":
         for place in todo:
-            yield work(place)
+            work(place)
+            yield
         return
 
     def start() -> None:
