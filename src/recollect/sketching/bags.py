@@ -142,11 +142,11 @@ class Bags:
         self.mean = every.mean(0)
         centred = every - self.mean
         covariance = centred.T @ centred / max(glances - 1, 1)
-        # A module may vary a little more than the sample shows: half an object in G glances.
-        varies = covariance.diagonal() > 0
-        covariance.diagonal().add_(varies.to(torch.float64) * 0.5 / glances)
-        self.covariance = covariance
         self._rare = [i for i, p in enumerate(self.places) if (p.path, p.module) in set(further)]
+        # A place may be taken a little more often than the sample shows: half an object in G
+        # glances, counted and standing there at once.
+        seen = [i for i in range(len(self.places)) if i not in set(self._rare)]
+        self.covariance = covariance + self._objects_at(seen) * 0.5 / glances
 
     @cached_property
     def map(self) -> Tensor:
@@ -190,16 +190,23 @@ class Bags:
     @cached_property
     def _rare_parts(self) -> tuple[Tensor, Tensor]:
         """(F, F) and (d, d): what objects beyond the usual number add to both covariances."""
-        features = torch.zeros_like(self.covariance)
         spread = torch.zeros(self.dim, self.dim, dtype=torch.float64)
         for i in self._rare:
             p = self.places[i]
-            both = torch.tensor([i, len(self.places) + self.table.id_of(p.module)])
-            features[both[:, None], both] += 1
             rows = torch.cat([p.statistics.factor, torch.diag(p.statistics.floor.sqrt())])
             image = rows @ p.columns / p.scale
             spread += image.T @ image
-        return features, spread
+        return self._objects_at(self._rare), spread
+
+    def _objects_at(self, places: list[int]) -> Tensor:
+        """(F, F) covariance of one object more or less at each of some places."""
+        total = len(self.places) + len(self.names)
+        covariance = torch.zeros(total, total, dtype=torch.float64)
+        for i in places:
+            module = len(self.places) + self.table.id_of(self.places[i].module)
+            both = torch.tensor([i, module])
+            covariance[both[:, None], both] += 1
+        return covariance
 
     def _features_covariance(self, key: _Key) -> Tensor:
         """(F, F) covariance of the features of a sum, over N."""
@@ -283,9 +290,9 @@ class Bags:
     def stretch(self) -> tuple[float, float]:
         """Factors for the counts' standard deviations, from held-back glances of the prior.
 
-        The first brings 90 % of single glances' errors inside the interval. Errors of sums tend
-        to a normal distribution: the second is the root mean square over sums of held-back
-        glances, in several groupings.
+        The first brings 90 % of single glances' errors inside the interval; the second does so
+        for sums of held-back glances, in several groupings, and is not below the root mean
+        square of the errors over their deviations: larger sums tend to a normal distribution.
         """
         if len(self.prior.sample) < 64:
             return 1.0, 1.0
@@ -302,9 +309,10 @@ class Bags:
         which = torch.cat(groupings)
         summed = judge._errors(which @ values, which.sum(1).to(torch.int64), which @ truth)
         errors, std = summed[0][:, varies], summed[1][:, varies].clamp_min(1e-12)
+        spread = float((errors / std).square().mean().sqrt())
         return (
             stretch_factor(single[0][:, varies], single[1][:, varies]),
-            float((errors / std).square().mean().sqrt()),
+            max(spread, stretch_factor(errors, std)),
         )
 
     def _errors(self, values: Tensor, count: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
