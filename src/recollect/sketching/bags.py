@@ -196,6 +196,7 @@ class Bags:
             own = (1 + COUNT_DRIFT * (usual - 1)) * self.covariance.diagonal()[first:]
             told = (cross[first:] * gain.T).sum(1)
             std[rows] = ((own - told).clamp_min(0) * number).sqrt()
+            std[rows] *= _misfit(factor, centred, number)[:, None]
         if self._calibrate:
             single, many = self.stretch
             std = std * torch.where(count == 1, single, many)[:, None]
@@ -211,7 +212,7 @@ class Bags:
         if len(self.prior.sample) < 64:
             return 1.0, 1.0
         fitted, back = self.prior.hold_out(CALIBRATION_GLANCES)
-        judge = Bags(self.decoder, fitted, self.joint, calibrate=False)
+        judge = Bags(self.decoder, fitted, self._joint_of(fitted), calibrate=False)
         sketches = self.decoder.sketcher.encode(back).prefix(self.dim)
         _, estimate, std = judge.counts(sketches.values.to(torch.float64), sketches.count)
         truth = torch.zeros_like(estimate)
@@ -227,6 +228,15 @@ class Bags:
         if errors.numel() == 0:
             return 1.0, 1.0
         return stretch_factor(errors, std), float((errors / std).square().mean().sqrt())
+
+    def _joint_of(self, prior: Prior) -> JointPrior | None:
+        """Return the joint prior of the same static families, as another prior's glances give it."""
+        if self.joint is None:
+            return None
+        encoder, families = self.decoder.encoder, tuple(self.joint.slices)
+        return JointPrior.build(
+            prior.sample, families, encoder, self.table, self.dim, self.decoder.usual_noise
+        )
 
     def means(
         self, module: str, values: Tensor, count: Tensor, known: Tensor | None
@@ -302,6 +312,21 @@ class Bags:
                 1 / number
             ) ** 0.5  # fmt: skip
         return mean, std
+
+
+def _misfit(factor: Tensor, centred: Tensor, number: int) -> Tensor:
+    """How many times further from the mean the rows are than the prior leads to expect, (B,).
+
+    At least one. A module or an attribute that the prior hardly knows moves a sketch in ways that
+    the prior does not: then every estimate read from it is less sure.
+
+    Args:
+        factor: Cholesky factor of the covariance of a glance's sketch, (d, d).
+        centred: (B, d) sketches less their mean.
+        number: glances in each row.
+    """
+    whitened = torch.linalg.solve_triangular(factor, centred.T, upper=False)
+    return (whitened.square().mean(0) / number).sqrt().clamp_min(1.0)
 
 
 def _usual(number: int) -> int:
