@@ -36,6 +36,12 @@ def room_of(path: Path) -> str:
     return "ground" if stem in GROUND else stem
 
 
+def door_or_room(name: str) -> str:
+    """What ``from recollect import name`` reaches: a room, or a name of the front door."""
+    is_room = (SOURCE / name).is_dir() or (SOURCE / f"{name}.py").is_file()
+    return name if is_room else "front"
+
+
 def imported_rooms(tree: ast.AST) -> list[tuple[int, str, str]]:
     """Return (line, room, module) of every import of our own."""
     found = []
@@ -43,7 +49,7 @@ def imported_rooms(tree: ast.AST) -> list[tuple[int, str, str]]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("recollect"):
             assert node.level == 0, "imports are absolute"
             rest = (node.module or "").split(".")[1:]
-            for name in [rest[0]] if rest else [a.name for a in node.names]:
+            for name in [rest[0]] if rest else [door_or_room(a.name) for a in node.names]:
                 found.append((node.lineno, name, node.module or ""))
         elif isinstance(node, ast.Import):
             for alias in node.names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +67,21 @@ def test_the_docstring_tells_the_story_with_names_that_exist() -> None:
 )
 def test_the_door_opens_without_heavy_packages(code: str) -> None:
     assert heavy_after(code) == []
+
+
+def test_counting_never_loads_torch_or_lance(tmp_path: Path) -> None:
+    with recollect.Memory(tmp_path / "room", timezone="Europe/Berlin") as memory:
+        t = recollect.Trace.from_objects([[recollect.Object("cat", [1.0, 2.0])]] * 3)
+        memory.add(t, time=[f"2026-01-01T0{h}:10Z" for h in (1, 2, 5)])
+    code = f"""
+from recollect import Memory, recall
+with Memory({str(tmp_path / "room")!r}, read_only=True) as memory:
+    for unit in ("objects", "glances", "weight"):
+        for by in (None, "hour", "day", "weekday", "month", "hour_of_day"):
+            assert sum(recall.count(memory, "cat", by=by, unit=unit)["estimate"]) == 3
+    assert sum(recall.count(memory, by="hour_of_day")["estimate"]) == 3
+"""
+    assert not {"torch", "lance", "pyarrow", "pandas"} & set(heavy_after(code))
 
 
 def test_a_memory_class_is_there_without_torch() -> None:

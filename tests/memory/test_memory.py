@@ -78,8 +78,28 @@ def test_filters_agree(tmp_path):
             m.glances(where="sorce = 'hall'")
         with pytest.raises(NotRemembered, match="no glance has the id 17"):
             m.sketches(ids=[17])
-        half = m.rollups(since=5 * HOUR + 1, until=30 * HOUR + 7)
-        assert half.n.sum() == ((time > 5 * HOUR) & (time < 30 * HOUR + 7)).sum()
+
+
+@pytest.mark.parametrize("since", [None, 0, 5 * HOUR, 5 * HOUR + 1, 7 * HOUR - 9, 90 * HOUR])
+@pytest.mark.parametrize("until", [None, 7 * HOUR, 7 * HOUR - 3, 30 * HOUR + HOUR // 2, 0])
+def test_rollups_of_a_span_equal_its_glances(tmp_path, since, until):
+    with memory(tmp_path / "m") as m:
+        s, time, _ = add(m, 300)
+        if since is None:
+            m.close()
+        kept = np.full(300, True)
+        if since is not None:
+            kept &= time >= since
+        if until is not None:
+            kept &= time < until
+        r = m.rollups(since, until)
+        assert r.n.tolist() == np.unique(time[kept] // HOUR, return_counts=True)[1].tolist()
+        if kept.any():
+            whole = s[np.flatnonzero(kept)].sum().codes[0].numpy()
+            assert np.array_equal(r.by("all").sum[0], whole)
+        counts = m.skeleton_counts(since=since, until=until)
+        for unit in ("objects", "weight"):
+            assert r.count("face", unit).sum() == pytest.approx(counts.count("face", unit).sum())
 
 
 def test_replacing_and_deleting_is_followed_exactly(tmp_path):

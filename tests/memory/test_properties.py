@@ -16,9 +16,10 @@ from recollect import Trace
 from recollect.memory import Memory
 from recollect.memory.layout import Folder
 from recollect.memory.ledger import Cover, Ledger
-from recollect.memory.structures import SkeletonTable
+from recollect.memory.structures import SkeletonTable, bag_of
 from recollect.memory.sums import group_sums, read_month, to_fixed_point, write_month
 from recollect.memory.tally import Tally
+from recollect.sketching import Structure
 
 COUNT = 24
 TIME = np.random.default_rng(5).integers(0, 1000 * HOUR, COUNT)
@@ -109,6 +110,18 @@ def test_a_tally_equals_a_dictionary(changes):
         plain[hour, key] = plain.get((hour, key), 0) + value
     spelled = {(h, k): v for h, k, v in zip(*(a.tolist() for a in tally.arrays()), strict=True)}
     assert spelled == {key: v for key, v in plain.items() if v}
+
+
+def test_a_bag_equals_counting_one_by_one():
+    # cat(0) is reached twice: the first edge's weight counts; dog(1) twice; face(2) once.
+    modules, parent = np.array([0, 2, 1, 1]), np.array([-1, 0, -1, 2, 3])
+    child = np.array([0, 1, 2, 3, 1])
+    weight = np.array([0.5, 0.25, 1.0, 3.0, 9.0], np.float32)
+    bag = bag_of(Structure(modules, parent, child, weight))
+    assert bag.modules.tolist() == [0, 1, 2]
+    assert bag.objects.tolist() == [1, 2, 1]
+    weights = bag.objects + bag.extra * 2.0**-24
+    assert weights.tolist() == [0.5, 4.0, 0.25]
 
 
 def test_fixed_point_is_the_sketches_own():

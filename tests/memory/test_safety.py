@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.kill_nine import rounds
 from tests.memory.making import HOUR, memory, sketches
 
+from benchmarks.kill_nine import rounds
 from recollect import CorruptMemory, MemoryBusy
 from recollect.memory import Memory
+from recollect.memory.layout import Moved
 from recollect.memory.migrations import FORMAT, migrate
 
 FULL = """
@@ -283,6 +284,36 @@ def test_other_options_are_refused(tmp_path):
         Memory(tmp_path / "m", reservoir=7)
     with pytest.raises(ValueError, match="durability must be one of"):
         Memory(tmp_path / "m", durability="never")
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_rollups_follow_what_a_killed_writer_deleted(tmp_path, closed):
+    m = memory(tmp_path / "m")
+    m._append(sketches(10), np.arange(10) * HOUR, "hall")
+    if closed:
+        m.close()
+    data = m._engine.rows.data()
+    data.delete("time < timestamp '1970-01-01 04:00:00'")  # and killed before the roll-ups
+    again = Memory(tmp_path / "m", read_only=True)
+    assert len(again) == 6
+    assert again.verify().ok, again.verify()
+    assert again.rollups().start.tolist() == [h * HOUR for h in range(4, 10)]
+
+
+def test_a_scan_of_joined_files_is_read_again(tmp_path):
+    writer = memory(tmp_path / "m")
+    for i in range(5):
+        writer._append(sketches(50, i), np.arange(50) + 1000 * i)
+    reader = Memory(tmp_path / "m", read_only=True)
+    rows = reader._engine.rows
+    rows.data()
+    writer.compact()
+    for read in (lambda: rows.take(np.arange(3), ["s0"]), lambda: list(rows.scan(["s0"]))):
+        with pytest.raises(Moved):
+            read()
+    assert len(reader.search(np.ones(64), 7)[0]) == 7
+    assert reader.verify().ok
+    writer.close()
 
 
 def test_compaction_keeps_readers_alive(tmp_path):

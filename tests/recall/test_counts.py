@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recollect import Memory, NotRemembered, Sketcher, recall
+from recollect import Memory, NotRemembered, Object, Sketcher, Trace, recall
 
 WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 FILTERS: dict[str | None, Callable[[str], bool]] = {
@@ -206,6 +206,51 @@ def test_a_sketch_counts_what_the_skeletons_know(
                                              strict=True))  # fmt: skip
         assert any("prior" in note for note in guess.notes)
         assert any("load" in note for note in guess.notes)
+
+
+def crowded(build: Any, number: int, seed: int) -> Any:
+    """Glances of 24 kinds of things, eight numbers each: beyond what 64 bytes can hold."""
+    rng, usual = np.random.default_rng(seed), np.random.default_rng(7).normal(0, 1, (24, 8))
+    often = rng.uniform(0.05, 1.0, 24)
+    room = build(number, seed)
+    glances = [
+        [
+            Object(f"m{p}", usual[p] + rng.normal(0, 1, 8))
+            for p in range(24)
+            for _ in range(rng.poisson(often[p]))
+        ]
+        for _ in range(number)
+    ]
+    room.trace = Trace.from_objects(glances)
+    return room
+
+
+@pytest.mark.parametrize(("unit", "most"), [("objects", 1.0), ("glances", 0.985)])
+@pytest.mark.parametrize("dim", [64, 128])
+def test_nine_in_ten_intervals_hold_the_truth_of_crowded_glances(
+    remember: Any, build: Any, unit: str, most: float, dim: int
+) -> None:
+    """Windows of a few glances, counted at load 1 to 2; ends are whole, so a few more hold.
+
+    Sums of glances are given room for windows that are unlike the prior (these are not), so that
+    nearly all of their intervals hold.
+    """
+    inside, errors, exacts = [], [], []
+    for seed in range(2):
+        m = remember(
+            crowded(build, 300, seed), reservoir=150, sketcher=Sketcher(dim=dim, seed=seed)
+        )
+        m.fit_prior()
+        for module in [f"m{p}" for p in range(0, 24, 4)]:
+            exact = recall.count(m, module, by="hour_of_day", unit=unit)["estimate"]
+            guess = recall.count(m, module, by="hour_of_day", unit=unit, source="sketch")
+            inside += [r["low"] <= t <= r["high"] for r, t in zip(guess, exact, strict=True)]
+            errors += [r["estimate"] - t for r, t in zip(guess, exact, strict=True)]
+            exacts += exact
+    coverage, bias = float(np.mean(inside)), float(np.mean(errors))
+    print(f"coverage of {unit} at {dim}: {coverage:.3f} of {len(inside)}, bias {bias:.2f}")
+    assert 0.87 <= coverage <= most
+    assert abs(bias) < 0.1 * np.mean(exacts)
 
 
 @pytest.mark.parametrize("unit", ["objects", "glances"])

@@ -106,6 +106,15 @@ def test_classes_carry_probability_and_pooled_features(net: nn.Sequential) -> No
                if int(best.indices[i, 0]) != 3)  # fmt: skip
 
 
+def test_improbable_classes_can_be_left_out(net: nn.Sequential) -> None:
+    x = 20 * torch.randn(6, 1, 8, 8)
+    chance = net(x).softmax(1).detach()
+    least = float(chance.amax(1).median()) + 1e-4  # some first classes are below it
+    column = trace(net, x, view="classes", top=4, least=least).columns["classes"]
+    expected = [max(1, int((row >= least).sum())) for row in chance]
+    assert np.bincount(column.glance, minlength=6).tolist() == expected
+
+
 def test_classes_take_probabilities_as_they_are(net: nn.Sequential) -> None:
     x = torch.randn(2, 1, 8, 8)
     soft = nn.Sequential(*net, nn.Softmax(1)).eval()
@@ -120,6 +129,7 @@ def test_classes_take_probabilities_as_they_are(net: nn.Sequential) -> None:
     [
         ({"labels": ["a"]}, "has 4 classes, but 1 labels"),
         ({"top": 0}, "top must be at least 1"),
+        ({"least": 2}, "least must be a probability"),
         ({"modules": "0"}, "name it with head="),
     ],
 )

@@ -28,7 +28,11 @@ def answer(memory: Memory, question: Question, model: str | None = None) -> Answ
     """
     from recollect import recall
 
-    window = {"where": question.where, "since": question.since, "until": question.until}
+    window: dict[str, Any] = {
+        "where": question.where,
+        "since": question.since,
+        "until": question.until,
+    }
     if question.kind == "count":
         return recall.count(memory, question.module, by=question.by, unit=question.unit, **window)
     if question.kind == "attribute":

@@ -175,14 +175,15 @@ def _refuse(sentence: str, reason: str) -> NotAQuestion:
     return NotAQuestion(f"{reason}: {sentence!r}\nnearest: {near}\n\n{GRAMMAR}")
 
 
-_SEEN = r"(?:was|were|is|are|did|do|does|has|have)? ?(?:there|we see|i see|you see)? ?"
+# Words end where they end: a dog is not "do" and then a g.
+_SEEN = r"(?:(?:was|were|is|are|did|do|does|has|have)\b ?)?(?:(?:there|we see|i see|you see)\b ?)?"
 _SENTENCES: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"what (?:was|is|were|are) new\b ?", {"kind": "new"}),
     (r"(?:when|how often) (?:was|is) .* looked at\b ?", {"kind": "count", "bare": True}),
     (r"how often\b ?" + _SEEN, {"kind": "count"}),
     (r"how many\b ?", {"kind": "count", "unit": "objects"}),
     (r"when\b ?" + _SEEN, {"kind": "count", "by": "hour_of_day"}),
-    (r"why\b ?(?:are|is)? ?", {"kind": "why"}),
+    (r"why\b ?(?:(?:are|is)\b ?)?", {"kind": "why"}),
     (r"(?:what is in|what was in|unroll|show)\b ?(?:glance )?", {"kind": "unroll"}),
     (r"(?:what (?:is |was )?)?(?:like|similar to)\b ?(?:glance )?", {"kind": "similar"}),
     (r"how (?:big|large|small|tall|wide|strong|bright) (?:was|were|is|are)\b ?",

@@ -231,12 +231,20 @@ def why(
 @app.command()
 def info(path: MemoryPath, as_json: AsJson = False) -> None:
     """Describe a memory: recipe, modules, times, and bytes with everything on disk counted."""
+    from pathlib import Path
+
     from recollect.app.shown import show_mapping
+    from recollect.app.watching import settings_of
 
     with open_memory(path) as memory:
         found = dict(memory.info())
-        found.setdefault("modules", list(memory.modules.names))
-        show_mapping(found, as_json, path)
+        found["module_names"] = list(memory.modules.names)
+        settings = settings_of(Path(path))
+        if settings.get("activations"):
+            found["float16_bytes_of_all_activations"] = 2 * settings["activations"]
+        if settings:
+            found["watched_with"] = {k: settings.get(k) for k in ("model", "view", "source")}
+        show_mapping(found, as_json)
 
 
 @app.command()
@@ -268,15 +276,24 @@ def compact(path: MemoryPath, as_json: AsJson = False) -> None:
 @app.command()
 def export(
     path: MemoryPath,
-    to: Annotated[str, typer.Argument(metavar="FOLDER", help="Where the Parquet files go.")],
+    to: Annotated[
+        str, typer.Argument(metavar="TO", help="A .parquet file, or a folder to put one in.")
+    ],
     as_json: AsJson = False,
 ) -> None:
-    """Write a memory as Parquet files, for any other program."""
+    """Write all glances to one Parquet file, for any other program."""
+    from pathlib import Path
+
     from recollect.app.shown import show_mapping
 
+    target = Path(to)
+    if target.suffix.lower() not in {".parquet", ".pq"}:
+        target.mkdir(parents=True, exist_ok=True)
+        target = target / "glances.parquet"
     with open_memory(path) as memory:
-        memory.export(to)
-        show_mapping({"glances": len(memory), "bytes": _bytes(to)}, as_json, to)
+        number = memory.export(target)
+    found = {"file": str(target), "glances": number, "bytes": _bytes(str(target))}
+    show_mapping(found, as_json)
 
 
 @app.command()
@@ -310,6 +327,10 @@ def demo(
     truth that the scene maker knows, and writes one self-contained HTML report. Takes about two
     minutes.
     """
+    import os
+
+    # Threads that spin while they wait make training crawl when other work shares the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from recollect.app.demo.story import tell_story
 
     tell_story(report, days=days, seed=seed, as_json=as_json)

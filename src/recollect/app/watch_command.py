@@ -12,7 +12,7 @@ from recollect.app.models import load_model
 from recollect.app.shown import print_json, tell
 from recollect.app.sources import Source, open_source
 from recollect.app.times import zone_of
-from recollect.app.watching import Watched, remember_settings, watch_source
+from recollect.app.watching import Watched, remember_settings, settings_of, watch_source
 
 if TYPE_CHECKING:
     from recollect.memory import Memory
@@ -49,7 +49,8 @@ def run(
         options = {"labels": names} if names else {}
     with _open(path, dim, seed, zone_name) as memory:
         settings = {"model": model, "view": view, "modules": modules, "options": options}
-        remember_settings(Path(path), {**settings, "source": str(source)})
+        known = settings_of(Path(path))
+        remember_settings(Path(path), {**known, **settings, "source": str(source)})
         with _progress(pictures, quiet=as_json) as show:
             watched = watch_source(
                 memory, network, pictures, view=view, modules=modules, options=options,
@@ -58,6 +59,8 @@ def run(
         prior = None
         if watched.added:
             prior = memory.fit_prior()
+            known = settings_of(Path(path))
+            remember_settings(Path(path), {**known, "activations": watched.activations})
         total = len(memory)
     if as_json:
         print_json({**watched.to_dict(), "glances": total, "prior": prior,

@@ -43,6 +43,7 @@ class Watched:
         seconds: how long it took.
         interrupted: whether a person stopped it.
         coverage: what tracing says that it left out, in words.
+        activations: numbers that the network computes for one picture; 0 if it did not run.
     """
 
     seen: int = 0
@@ -52,6 +53,7 @@ class Watched:
     seconds: float = 0.0
     interrupted: bool = False
     coverage: str = ""
+    activations: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -63,6 +65,7 @@ class Watched:
             "seconds": round(self.seconds, 3),
             "interrupted": self.interrupted,
             "coverage": self.coverage,
+            "activations": self.activations,
         }
 
 
@@ -168,7 +171,11 @@ def _add(
 ) -> None:
     """Run the network on a batch and store its glances."""
     pictures = [p for p, _ in waiting]
-    t = look_at(model, [x for _, x in waiting], how)
+    inputs = [x for _, x in waiting]
+    t = look_at(model, inputs, how)
+    if not watched.activations:  # one more run of the first picture
+        alone = inputs[:1] if model.batch is None else inputs
+        watched.activations = activations_of(model.module, model.collate(alone))
     watched.coverage = watched.coverage or str(t.coverage or "")
     labels = None
     if any(p.label is not None for p in pictures):

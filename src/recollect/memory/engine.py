@@ -246,11 +246,12 @@ class Engine:
         numbers = ids[chosen].tolist()
         return numbers, self.reservoir.write(numbers, trace[chosen], self.rows.version + 1)
 
-    def count_where(self, where: Where) -> Ledger:
-        """Return a ledger, in memory, of the glances in a filter."""
-        ledger = Ledger(self.folder, self.recipe.dim)
-        for block in self.rows.blocks(self.rows.find(where)):
-            ledger.add(*self._fixed(block), self.skeletons)
+    def count_where(self, parts: list[Where]) -> Ledger:
+        """Return a ledger, in memory, of the glances in some filters."""
+        ledger = self.ledger.like()
+        for where in parts:
+            for block in self.rows.blocks(self.rows.find(where)):
+                ledger.add(*self._fixed(block), self.skeletons)
         return ledger
 
     def delete(self, sql: str) -> int:

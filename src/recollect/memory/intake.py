@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,18 @@ import numpy.typing as npt
 
 from recollect._checks import check_integer
 from recollect._seeds import seed_of
-from recollect.memory.rows import FIXED
+from recollect.memory.clock import microseconds
+from recollect.memory.rows import FIXED, Where
 
-__all__ = ["SQL_KINDS", "ids_of_all", "kind_of", "labels_of_all", "sources_of_all"]
+__all__ = [
+    "SQL_KINDS",
+    "Added",
+    "filter_of",
+    "ids_of_all",
+    "kind_of",
+    "labels_of_all",
+    "sources_of_all",
+]
 
 IntArray = npt.NDArray[np.int64]
 Label = str | float | bool | None
@@ -22,6 +32,26 @@ Label = str | float | bool | None
 SQL_KINDS = {str: "string", float: "double", bool: "boolean"}
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Added:
+    """What an addition did.
+
+    Attributes:
+        ids: id of each glance, in the order given.
+        added: glances that are new.
+        replaced: glances whose id was there before; they stand in its place.
+    """
+
+    ids: list[int]
+    added: int
+    replaced: int
+
+    def __add__(self, other: Added) -> Added:
+        return Added(
+            self.ids + other.ids, self.added + other.added, self.replaced + other.replaced
+        )
 
 
 def sources_of_all(source: str | Iterable[str | None] | None, count: int) -> list[str | None]:
@@ -149,3 +179,12 @@ def ids_of_all(
     if twice:
         raise ValueError(f"ids of one call must differ, {twice[0]} is given more than once")
     return np.array(values, np.int64)
+
+
+def filter_of(sql: str | None, since: Any, until: Any) -> Where:
+    """Return a filter; since <= time < until, both with zone."""
+    return Where(
+        sql,
+        None if since is None else microseconds(since),
+        None if until is None else microseconds(until),
+    )

@@ -27,6 +27,7 @@ from recollect.sketching.recipe import ModuleTable
 __all__ = ["Cover", "Ledger"]
 
 IntArray = npt.NDArray[np.int64]
+Arrays = tuple[IntArray, IntArray, IntArray]
 
 _INDEX = "rollups/hours.npz"
 
@@ -206,14 +207,34 @@ class Ledger:
         """Return the hours with glances, ascending."""
         return np.unique(self.counts.arrays()[0])
 
-    def between(self, first: int | None, last: int | None, modules: ModuleTable) -> RollUps:
-        """Return the roll-ups of the hours first <= hour < last."""
-        hour, bag, value = _cut(self.counts.arrays(), first, last)
+    def like(self) -> Ledger:
+        """Return an empty ledger, in memory only, that shares the table of bags."""
+        other = Ledger(self.folder, self.dim)
+        other.bags, other._bag_ids = self.bags, self._bag_ids
+        return other
+
+    def between(
+        self, first: int | None, last: int | None, modules: ModuleTable, more: Ledger | None = None
+    ) -> RollUps:
+        """Return the roll-ups of the hours first <= hour < last.
+
+        Args:
+            first: hour since 1970.
+            last: hour since 1970.
+            modules: the module table.
+            more: ``like`` this one, holding other hours that are counted in.
+        """
+        counts = _cut(self.counts.arrays(), first, last)
+        extra = _cut(self.extra.arrays(), first, last)
+        mine = np.unique(counts[0])
+        if more is not None:
+            counts = Tally(*_join(counts, more.counts.arrays())).arrays()
+            extra = Tally(*_join(extra, more.extra.arrays())).arrays()
+        hour, bag, value = counts
         starts, place = np.unique(hour, return_inverse=True)
         n, known = np.zeros((2, len(starts)), np.int64)
         np.add.at(n, place, value)
         np.add.at(known, place, value * (bag > 0))
-        extra = _cut(self.extra.arrays(), first, last)
         changes = self.changes
 
         def sums() -> IntArray:
@@ -221,7 +242,11 @@ class Ledger:
                 raise RuntimeError(
                     "the memory has changed since these roll-ups were made; call rollups() again"
                 )
-            return self.sums(starts)
+            if more is None:
+                return self.sums(starts)
+            out = more.sums(starts)
+            out[np.searchsorted(starts, mine)] += self.sums(mine)
+            return out
 
         return RollUps(
             starts * HOUR, n, known, modules, "hour", (place, bag, value), self.bags,
@@ -298,9 +323,13 @@ def _three(arrays: dict[str, Any], name: str) -> tuple[IntArray, IntArray, IntAr
     return arrays[f"{name}0"], arrays[f"{name}1"], arrays[f"{name}2"]
 
 
-def _cut(
-    arrays: tuple[IntArray, IntArray, IntArray], first: int | None, last: int | None
-) -> tuple[IntArray, IntArray, IntArray]:
+def _join(a: Arrays, b: Arrays) -> Arrays:
+    hour, key, value = (np.concatenate([x, y]) for x, y in zip(a, b, strict=True))
+    order = np.lexsort((key, hour))
+    return hour[order], key[order], value[order]
+
+
+def _cut(arrays: Arrays, first: int | None, last: int | None) -> Arrays:
     hour = arrays[0]
     start = 0 if first is None else int(np.searchsorted(hour, first))
     stop = len(hour) if last is None else int(np.searchsorted(hour, last))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -14,19 +13,19 @@ import numpy as np
 import numpy.typing as npt
 
 from recollect import sketching
-from recollect._checks import NotRemembered, check_integer, check_one_of
+from recollect._checks import check_integer, check_one_of
 from recollect.memory.audit import export, info, verify
-from recollect.memory.clock import HOUR, microseconds, microseconds_of_all
+from recollect.memory.clock import microseconds_of_all
 from recollect.memory.engine import Engine
-from recollect.memory.intake import ids_of_all, labels_of_all, sources_of_all
+from recollect.memory.intake import Added, filter_of, ids_of_all, labels_of_all, sources_of_all
 from recollect.memory.layout import Folder
 from recollect.memory.merging import extend, merge
-from recollect.memory.opening import create_meta, read_meta
+from recollect.memory.opening import create_meta, has_scales, read_meta, recipe_and_scales
 from recollect.memory.priors import Priors
-from recollect.memory.reading import counts_at, sketches_at
+from recollect.memory.reading import counts_at, glances_at, places_of, rollups_in, sketches_at
 from recollect.memory.report import Report
 from recollect.memory.rollups import RollUps
-from recollect.memory.rows import Block, Where
+from recollect.memory.rows import Block
 from recollect.memory.search import Searcher
 from recollect.memory.structures import SkeletonCounts
 from recollect.sketching.recipe import ModuleTable, Recipe
@@ -42,26 +41,6 @@ __all__ = ["Added", "Memory"]
 IntArray = npt.NDArray[np.int64]
 Source = str | Iterable[str | None] | None
 Labels = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
-
-
-@dataclass(frozen=True)
-class Added:
-    """What an addition did.
-
-    Attributes:
-        ids: id of each glance, in the order given.
-        added: glances that are new.
-        replaced: glances whose id was there before; they stand in its place.
-    """
-
-    ids: list[int]
-    added: int
-    replaced: int
-
-    def __add__(self, other: Added) -> Added:
-        return Added(
-            self.ids + other.ids, self.added + other.added, self.replaced + other.replaced
-        )
 
 
 class Memory:
@@ -88,6 +67,17 @@ class Memory:
         CorruptMemory: if the folder is no memory, of a newer format, or lost a file.
         RecipeMismatch: if the memory was made with another recipe; both are shown.
         ValueError: if an option differs from the one that the memory was made with.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from recollect import Object, Trace
+        >>> trace = Trace.from_objects([[Object("cat", [1.0, 2.0])], [Object("dog", [3.0])]])
+        >>> with TemporaryDirectory() as folder, Memory(f"{folder}/room") as memory:
+        ...     added = memory.add(trace, ["2026-01-01T08:10Z", "2026-01-01T08:20Z"], "hall")
+        ...     print(added.added, len(memory), memory.rollups().count("cat"))
+        ...     print(memory.glances(where="source = 'hall'").num_rows, memory.rollups().times)
+        2 2 [1.]
+        2 ['2026-01-01T08:00:00.000000']
     """
 
     def __init__(
@@ -113,7 +103,7 @@ class Memory:
             ZoneInfo(timezone)
         meta = read_meta(self._folder, read_only)
         if meta is None:
-            meta = create_meta(self._folder, _recipe_and_scales(sketcher), options)
+            meta = create_meta(self._folder, recipe_and_scales(sketcher), options)
         self._meta = meta
         self._recipe = Recipe.from_dict(meta["recipe"])
         if sketcher is not None:
@@ -130,7 +120,7 @@ class Memory:
         self._own: Sketcher | None = None
         self._searcher = Searcher(self._engine.rows)
         self._priors = Priors(self._folder)
-        if sketcher is not None and not len(self.modules) and _has_scales(sketcher):
+        if sketcher is not None and not len(self.modules) and has_scales(sketcher):
             extend(self.modules, sketcher.modules)
 
     # -- what it is -----------------------------------------------------------------------
@@ -354,13 +344,8 @@ class Memory:
         """
 
         def read() -> Any:
-            rows = self._engine.rows
-            known = ["id", "time", "source", *rows.label_names(), "skeleton"]
-            chosen = known if columns is None else list(columns)
-            for name in chosen:
-                check_one_of("a column", name, known)
-            places = rows.find(_where(where, since, until))
-            return rows.empty(chosen) if rows.data() is None else rows.take(places, chosen)
+            places = self._engine.rows.find(filter_of(where, since, until))
+            return glances_at(self._engine, places, columns)
 
         return self._engine.reading(read)
 
@@ -385,24 +370,17 @@ class Memory:
             NotRemembered: if an id is unknown.
             ValueError: if both ids and a filter are given, or the prefix is too long.
         """
-        chosen = _where(where, since, until)
+        chosen = filter_of(where, since, until)
         if ids is not None and not chosen.is_all:
             raise ValueError("give ids or a filter (where, since, until), not both")
 
         def read() -> Sketches:
-            places = self._engine.rows.find(chosen) if ids is None else self._places(ids)
+            places = (
+                self._engine.rows.find(chosen) if ids is None else places_of(self._engine, ids)
+            )
             return sketches_at(self._engine, places, prefix)
 
         return self._engine.reading(read)
-
-    def _places(self, ids: Iterable[int]) -> IntArray:
-        wanted = np.array([int(i) for i in ids], np.int64)
-        places = self._engine.rows.places(wanted)
-        if (places < 0).any():
-            raise NotRemembered(
-                f"no glance has the id {wanted[places < 0][0]}; memory.glances() lists the ids"
-            )
-        return places
 
     def search(
         self,
@@ -430,41 +408,22 @@ class Memory:
             ValueError: if the vector has another size, is zero or not finite.
         """
         check_integer("k", k, minimum=1)
-        chosen = _where(where, since, until)
+        chosen = filter_of(where, since, until)
         return self._engine.reading(lambda: self._searcher.search(vector, k, chosen))
 
     def rollups(self, since: Any = None, until: Any = None) -> RollUps:
-        """Return the roll-ups by UTC hour, in time order; NumPy only.
+        """Return the roll-ups by UTC hour with since <= time < until, in time order; NumPy only.
 
-        Where ``since`` or ``until`` cut an hour, that hour's part is counted from its glances.
-
-        Args:
-            since: first moment (with zone).
-            until: moment after the last.
+        Where they cut an hour, that hour is counted from its glances.
         """
-        span = _where(None, since, until)
-
-        def read() -> RollUps:
-            engine = self._engine
-            if all(t is None or t % HOUR == 0 for t in (span.since, span.until)):
-                first = None if span.since is None else span.since // HOUR
-                last = None if span.until is None else span.until // HOUR
-                return engine.ledger.between(first, last, self.modules)
-            return engine.count_where(span).between(None, None, self.modules)
-
-        return self._engine.reading(read)
+        span = filter_of(None, since, until)
+        return self._engine.reading(lambda: rollups_in(self._engine, span))
 
     def skeleton_counts(
         self, where: str | None = None, since: Any = None, until: Any = None
     ) -> SkeletonCounts:
-        """Return the counts of each glance from its skeleton, for filtered questions.
-
-        Args:
-            where: SQL expression.
-            since: first moment (with zone).
-            until: moment after the last.
-        """
-        chosen = _where(where, since, until)
+        """Return the counts of each glance from its skeleton; filters as in ``glances``."""
+        chosen = filter_of(where, since, until)
 
         def read() -> SkeletonCounts:
             return counts_at(self._engine, self._engine.rows.find(chosen))
@@ -534,22 +493,3 @@ class Memory:
         """Return what the memory holds and what it costs, every byte on disk counted."""
         self._engine.sync()
         return info(self._engine, self._meta, self.prior_versions)
-
-
-def _where(sql: str | None, since: Any, until: Any) -> Where:
-    return Where(
-        sql,
-        None if since is None else microseconds(since),
-        None if until is None else microseconds(until),
-    )
-
-
-def _has_scales(sketcher: Sketcher) -> bool:
-    return bool(sketcher.scales) or any(entry.scale != 1.0 for entry in sketcher.modules)
-
-
-def _recipe_and_scales(sketcher: Sketcher | None) -> dict[str, Any]:
-    """Return what a new memory takes over from a sketcher, as plain values."""
-    if sketcher is None:
-        return {"recipe": Recipe().to_dict(), "scales": {}}
-    return {"recipe": sketcher.recipe.to_dict(), "scales": dict(sketcher.scales)}

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recollect._checks import CorruptMemory
 from recollect.memory.layout import Folder
 from recollect.memory.migrations import FORMAT, check_format, migrate
+from recollect.sketching.recipe import Recipe
 
-__all__ = ["create_meta", "read_meta"]
+if TYPE_CHECKING:
+    from recollect.sketching.sketcher import Sketcher
+
+__all__ = ["create_meta", "has_scales", "read_meta", "recipe_and_scales"]
 
 
 def read_meta(folder: Folder, read_only: bool) -> dict[str, Any] | None:
@@ -60,3 +64,15 @@ def create_meta(
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.write_json("meta.json", meta)
     return dict(json.loads(json.dumps(meta)))
+
+
+def has_scales(sketcher: Sketcher) -> bool:
+    """Whether a sketcher divides attributes by anything but one."""
+    return bool(sketcher.scales) or any(entry.scale != 1.0 for entry in sketcher.modules)
+
+
+def recipe_and_scales(sketcher: Sketcher | None) -> dict[str, Any]:
+    """Return what a new memory takes over from a sketcher, as plain values."""
+    if sketcher is None:
+        return {"recipe": Recipe().to_dict(), "scales": {}}
+    return {"recipe": sketcher.recipe.to_dict(), "scales": dict(sketcher.scales)}

@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from recollect import sketching
-from recollect._checks import check_integer
+from recollect._checks import NotRemembered, check_integer, check_one_of
+from recollect.memory.clock import HOUR
 from recollect.memory.engine import Engine
+from recollect.memory.rollups import RollUps
+from recollect.memory.rows import Where
 from recollect.memory.structures import SkeletonCounts
 
 if TYPE_CHECKING:
     from recollect.sketching.sketches import Sketches
 
-__all__ = ["counts_at", "sketches_at"]
+__all__ = ["counts_at", "glances_at", "places_of", "rollups_in", "sketches_at"]
 
 IntArray = npt.NDArray[np.int64]
+
+
+def places_of(engine: Engine, ids: Iterable[int]) -> IntArray:
+    """Return the places of ids.
+
+    Raises:
+        NotRemembered: if one is unknown.
+    """
+    wanted = np.array([int(i) for i in ids], np.int64)
+    places = engine.rows.places(wanted)
+    if (places < 0).any():
+        raise NotRemembered(
+            f"no glance has the id {wanted[places < 0][0]}; memory.glances() lists the ids"
+        )
+    return places
+
+
+def glances_at(engine: Engine, places: IntArray, columns: Sequence[str] | None) -> Any:
+    """Return a ``pyarrow.Table`` of the glances at some places, without their sketches.
+
+    Raises:
+        ValueError: if a column is unknown.
+    """
+    known = ["id", "time", "source", *engine.rows.label_names(), "skeleton"]
+    chosen = known if columns is None else list(columns)
+    for name in chosen:
+        check_one_of("a column", name, known)
+    if engine.rows.data() is None:
+        return engine.rows.empty(chosen)
+    return engine.rows.take(places, chosen)
 
 
 def sketches_at(engine: Engine, places: IntArray, prefix: int | None) -> Sketches:
@@ -67,3 +101,21 @@ def counts_at(engine: Engine, places: IntArray) -> SkeletonCounts:
     bags = [engine.skeletons.bag(s) for s in distinct[known].tolist()]
     number = np.where(known, np.cumsum(known) - 1, -1)[index]
     return SkeletonCounts(ids[places], time[places], number >= 0, engine.modules, number, bags)
+
+
+def rollups_in(engine: Engine, span: Where) -> RollUps:
+    """Return the roll-ups of a span; hours that it cuts are counted from their glances."""
+    ledger, modules = engine.ledger, engine.modules
+    first = None if span.since is None else -(-span.since // HOUR)
+    last = None if span.until is None else span.until // HOUR
+    cut = []
+    if first is not None and last is not None and first > last:
+        cut, last = [span], first
+    else:
+        if first is not None and span.since != first * HOUR:
+            cut.append(Where(None, span.since, first * HOUR))
+        if last is not None and span.until != last * HOUR:
+            cut.append(Where(None, last * HOUR, span.until))
+    if not cut:
+        return ledger.between(first, last, modules)
+    return ledger.between(first, last, modules, engine.count_where(cut))

@@ -357,7 +357,10 @@ class Rows:
         """
         try:
             return read(self.data())
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
+            # A scan reports a missing file as a ValueError of Arrow, as it does a wrong filter.
+            if isinstance(error, ValueError) and "Not found" not in str(error):
+                raise
             if self._data is None or self._data.version != self.version:
                 raise Moved("a writer has joined the files that were being read") from error
             self.cover()

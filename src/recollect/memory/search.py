@@ -22,12 +22,11 @@ __all__ = ["Searcher"]
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
-Tier = tuple[npt.NDArray[Any], FloatArray]
 
 # Candidates read whole in the first step, and at most.
 _FIRST, _MOST = 200, 1000
 _SIGMAS = 4.0
-_BLOCK = 4096
+_BLOCK = 2048
 
 
 class Searcher:
@@ -39,7 +38,7 @@ class Searcher:
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
-        self._cached: dict[Key, Tier] = {}
+        self._cached: dict[Key, list[_Chunk]] = {}
 
     def search(self, vector: Any, k: int, where: Where) -> tuple[IntArray, FloatArray]:
         """Return ids and cosines of the k best, best first."""
@@ -73,71 +72,65 @@ class Searcher:
         kth = np.sort(scores)[-min(k, first)]
         error = scores - coarse[chosen]
         bound = kth - max(float(error.mean()), 0.0) - _SIGMAS * float(error.std())
-        more = np.setdiff1d(np.flatnonzero(coarse >= bound), chosen)
-        room = max(_MOST, 2 * first) - first
-        if len(more) > room:
-            more = more[np.argpartition(coarse[more], len(more) - room)[-room:]]
+        coarse[chosen] = -2
+        room = min(max(_MOST, 2 * first) - first, len(coarse) - 1)
+        more = np.argpartition(coarse, len(coarse) - 1 - room)[-room:]
+        more = more[coarse[more] >= bound]
         if len(more):
-            scores = np.concatenate(
-                [scores, self._exact(query, more if places is None else places[more])]
-            )
-            chosen = np.concatenate([chosen, more])
+            further = self._exact(query, more if places is None else places[more])
+            chosen, scores = np.r_[chosen, more], np.r_[scores, further]
         return (chosen if places is None else places[chosen]), scores
 
     def _coarse(self, query: FloatArray, places: IntArray | None) -> FloatArray:
         """Cosines of the first tier."""
         part = query[: self.rows.tiers["s0"].stop]
         part = (part / max(float(np.linalg.norm(part)), 1e-30)).astype(np.float32)
-        tiers = self._tiers()
-        if len(part) < self.rows.tiers["s0"].stop:
-            cut = [tier[:, : len(part)] for tier, _ in tiers]
-            tiers = [(tier, _inverse_norms(tier)) for tier in cut]
+        chunks = self._chunks()
         if places is None:
-            return np.concatenate([_cosines(tier, norm, part) for tier, norm in tiers])
-        ends = np.cumsum([len(tier) for tier, _ in tiers])
+            return np.concatenate([c.cosines(part) for c in chunks])
+        ends = np.cumsum([len(c.codes) for c in chunks])
         cuts = np.searchsorted(places, np.concatenate([[0], ends]))
         return np.concatenate(
             [
-                _cosines(tier, norm, part, places[start:stop] - (end - len(tier)))
-                for (tier, norm), end, start, stop in zip(
-                    tiers, ends.tolist(), cuts[:-1], cuts[1:], strict=True
-                )
+                c.cosines(part, places[start:stop] - (end - len(c.codes)))
+                for c, end, start, stop in zip(chunks, ends, cuts[:-1], cuts[1:], strict=True)
             ]
         )
 
-    def _tiers(self) -> list[Tier]:
-        """First tier, and one over its norms, of every fragment; only new ones are read."""
+    def _chunks(self) -> list[_Chunk]:
+        """First tier of every fragment, in pieces; only new fragments are read."""
         keys = self.rows.keys()
         fresh = [k for k in keys if k not in self._cached]
         if fresh:
-            tier, norms = self._read(fresh)
-            cuts = np.cumsum([rows - gone for _, rows, gone in fresh])[:-1]
-            parts = zip(np.split(tier, cuts), np.split(norms, cuts), strict=True)
-            self._cached |= dict(zip(fresh, parts, strict=True))
+            self._cached |= self._read(fresh)
         self._cached = {k: self._cached[k] for k in keys}
-        return list(self._cached.values())
+        return [chunk for chunks in self._cached.values() for chunk in chunks]
 
-    def _read(self, keys: list[Key]) -> Tier:
-        total = sum(rows - gone for _, rows, gone in keys)
-        tier = np.empty((total, self.rows.tiers["s0"].stop), self.rows.dtype)
-        norms = np.empty(total, np.float32)
-        start = 0
+    def _read(self, keys: list[Key]) -> dict[Key, list[_Chunk]]:
+        """Read the first tier of some fragments; what Lance decoded is kept without a copy."""
+        found: dict[Key, list[_Chunk]] = {k: [] for k in keys}
+        lengths = iter([(k, k[1] - k[2]) for k in keys])
+        key, left = next(lengths)
         for table in self.rows.scan(["s0"], [k[0] for k in keys]):
             codes = self.rows.codes(table, ["s0"])
-            tier[start : start + len(codes)] = codes
-            norms[start : start + len(codes)] = _inverse_norms(codes)
-            start += len(codes)
-        return tier, norms
+            while len(codes):
+                while left == 0:
+                    key, left = next(lengths)
+                found[key].append(_Chunk(codes[:left]))
+                taken = min(left, len(codes))
+                codes, left = codes[taken:], left - taken
+        return found
 
     def _first_tier(self, places: IntArray) -> npt.NDArray[Any]:
         """First tier of some rows."""
-        tiers = [tier for tier, _ in self._tiers()]
-        ends = np.cumsum([len(t) for t in tiers])
+        chunks = self._chunks()
+        ends = np.cumsum([len(c.codes) for c in chunks])
         which = np.searchsorted(ends, places, side="right")
-        out = np.empty((len(places), tiers[0].shape[1]), self.rows.dtype)
-        for number in np.unique(which).tolist():
+        out = np.empty((len(places), chunks[0].codes.shape[1]), self.rows.dtype)
+        for number in np.flatnonzero(np.bincount(which)).tolist():
             rows = which == number
-            out[rows] = tiers[number][places[rows] - (ends[number] - len(tiers[number]))]
+            codes = chunks[number].codes
+            out[rows] = codes[places[rows] - (ends[number] - len(codes))]
         return out
 
     def _exact(self, query: FloatArray, places: IntArray) -> FloatArray:
@@ -147,31 +140,40 @@ class Searcher:
         if names:
             parts.append(self.rows.codes(self.rows.take(places, names), names))
         codes = np.concatenate(parts, axis=1)[:, : len(query)].astype(np.float32)
-        squares = np.einsum("ij,ij->i", codes, codes)
-        scores: FloatArray = (codes @ query) / np.sqrt(np.maximum(squares, 1e-30))
-        return scores
+        return _over_norms(codes @ query, codes)
 
 
-def _cosines(
-    tier: npt.NDArray[Any], norm: FloatArray, query: FloatArray, rows: IntArray | None = None
-) -> FloatArray:
-    """Cosines with a unit query, block by block: each block is turned into float32 in cache."""
-    total = len(tier) if rows is None else len(rows)
-    out = np.empty(total, np.float32)
-    for start in range(0, total, _BLOCK):
-        stop = min(start + _BLOCK, total)
-        block = tier[start:stop] if rows is None else tier[rows[start:stop]]
-        out[start:stop] = block.astype(np.float32) @ query
-    out *= norm if rows is None else norm[rows]
+class _Chunk:
+    """The first tier of some rows as it is on disk, and (once asked for) one over its norms."""
+
+    def __init__(self, codes: npt.NDArray[Any]) -> None:
+        self.codes = codes
+        self._norms: FloatArray | None = None
+
+    def cosines(self, query: FloatArray, rows: IntArray | None = None) -> FloatArray:
+        """Cosines with a unit query, block by block: a block is float32 only in the cache."""
+        if rows is not None:
+            picked = self.codes[rows].astype(np.float32)
+            return _over_norms(picked @ query, picked)
+        out = np.empty(len(self.codes), np.float32)
+        norms = np.empty_like(out) if self._norms is None else None
+        for start in range(0, len(out), _BLOCK):
+            block = self.codes[start : start + _BLOCK].astype(np.float32)
+            np.dot(block, query, out=out[start : start + _BLOCK])
+            if norms is not None:
+                norms[start : start + _BLOCK] = _over_norms(np.ones(len(block)), block)
+        if norms is not None:
+            self._norms = norms
+        assert self._norms is not None
+        out *= self._norms
+        return out
+
+
+def _over_norms(values: npt.NDArray[Any], codes: FloatArray) -> FloatArray:
+    """Divide values (B,) by the norms of rows (B, d)."""
+    squares = np.einsum("ij,ij->i", codes, codes)
+    out: FloatArray = (values / np.sqrt(np.maximum(squares, 1e-30))).astype(np.float32)
     return out
-
-
-def _inverse_norms(codes: npt.NDArray[Any]) -> FloatArray:
-    out = np.empty(len(codes), np.float32)
-    for start in range(0, len(codes), _BLOCK):
-        block = codes[start : start + _BLOCK].astype(np.float32)
-        out[start : start + _BLOCK] = np.einsum("ij,ij->i", block, block)
-    return np.where(out > 0, 1 / np.sqrt(np.maximum(out, 1e-30)), 0).astype(np.float32)
 
 
 def _query(vector: Any, dim: int) -> FloatArray:

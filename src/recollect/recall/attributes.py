@@ -92,7 +92,25 @@ def attribute(
 
     Raises:
         NotRemembered: if the module was never seen, or is in none of the chosen glances.
-        ValueError: if more names are given than there are numbers, or a time has no zone.
+        ValueError: if more names are given than there are numbers, a time has no zone, or the
+            glances were kept without skeletons and there is no prior.
+
+    Example:
+        >>> from recollect import Memory, Object, Trace, recall
+        >>> def scene(x):
+        ...     face = Object("face", [x])
+        ...     return [Object("cat", [x, 1.0], weight=0.5, inputs=[face])]
+        >>> t = Trace.from_objects([scene(x) for x in (1.0, 1.1, 5.0)])
+        >>> memory = Memory(getfixture("tmp_path") / "room")
+        >>> _ = memory.add(t, time="2026-01-01T08:00Z", ids=[1, 2, 3], source="hall")
+        >>> recall.attribute(memory, "cat", names=["size"])
+        attribute of 'cat'
+        number  estimate    low   high  spread  spread_low  spread_high
+          size     2.367  2.367  2.367   1.863       1.863        1.863
+             1         1      1      1       0           0            0
+        3 objects in 3 glances
+        3 of 3 glances read exactly from records
+        >>> memory.close()
     """
     entry = memory.modules.family_of(memory.modules.id_of(module))
     labels = _labels(names, module, entry.size)

@@ -72,6 +72,21 @@ def why(memory: Memory, a: int, b: int) -> Answer:
     Raises:
         NotRemembered: if there is no such glance.
         ValueError: if a glance is empty, or must be decoded but its skeleton was not kept.
+
+    Example:
+        >>> from recollect import Memory, Object, Trace, recall
+        >>> def scene(x):
+        ...     face = Object("face", [x])
+        ...     return [Object("cat", [x, 1.0], weight=0.5, inputs=[face])]
+        >>> t = Trace.from_objects([scene(x) for x in (1.0, 1.1, 5.0)])
+        >>> memory = Memory(getfixture("tmp_path") / "room")
+        >>> _ = memory.add(t, time="2026-01-01T08:00Z", ids=[1, 2, 3], source="hall")
+        >>> answer = recall.why(memory, 1, 3)
+        >>> answer["path"]
+        ['cat', 'cat / face', '(counts)', '(residual)', '(total)']
+        >>> abs(sum(answer["estimate"][:-1]) - answer["estimate"][-1]) < 1e-12
+        True
+        >>> memory.close()
     """
     sides = [_side(memory, a), _side(memory, b)]
     for number, side in zip((a, b), sides, strict=True):
@@ -124,18 +139,10 @@ def _draws(known: Glance, glance: int) -> Trace:
     """Return glances of the same structure whose attributes are drawn from the deviations."""
     assert known.recollection is not None
     generator = torch.Generator().manual_seed(seed_of("why", glance))
-    many = Trace.concat([known.trace] * _DRAWS)
+    many = Trace.concat([known.recollection.deviations()] * _DRAWS)
     columns = {}
     for name, c in many.columns.items():
-        std = torch.zeros_like(c.attributes)
-        for j, module in enumerate(c.members):
-            rows = np.flatnonzero(c.member == j)
-            if len(rows):
-                rows = rows[np.lexsort((c.rank[rows], c.glance[rows]))]
-                found = known.recollection.objects(module).std
-                if found is not None:
-                    std[torch.from_numpy(rows)] = found.to(std.dtype).repeat(_DRAWS, 1)
-        std[~torch.isfinite(std)] = 0.0
+        std = torch.where(torch.isfinite(c.attributes), c.attributes, 0.0)
         columns[name] = replace(c, attributes=std * torch.randn(std.shape, generator=generator))
     return Trace(columns, many.num_glances, many.edges)
 

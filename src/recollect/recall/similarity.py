@@ -83,6 +83,22 @@ def similar(
         RecipeMismatch: if a sketch was made with another recipe, or with other scales.
         ValueError: if the query is not exactly one glance, or ``k`` is less than 1.
         TypeError: if it is something else.
+
+    Example:
+        >>> from recollect import Memory, Object, Trace, recall
+        >>> def scene(x):
+        ...     face = Object("face", [x])
+        ...     return [Object("cat", [x, 1.0], weight=0.5, inputs=[face])]
+        >>> t = Trace.from_objects([scene(x) for x in (1.0, 1.1, 5.0)])
+        >>> memory = Memory(getfixture("tmp_path") / "room")
+        >>> _ = memory.add(t, time="2026-01-01T08:00Z", ids=[1, 2, 3], source="hall")
+        >>> recall.similar(memory, 1, k=1)
+        1 glance most similar to glance 1 · 2026-01-01T08:00:00+00:00 · hall
+        glance                       time  source  estimate     low   high
+             2  2026-01-01T08:00:00+00:00    hall    0.99...  0.99...  0.99...
+        estimate is the cosine of the sketches
+        glance 1 itself is left out
+        >>> memory.close()
     """
     check_integer("k", k, minimum=1)
     if module is not None:

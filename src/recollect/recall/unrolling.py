@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Unrolled", "unroll"]
 
 FloatArray = npt.NDArray[np.float64]
+Names = Sequence[str] | Mapping[str, Sequence[str]]
 
 # Objects of one family that are drawn under one parent, and lines of a whole drawing.
 _SIBLINGS, _LINES = 6, 80
@@ -62,8 +63,8 @@ class Unrolled(Answer):
     """
 
     def __init__(self, trace: Trace, leaves: dict[int, Leaf], title: str, notes: Sequence[str],
-                 names: Sequence[str] = ()) -> None:  # fmt: skip
-        self._trace, self._leaves, self._names = trace, leaves, list(names)
+                 names: Names = ()) -> None:  # fmt: skip
+        self._trace, self._leaves, self._names = trace, leaves, names
         super().__init__(_columns(trace, leaves), title=title, notes=notes)
 
     def to_trace(self) -> Trace:
@@ -85,9 +86,7 @@ class Unrolled(Answer):
         return f"<p>{escape(self.title)}</p><pre>{escape(self.tree())}</pre>{notes}"
 
 
-def unroll(
-    memory: Memory, glance: int, source: str | None = None, names: Sequence[str] = ()
-) -> Unrolled:
+def unroll(memory: Memory, glance: int, source: str | None = None, names: Names = ()) -> Unrolled:
     """Unroll one glance: its objects as a tree, with attributes and error bars.
 
     Args:
@@ -95,11 +94,27 @@ def unroll(
         glance: id of the glance.
         source: ``"sketch"`` decodes the sketch with the memory's prior; ``"record"`` reads the
             record, exactly; None takes the record if one is kept, else the sketch.
-        names: what the first numbers of an attribute are called in the drawing.
+        names: what the first numbers of attributes are called in the drawing: one list for all
+            modules, or module (or family) -> list.
 
     Raises:
         NotRemembered: if there is no such glance, or no record of it where one is asked for.
         ValueError: if it must be decoded but its skeleton was not kept.
+
+    Example:
+        >>> from recollect import Memory, Object, Trace, recall
+        >>> def scene(x):
+        ...     face = Object("face", [x])
+        ...     return [Object("cat", [x, 1.0], weight=0.5, inputs=[face])]
+        >>> t = Trace.from_objects([scene(x) for x in (1.0, 1.1, 5.0)])
+        >>> memory = Memory(getfixture("tmp_path") / "room")
+        >>> _ = memory.add(t, time="2026-01-01T08:00Z", ids=[1, 2, 3], source="hall")
+        >>> recall.unroll(memory, 1, names={"cat": ["size", "legs"]})
+        glance 1 · 2026-01-01T08:00:00+00:00 · hall
+        └─ cat x 0.5  size 1  legs 1
+           └─ face  [0] 1
+        glance 1 is kept whole: exact, from its record
+        >>> memory.close()
     """
     known = Glance.read(memory, glance, source)
     row = glance_row(memory, glance)
@@ -108,21 +123,15 @@ def unroll(
 
 def _leaves(known: Glance) -> dict[int, Leaf]:
     """Return each object of a glance by its rank."""
+    doubts = None if known.recollection is None else known.recollection.deviations()
     leaves = {}
     for name, c in known.trace.columns.items():
         values = c.attributes.cpu().numpy().astype(np.float64)
-        for j, module in enumerate(c.members):
-            rows = np.flatnonzero(c.member == j)
-            if len(rows) == 0:
-                continue
-            rows = rows[np.argsort(c.rank[rows], kind="stable")]
-            std = np.zeros((len(rows), c.size))
-            if known.recollection is not None:
-                found = known.recollection.objects(module).std
-                if found is not None:
-                    std = found.cpu().numpy().astype(np.float64)
-            for row, spread in zip(rows.tolist(), std, strict=True):
-                leaves[int(c.rank[row])] = Leaf(module, name, values[row], spread)
+        std = np.zeros_like(values)
+        if doubts is not None:
+            std = doubts.columns[name].attributes.cpu().numpy().astype(np.float64)
+        for row, (rank, member) in enumerate(zip(c.rank.tolist(), c.member.tolist(), strict=True)):
+            leaves[rank] = Leaf(c.members[member], name, values[row], std[row])
     return leaves
 
 
@@ -152,9 +161,7 @@ def _columns(trace: Trace, leaves: dict[int, Leaf]) -> dict[str, list[Any]]:
 # -- drawing --------------------------------------------------------------------------------
 
 
-def _draw(
-    trace: Trace, leaves: dict[int, Leaf], names: Sequence[str], strongest: int
-) -> list[str]:
+def _draw(trace: Trace, leaves: dict[int, Leaf], names: Names, strongest: int) -> list[str]:
     """Draw the tree depth first; a shared object is spelled out where it is met first."""
     edges = trace.all_edges()
     below: dict[int, list[tuple[int, float]]] = {}
@@ -211,8 +218,10 @@ def _items(children: list[tuple[int, float]], leaves: dict[int, Leaf], indent: s
     return drawn[::-1]
 
 
-def _line(leaf: Leaf, weight: float, names: Sequence[str], strongest: int) -> str:
+def _line(leaf: Leaf, weight: float, names: Names, strongest: int) -> str:
     """Write one object: module, weight, strongest numbers with their deviations."""
+    if isinstance(names, Mapping):
+        names = names.get(leaf.module) or names.get(leaf.family) or ()
     parts = [leaf.module + (f" x {weight:.3g}" if weight != 1 else "")]
     for i in leaf.strongest(strongest):
         name = names[i] if i < len(names) else f"[{i}]"

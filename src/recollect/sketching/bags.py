@@ -359,11 +359,11 @@ def _path_sums(
             if family in left_out:
                 continue
             rows = np.flatnonzero(path == number)
-            glance, c = level.glance[level.pair[rows]], level.coefficient[rows]
+            glance, factor = level.glance[level.pair[rows]], level.coefficient[rows]
             for j in np.unique(member[level.object[rows]]).tolist():
                 some = member[level.object[rows]] == j
                 sums[(key, trace.columns[family].members[j])] = (
-                    np.bincount(glance[some], c[some], glances),
-                    np.bincount(glance[some], c[some] ** 2, glances),
+                    np.bincount(glance[some], factor[some], glances).astype(np.float64),
+                    np.bincount(glance[some], factor[some] ** 2, glances).astype(np.float64),
                 )
     return sums

@@ -164,7 +164,7 @@ class JointPrior:
     def residuals(self) -> Tensor:
         """Leave-one-out residuals of up to 256 of the prior's glances, (g, K), scaled.
 
-        They include the effect of rounding, which the prior's own images do not have.
+        They are without the effect of rounding, which ``std`` adds for each glance (``gain``).
         """
         left, squares, _ = self._spectrum
         g = len(self.rows)
@@ -174,16 +174,8 @@ class JointPrior:
         weights = (left[chosen] * shrink) @ left.T
         fitted = weights.to(torch.float32) @ self.rows
         spare = (1 - leverage).clamp_min(1e-6).to(torch.float32)
-        left_out = (self.rows[chosen] - fitted) / spare[:, None]
-        return left_out - self._response(self._rounding(len(chosen)))
-
-    def _rounding(self, rows: int) -> Tensor:
-        """Return (rows, d) rounding errors as a stored sketch has them."""
-        generator = torch.Generator().manual_seed(seed_of("rounding", rows))
-        uniform = torch.rand(
-            rows, self.sketches.shape[1], generator=generator, dtype=torch.float64
-        )
-        return (uniform - 0.5) * (12 * self.noise) ** 0.5
+        left_out: Tensor = (self.rows[chosen] - fitted) / spare[:, None]
+        return left_out
 
     def covariance(self) -> Tensor:
         """Return the (d, d) covariance of the static families' part of a sketch."""

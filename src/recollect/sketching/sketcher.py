@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -169,8 +170,16 @@ class Sketcher:
             path (family names from the output down) -> (B, d), and ``("counts",)`` -> (B, d).
         """
         self.admit(trace)
-        encoder, parts = self.encoder(), {}
+        encoder = self.encoder()
+        parts: dict[tuple[str, ...], Tensor] = {}
         trace = trace.cpu()
+        if trace.edges is None and self.recipe.scheme != "paper":
+            # Objects that stand on top alone: what is not on the path need not be encoded.
+            for name, column in trace.columns.items():
+                alone = Trace({name: _ranked_alone(column)}, trace.num_glances)
+                parts[(name,)] = encoder.operators.leave(encoder.working(alone, self.modules))
+            parts[("counts",)] = encoder.counts(trace)
+            return parts
         nothing = encoder.operators.leave(encoder.working(_only(trace, {}), self.modules))
         for path, rows in _rows_by_path(trace).items():
             image = encoder.operators.leave(encoder.working(_only(trace, rows), self.modules))
@@ -288,6 +297,15 @@ def _rows_by_path(trace: Trace) -> dict[tuple[str, ...], dict[str, list[int]]]:
             key = tuple(family_of[m] for m in path)
             places.setdefault(key, {}).setdefault(name, []).append(row)
     return places
+
+
+def _ranked_alone(column: Column) -> Column:
+    """Return a column with the ranks its objects have when nothing else is in their glances."""
+    order = np.lexsort((column.rank, column.glance))
+    first = np.searchsorted(column.glance, column.glance)
+    rank = np.empty(len(column), dtype=np.int64)
+    rank[order] = np.arange(len(column)) - first
+    return replace(column, rank=rank)
 
 
 def _only(trace: Trace, rows: Mapping[str, list[int]]) -> Trace:

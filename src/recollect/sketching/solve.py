@@ -51,20 +51,38 @@ def least_squares(a: Tensor, residual: Tensor, noise: Tensor) -> Solution:
     if k > d:
         empty = torch.full((len(residual), k), float("nan"), dtype=torch.float64)
         return Solution(empty, torch.full_like(empty, float("inf")))
-    values, vectors = torch.linalg.eigh(a @ a.T)
+    gram = a @ a.T
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    steps = factor.diagonal().square()
+    # The square of a diagonal entry is what an unknown has left when all before it are known.
+    if k and (int(failed) or float(steps.min()) < 1e-9 * float(steps.max())):
+        return _singular_least_squares(a, gram, residual, noise)
+    mean = torch.cholesky_solve(a @ residual.T, factor).T
+    spread = torch.cholesky_inverse(factor).diagonal()
+    return Solution(mean, (_left_over(a, mean, residual, noise)[:, None] * spread).sqrt())
+
+
+def _singular_least_squares(a: Tensor, gram: Tensor, residual: Tensor, noise: Tensor) -> Solution:
+    """Least squares where some directions are not seen at all: these are refused."""
+    values, vectors = torch.linalg.eigh(gram)
     kept = values > values.max().clamp_min(1e-300) * 1e-12
     safe = torch.where(kept, values, torch.ones_like(values))
     inverse = torch.where(kept, 1 / safe, torch.zeros_like(values))
     mean = ((residual @ a.T) @ vectors * inverse) @ vectors.T
     spread = vectors.square() @ inverse
-    # A direction that no number of the sketch sees is not known at all.
+    std = (_left_over(a, mean, residual, noise)[:, None] * spread).sqrt()
     blind = (vectors.square() @ (~kept).to(torch.float64)) > 1e-6
-    left_over = (residual - mean @ a).square().sum(1) / max(d - k, 1)
-    variance = torch.maximum(noise, left_over) if d > k else noise
-    std = (variance[:, None] * spread).sqrt()
     std[:, blind] = float("inf")
     mean[:, blind] = float("nan")
     return Solution(mean, std)
+
+
+def _left_over(a: Tensor, mean: Tensor, residual: Tensor, noise: Tensor) -> Tensor:
+    """Variance per number of a sketch: of rounding, or of what the solution leaves if more."""
+    k, d = a.shape
+    if d == k:
+        return noise
+    return torch.maximum(noise, (residual - mean @ a).square().sum(1) / (d - k))
 
 
 def posterior(

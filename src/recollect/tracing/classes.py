@@ -27,16 +27,25 @@ class ClassesView(View):
     Args:
         labels: class names; None: those in ``model.config.id2label``, else ``class 0``, ...
         top: how many classes are kept.
+        least: a class is kept only with this probability or more (the first one always); with 0
+            every glance counts towards each of its top classes, however improbable.
         head: name of the module whose input is the features; None: the classifier's own
             (``get_classifier()``), else the last layer with weights.
 
     Raises:
-        ValueError: if ``top`` is smaller than 1.
+        ValueError: if ``top`` is smaller than 1 or ``least`` is no probability.
     """
 
     def __init__(
-        self, labels: Sequence[str] | None = None, top: int = 5, head: str | None = None
+        self,
+        labels: Sequence[str] | None = None,
+        top: int = 5,
+        head: str | None = None,
+        least: float = 0.0,
     ) -> None:
+        if not 0 <= least <= 1:
+            raise ValueError(f"least must be a probability from 0 to 1, got {least}")
+        self._least = least
         self._labels = None if labels is None else _distinct(labels)
         self._top = check_integer("top", top, minimum=1)
         self._head = head
@@ -68,7 +77,7 @@ class ClassesView(View):
                 "the classifier's head did not run in this forward, so there are no features; "
                 "name the module whose input they are with head="
             )
-        features = run.kept.pop("features").clone()
+        features = run.kept.pop("features")
         is_probability = bool((logits >= 0).all()) and bool(
             ((logits.sum(1) - 1).abs() < 1e-3).all()
         )
@@ -79,15 +88,18 @@ class ClassesView(View):
                 f"the classifier has {logits.shape[1]} classes, but {len(names)} labels are given"
             )
         weight, member = chance.topk(min(self._top, len(names)), 1)
-        k = weight.shape[1]
+        kept = weight >= self._least
+        kept[:, 0] = True
+        rows, places = kept.nonzero(as_tuple=True)
+        glance, place = rows.cpu().numpy(), places.cpu().numpy()
         run.pieces.append(
             Piece(
                 FAMILY,
-                features.repeat_interleave(k, 0),
+                features[rows],
                 names,
-                glance=np.repeat(np.arange(run.batch), k),
-                member=member.cpu().numpy().reshape(-1).astype(np.int64),
-                weight=weight.cpu().numpy().reshape(-1),
+                glance=glance,
+                member=member.cpu().numpy()[glance, place].astype(np.int64),
+                weight=weight.cpu().numpy()[glance, place],
             )
         )
 

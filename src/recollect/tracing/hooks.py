@@ -203,7 +203,8 @@ def capture(
         channel_axis: axis of the channels in maps and sequences; None: the second in maps, the
             last in sequences.
         **options: of the view: ``where``, ``strength`` (kernels), ``cells`` (cells), ``labels``,
-            ``top``, ``head`` (classes), ``detect``, ``features`` (detections).
+            ``top``, ``head``, ``least`` (classes), ``detect``, ``features``, ``labels``,
+            ``threshold`` (detections).
 
     Returns:
         A context manager with ``trace()``.

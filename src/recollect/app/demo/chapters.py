@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from recollect import Prior, recall
+from recollect import NotRemembered, Prior, recall
 from recollect._answers import Z90, Answer
 from recollect.app.demo import figures
-from recollect.app.demo.network import pixels_of, score_reading
+from recollect.app.demo.network import UNIT, pixels_of, score_reading
 from recollect.app.demo.report import Chapter, Table
-from recollect.app.demo.scenes import HEIGHT, RULES, WIDTH
+from recollect.app.demo.scenes import RULES
 from recollect.app.demo.world import World, fold
 from recollect.app.watching import activations_of
 
@@ -60,6 +60,7 @@ def opening(world: World) -> Chapter:
         f"finds {found / there:.1%} of {there:,} digits and reads {right / max(found, 1):.1%} of "
         f"them rightly; {extra} times it sees one where none is. The memory knows only what the "
         "network saw.",
+        tables_first=True,
     )
 
 
@@ -201,7 +202,9 @@ def grown(world: World) -> Chapter:
         truth.append(float(np.mean(sides)))
         network.append(float(np.mean(seen)))
         for key, values in sketch.items():
-            values.append(float(row[key]) * HEIGHT)
+            values.append(float(row[key]) * UNIT)
+    if not kept:
+        raise NotRemembered("the network never saw an 8 in so few days")
     labels = [MONTHS[m - 1] for m in kept]
     inside = sum(
         a <= n <= b for n, a, b in zip(network, sketch["low"], sketch["high"], strict=True)
@@ -220,15 +223,16 @@ def grown(world: World) -> Chapter:
         command='recollect ask year.recollect "how big was digit/8 in June"',
         figures=[figures.grown("grown", labels, truth, network, sketch, "height in pixels")],
         verdict=f"It grew from {sketch['estimate'][0]:.1f} to {sketch['estimate'][-1]:.1f} "
-        f"pixels; the truth is {truth[0]:.1f} to {truth[-1]:.1f}. The memory is within {drift:.2f} pixels "
-        f"of the network's own boxes; {inside} of {len(network)} intervals hold them.",
+        f"pixels; the truth is {truth[0]:.1f} to {truth[-1]:.1f}. The memory is within "
+        f"{drift:.2f} pixels of the network's own boxes; {inside} of {len(network)} intervals "
+        "hold them.",
         good=drift < 0.5,
         tables=[Table(["", "truth", "network", "memory", "90 % interval"], rows, "the numbers",
                       folded=True)],
     )  # fmt: skip
 
 
-def inside(world: World) -> tuple[Chapter, float]:
+def inside(world: World) -> Chapter:
     """Count within single glances, from ever shorter sketches alone."""
     memory = world.memory
     prior = memory.prior()
@@ -236,7 +240,7 @@ def inside(world: World) -> tuple[Chapter, float]:
     sketches = memory.sketches([world.ids[i] for i in held])
     truth = np.array([[world.log(k)[i] for k in range(10)] for i in held])
     rows, exact_at = [], {}
-    for size in (1024, 512, 256, 128):
+    for size in (512, 256, 128):
         names, estimate, std = memory.sketcher.decode(
             sketches.prefix(size), prior=prior
         ).count_estimates()
@@ -254,15 +258,19 @@ def inside(world: World) -> tuple[Chapter, float]:
         "How many there were of each of the ten digits, read from one sketch alone: without the "
         f"skeleton, without the picture, on {len(held)} glances that the prior never saw. Any "
         "prefix of a sketch is a coarser sketch.",
-        verdict=f"All ten counts are exactly right in {exact_at[1024]:.1%} of the glances from 1 "
-        f"KB, and in {exact_at[256]:.1%} from the first 256 bytes.",
-        good=exact_at[1024] > 0.95,
+        verdict=f"All ten counts are exactly right in {exact_at[512]:.1%} of the glances from "
+        f"512 bytes, and in {exact_at[256]:.1%} from the first 256.",
+        good=exact_at[512] > 0.95,
         tables=[
             Table(
                 ["kept", "all ten counts right", "single counts right", "in 90 % interval"], rows
             )
         ],
-    ), exact_at[1024]
+        fact=(
+            f"{exact_at[512]:.1%}",
+            "of held-back glances: all ten counts right, from the sketch alone",
+        ),
+    )
 
 
 def _held_back(world: World, number: int) -> list[int]:
@@ -296,7 +304,8 @@ def like(world: World) -> Chapter:
     others = rng.integers(0, len(world.ids), 400)
     usual = float(np.mean([_shared(world, i, int(n)) for n in others if n != i]))
     reasons = recall.why(world.memory, world.ids[i], world.ids[shown[0][0]])
-    labels = [str(v) for v in next(iter(reasons.columns.values()))]
+    shares = [(str(next(iter(r.values()))), float(r["estimate"])) for r in reasons]
+    shares = [(name, value) for name, value in shares if name != "(total)"]
     return Chapter(
         "Which glances were like it, and why?",
         "Similar glances share digits of similar shape. No picture is kept anywhere: they are "
@@ -305,7 +314,10 @@ def like(world: World) -> Chapter:
         figures=[
             figures.gallery("like", scenes, titles),
             figures.parts(
-                "why", labels, reasons["estimate"], "part of the similarity with the first"
+                "why",
+                [n for n, _ in shares],
+                [v for _, v in shares],
+                "what makes the first of them alike: parts of the similarity",
             ),
         ],
         verdict=f"The seven most similar share {alike:.0%} of their digits with it; any two "
@@ -328,16 +340,15 @@ def tree(world: World) -> Chapter:
     boxes, errors = [], []
     for row in found:
         if row["module"].startswith("digit/"):
-            scale = np.array([HEIGHT, WIDTH, HEIGHT, WIDTH])
-            boxes.append(((np.array(row["estimate"][1:5]) * scale).tolist(), row["module"][-1]))
-            errors.append((np.array(row["std"][1:5]) * scale).tolist())
-    truth = sorted((d.box[1], d.label) for d in world.scenes[i].digits)
-    read = [label for _, label in sorted((b[1], int(k)) for b, k in boxes)]
+            boxes.append(((np.array(row["estimate"][1:5]) * UNIT).tolist(), row["module"][-1]))
+            errors.append((np.array(row["std"][1:5]) * UNIT).tolist())
+    truth = sorted((d.box[1] + d.box[3] / 2, d.label) for d in world.scenes[i].digits)
+    read = [label for _, label in sorted((b[1] + b[3] / 2, int(k)) for b, k in boxes)]
     off = _box_error(world, i, boxes)
     return Chapter(
         "What did one glance look like?",
-        "The sketch of one glance, 1 KB, unrolled: every digit with its place and size, and below "
-        "it the strokes that it was made from.",
+        "The sketch of one glance, 512 bytes, unrolled: every digit with its place and size, and "
+        "below it the strokes that it was made from.",
         command=f"recollect unroll year.recollect {world.ids[i]}",
         figures=[figures.unrolled("tree", world.scenes[i], boxes, errors)],
         verdict=f"Read from left to right: {' '.join(map(str, read))}; the truth is "
@@ -375,9 +386,10 @@ def hindsight(world: World) -> Chapter:
     sketches = memory.sketches([world.ids[i] for i in held])
     truth = _attributes(world, held)
     _, records = memory.records()
+    assert records is not None, "the demo keeps a reservoir"
     known = [n for n in (16, 64, 256) if n < len(records)] + [len(records)]
     lines: dict[str, tuple[list[float], list[float]]] = {}
-    for size in (1024, 512, 256):
+    for size in (512, 256, 128):
         scores = []
         for number in known:
             prior = Prior.fit(records[:number])
@@ -385,7 +397,7 @@ def hindsight(world: World) -> Chapter:
             scores.append(_explained(truth, decoded))
         lines[f"{size} bytes"] = ([float(n) for n in known], scores)
     rows = [[name, *[f"{v:.3f}" for v in y]] for name, (_, y) in lines.items()]
-    small = lines["256 bytes"][1]
+    small = lines["128 bytes"][1]
     return Chapter(
         "Hindsight",
         "The sketches were stored once. What is usual is learned later, from a few glances kept "
@@ -393,9 +405,9 @@ def hindsight(world: World) -> Chapter:
         figures=[
             figures.curves("hindsight", lines, "glances in the prior", "share explained (R²)")
         ],
-        verdict=f"From the first 256 bytes, the prior of {known[0]} glances explains "
+        verdict=f"From the first 128 bytes, the prior of {known[0]} glances explains "
         f"{max(small[0], 0):.0%} of the attributes, that of {known[-1]} explains {small[-1]:.0%}. "
-        f"From 1 KB it is {lines['1024 bytes'][1][-1]:.1%}.",
+        f"From all 512 it is {lines['512 bytes'][1][-1]:.1%}.",
         good=small[-1] >= small[0],
         tables=[Table(["R²", *[f"{n} glances" for n in known]], rows)],
     )
@@ -408,21 +420,26 @@ def _explained(truth: dict[str, Any], decoded: Any) -> float:
         found = decoded.objects(module).attributes.numpy()
         if len(x) >= 10:
             scores.append(1 - ((x - found) ** 2).sum() / ((x - x.mean(0)) ** 2).sum())
+    if not scores:
+        raise NotRemembered("too few digits were seen to judge the sketches by")
     return float(np.median(scores))
 
 
-def honest(world: World) -> tuple[Chapter, float]:
+def honest(world: World) -> Chapter:
     """Measure how often 90 % intervals hold the number, where the truth is known."""
     memory = world.memory
     held = _held_back(world, 200)
     sketches = memory.sketches([world.ids[i] for i in held])
     truth = _attributes(world, held)
+    if not truth:
+        raise NotRemembered("no digit was seen in so few days")
     rows, overall = [], 0.0
-    for size in (1024, 256):
+    for size in (512, 256):
         decoded = memory.sketcher.decode(sketches.prefix(size), prior=memory.prior())
         hit = number = 0
         for module, x in truth.items():
             o = decoded.objects(module)
+            assert o.std is not None, "estimates carry deviations"
             within = np.abs(x - o.attributes.numpy()) <= Z90 * o.std.numpy()
             hit, number = hit + int(within.sum()), number + within.size
         rows.append([f"attributes, {size} bytes", f"{number:,}", f"{hit / number:.1%}"])
@@ -434,10 +451,11 @@ def honest(world: World) -> tuple[Chapter, float]:
         verdict=f"{overall:.1%} of the numbers lie inside their 90 % interval.",
         good=0.85 <= overall <= 0.95,
         tables=[Table(["estimates", "numbers", "inside"], rows)],
-    ), overall
+        fact=(f"{overall:.1%}", "of true numbers inside their 90 % interval"),
+    )
 
 
-def size(world: World) -> tuple[Chapter, str]:
+def size(world: World) -> Chapter:
     """Say what a glance takes on disk, and what it would take otherwise."""
     found = world.memory.info()
     each = found["bytes"] / max(found["glances"], 1)
@@ -463,7 +481,9 @@ def size(world: World) -> tuple[Chapter, str]:
             Table(["on disk", "bytes", "bytes a glance"], rows),
             Table(["one glance", "bytes"], others),
         ],
-        note="The scenes here are small and so is the network: its attributes alone would fit in "
-        "about as many bytes as the sketch. The sketch earns its keep with larger networks, and "
-        "by what records cannot do: it adds up, it fades, and it can be searched as it is.",
-    ), f"{each:,.0f} B"
+        note="The reservoir and the priors do not grow with the years: they are shared by all "
+        "glances, and 1,460 are few to share them. The scenes here are small and so is the "
+        "network; the larger the network, the more a sketch saves. Where every question is known "
+        "beforehand, a table of records is simpler.",
+        fact=(f"{found['recipe']['dim'] + 2} B", "a sketch: one for each glance"),
+    )

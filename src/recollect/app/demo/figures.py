@@ -55,14 +55,10 @@ def _figure(
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     svg = out.getvalue()[out.getvalue().index("<svg") :]
-    svg = re.sub(
-        r'\bid="(figure|axes|patch|line2d|text|matplotlib|xtick|ytick|legend)',
-        rf'id="{name}-\1',
-        svg,
-    )
     svg = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", svg, count=1)
     svg = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", svg, count=1)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{describes}" ', 1)
+    style = f"max-width:{width * 104:.0f}px"
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{describes}" style="{style}" ', 1)
 
 
 def counts(
@@ -208,7 +204,7 @@ def unrolled(
     def draw(figure: Any) -> None:
         left, right = figure.subplots(1, 2)
         _show_scene(left, scene, "the picture (not kept), true boxes", boxes=True)
-        blank = Scene(np.full_like(scene.pixels, 0.08), scene.digits, scene.time, scene.source)
+        blank = Scene(np.full_like(scene.pixels, 0.015), scene.digits, scene.time, scene.source)
         _show_scene(right, blank, "decoded from the sketch alone, one deviation dotted")
         for box, label in boxes:
             _box(right, box, "#7dd3fc", label)

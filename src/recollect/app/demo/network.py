@@ -21,9 +21,21 @@ from torch import Tensor, nn
 from recollect import Object, Trace
 from recollect.app.demo.scenes import HEIGHT, WIDTH, Scene
 
-__all__ = ["HIDDEN", "Reader", "Seen", "glances", "look", "pixels_of", "score_reading", "train"]
+__all__ = [
+    "HIDDEN",
+    "UNIT",
+    "Reader",
+    "Seen",
+    "glances",
+    "look",
+    "pixels_of",
+    "score_reading",
+    "train",
+]
 
 STRIDE, HIDDEN, EARLY = 4, 32, 16
+# Boxes in attributes count in widths of an original digit, so that they weigh like hidden units.
+UNIT = 8
 THRESHOLD = 0.35
 
 
@@ -47,10 +59,8 @@ class Seen:
 
     @property
     def attribute(self) -> Tensor:
-        """Score, box in units of the scene, hidden units: (37,)."""
-        top, left, height, width = self.box
-        box = [top / HEIGHT, left / WIDTH, height / HEIGHT, width / WIDTH]
-        return torch.cat([torch.tensor([self.score, *box]), self.hidden])
+        """Score, box in units of 8 pixels, hidden units: (37,)."""
+        return torch.cat([torch.tensor([self.score, *(b / UNIT for b in self.box)]), self.hidden])
 
 
 def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -66,11 +76,11 @@ class Reader(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.early = _block(1, EARLY, 2)
-        self.middle = nn.Sequential(_block(EARLY, 32, 2), _block(32, 48), _block(48, 48))
-        self.late = nn.Sequential(_block(48, 64), _block(64, 64))
-        self.hidden = nn.Sequential(nn.Conv2d(64, HIDDEN, 1), nn.ReLU())
-        self.heat = nn.Conv2d(64, 1, 1)
-        self.box = nn.Conv2d(64, 4, 1)
+        self.middle = nn.Sequential(_block(EARLY, 32, 2), _block(32, 40))
+        self.late = nn.Sequential(_block(40, 40), _block(40, 48))
+        self.hidden = nn.Sequential(nn.Conv2d(48, HIDDEN, 1), nn.ReLU())
+        self.heat = nn.Conv2d(48, 1, 1)
+        self.box = nn.Conv2d(48, 4, 1)
         self.digit = nn.Conv2d(HIDDEN, 10, 1)
         nn.init.constant_(self.heat.bias, -4.0)  # type: ignore[arg-type]
 

@@ -33,6 +33,8 @@ class Chapter:
         figures: SVG elements.
         tables: small tables.
         note: what the reader should not overlook.
+        tables_first: whether the tables stand before the figures.
+        fact: (number, what it is) for the cards on top of the page.
     """
 
     title: str
@@ -43,6 +45,8 @@ class Chapter:
     figures: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     note: str = ""
+    tables_first: bool = False
+    fact: tuple[str, str] | None = None
 
 
 _CSS = """
@@ -51,12 +55,12 @@ _CSS = """
 * { box-sizing:border-box } html { scroll-behavior:smooth }
 body { margin:0; background:var(--ground); color:var(--ink);
   font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif }
-header { background:linear-gradient(135deg,#0f172a,#1e3a5f 60%,#0f766e); color:#fff; padding:3.6rem 1.5rem 5.4rem }
-header > div, main, footer { max-width:1000px; margin:0 auto }
+header { background:linear-gradient(135deg,#0f172a,#1e3a5f 60%,#0f766e); color:#fff; padding:3.6rem 0 5.4rem }
+header > div, main, footer { max-width:1000px; margin:0 auto; padding-left:1.5rem; padding-right:1.5rem }
 header p.kind { letter-spacing:.14em; text-transform:uppercase; font-size:.78rem; color:#99f6e4; margin:0 0 .6rem }
 h1 { font-size:2.35rem; line-height:1.18; margin:0 0 .8rem; font-weight:700; letter-spacing:-.015em }
 header p { max-width:46rem; color:#dbe5f1; margin:0 }
-main { padding:0 1.5rem 3rem }
+main { padding-bottom:3rem }
 .facts { display:grid; grid-template-columns:repeat(auto-fit,minmax(165px,1fr)); gap:.9rem; margin:-3.2rem 0 2.4rem }
 .fact { background:var(--paper); border-radius:12px; padding:1rem 1.1rem; box-shadow:0 6px 20px #0f172a14 }
 .fact b { display:block; font-size:1.55rem; letter-spacing:-.02em; line-height:1.25 }
@@ -77,16 +81,17 @@ pre i { color:#5eead4; font-style:normal }
 .verdict.good { border-color:var(--green); background:#edfaf6 }
 .verdict.bad { border-color:var(--amber); background:#fff7ed }
 .figures { display:flex; flex-wrap:wrap; gap:1rem; margin:.6rem 0 }
-.figures > div { flex:1 1 320px; min-width:0 } svg { width:100%; height:auto; display:block }
+.figures > div { flex:1 1 100%; min-width:0 } svg { width:100%; height:auto; display:block }
 svg text { font-family:inherit !important }
 .tables { display:flex; flex-wrap:wrap; gap:1.6rem; align-items:flex-start }
 table { border-collapse:collapse; font-size:.88rem; font-variant-numeric:tabular-nums; margin:.3rem 0 }
 caption { text-align:left; font-weight:600; padding:0 0 .3rem }
 th { text-align:right; color:var(--soft); font-weight:500; border-bottom:1px solid var(--line); padding:.25rem .7rem }
 td { text-align:right; padding:.22rem .7rem; border-bottom:1px solid #f1f4f8 }
-th:first-child, td:first-child { text-align:left; padding-left:0 }
+th:first-child, td:first-child { text-align:left; padding-left:0 } td.words, th.words { text-align:left }
+td.line { white-space:pre; font-family:ui-monospace,Menlo,Consolas,monospace; border:0; padding:0 }
 details { margin:.5rem 0 } summary { cursor:pointer; color:var(--blue); font-size:.9rem }
-footer { color:var(--soft); font-size:.85rem; padding:0 1.5rem 3rem }
+footer { color:var(--soft); font-size:.85rem; padding-bottom:3rem }
 @media (max-width:600px) { h1 { font-size:1.7rem } section { padding:1.1rem } }
 @media print { header { background:#fff; color:#000 } header p { color:#333 } section { break-inside:avoid } }
 """  # noqa: E501
@@ -128,6 +133,8 @@ def _chapter(number: int, c: Chapter) -> str:
         parts.append(f'<p class="soft">{escape(c.text)}</p>')
     if c.command:
         parts.append(f"<pre><i>$</i> {escape(c.command)}</pre>")
+    if c.tables_first:
+        parts.append(_open_tables(c))
     if c.figures:
         parts.append('<div class="figures">')
         parts += [f"<div>{svg}</div>" for svg in c.figures]
@@ -135,9 +142,8 @@ def _chapter(number: int, c: Chapter) -> str:
     if c.verdict:
         kind = {True: " good", False: " bad", None: ""}[c.good]
         parts.append(f'<div class="verdict{kind}">{escape(c.verdict)}</div>')
-    open_tables = [t for t in c.tables if not t.folded]
-    if open_tables:
-        parts.append(f'<div class="tables">{"".join(map(_table, open_tables))}</div>')
+    if not c.tables_first:
+        parts.append(_open_tables(c))
     parts += [
         f"<details><summary>{escape(t.title or 'the numbers')}</summary>"
         f"{_table(t, titled=False)}</details>"
@@ -149,10 +155,23 @@ def _chapter(number: int, c: Chapter) -> str:
     return "".join([*parts, "</section>"])
 
 
+def _open_tables(c: Chapter) -> str:
+    shown = [t for t in c.tables if not t.folded]
+    return f'<div class="tables">{"".join(map(_table, shown))}</div>' if shown else ""
+
+
 def _table(t: Table, titled: bool = True) -> str:
-    head = "".join(f"<th>{escape(c)}</th>" for c in t.columns)
+    # Sentences stand to the left, numbers to the right; a single column is a drawing.
+    wordy = [any(len(str(row[i])) > 18 for row in t.rows) for i in range(len(t.columns))]
+    kinds = [
+        ' class="line"' if len(t.columns) == 1 else ' class="words"' if w else "" for w in wordy
+    ]
+    head = "".join(f"<th{k}>{escape(c)}</th>" for c, k in zip(t.columns, kinds, strict=True))
     rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(text(v))}</td>" for v in row) + "</tr>" for row in t.rows
+        "<tr>"
+        + "".join(f"<td{k}>{escape(text(v))}</td>" for v, k in zip(row, kinds, strict=True))
+        + "</tr>"
+        for row in t.rows
     )
     caption = f"<caption>{escape(t.title)}</caption>" if titled and t.title else ""
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"

@@ -80,7 +80,7 @@ def live(
     scenes = make_year(keep, days, seed)
     if (path / "meta.json").exists():
         shutil.rmtree(path)
-    memory = Memory(path, sketcher=Sketcher(dim=1024, seed=0))
+    memory = Memory(path, sketcher=Sketcher(dim=512, seed=0))
     started, running = perf_counter(), 0.0
     seen: list[list[Seen]] = []
     ids: list[int] = []

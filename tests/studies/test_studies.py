@@ -1,0 +1,22 @@
+"""Studies run, and show what they claim."""
+
+from __future__ import annotations
+
+import pytest
+
+from recollect import NotRemembered, studies
+
+
+def test_every_listed_study_can_be_found() -> None:
+    found = studies.listed()
+    assert found["study"] == sorted(found["study"])
+    with pytest.raises(NotRemembered, match="no study 'foresight'"):
+        studies.run("foresight")
+
+
+def test_hindsight_beats_pca_that_was_fitted_before() -> None:
+    pytest.importorskip("sklearn")
+    found = studies.run("hindsight", quick=True)
+    early, late = found["sketch"][0], found["sketch"][-1]
+    assert 1 - late < 0.6 * (1 - early)
+    assert late > found["PCA fixed at 100"][-1]
