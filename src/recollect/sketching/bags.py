@@ -65,16 +65,12 @@ class Bags:
         decoder: of the recipe and prefix.
         prior: what is usual.
         joint: the prior of the static families, or None.
-        calibrate: whether to stretch the error bars by held-back glances.
     """
 
-    def __init__(
-        self, decoder: Decoder, prior: Prior, joint: JointPrior | None, *, calibrate: bool = True
-    ) -> None:
+    def __init__(self, decoder: Decoder, prior: Prior, joint: JointPrior | None) -> None:
         self.decoder, self.prior, self.joint = decoder, prior, joint
         self.dim = decoder.dim
         self.table = decoder.sketcher.modules
-        self._calibrate = calibrate
         self._systems: dict[int, tuple[Tensor, Tensor]] = {}
         self._features()
 
@@ -183,9 +179,17 @@ class Bags:
         Returns:
             names, estimate (B, P), std (B, P).
         """
+        estimate, std, misfit = self._estimates(values, count)
+        single, many = self.stretch
+        factor = torch.where(count == 1, single, many) * misfit
+        return self.names, estimate, std * factor[:, None]
+
+    def _estimates(self, values: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the estimates (B, P), the model's deviations (B, P) and the misfits (B,)."""
         first = len(self.places)
         estimate = torch.empty(len(values), len(self.names), dtype=torch.float64)
         std = torch.empty_like(estimate)
+        misfit = torch.empty(len(values), dtype=torch.float64)
         for number in torch.unique(count).tolist():
             rows = torch.nonzero(count == number)[:, 0]
             usual = _usual(number)
@@ -196,11 +200,8 @@ class Bags:
             own = (1 + COUNT_DRIFT * (usual - 1)) * self.covariance.diagonal()[first:]
             told = (cross[first:] * gain.T).sum(1)
             std[rows] = ((own - told).clamp_min(0) * number).sqrt()
-            std[rows] *= _misfit(factor, centred, number)[:, None]
-        if self._calibrate:
-            single, many = self.stretch
-            std = std * torch.where(count == 1, single, many)[:, None]
-        return self.names, estimate, std
+            misfit[rows] = _misfit(factor, centred, number)
+        return estimate, std, misfit
 
     @cached_property
     def stretch(self) -> tuple[float, float]:
@@ -212,9 +213,10 @@ class Bags:
         if len(self.prior.sample) < 64:
             return 1.0, 1.0
         fitted, back = self.prior.hold_out(CALIBRATION_GLANCES)
-        judge = Bags(self.decoder, fitted, self._joint_of(fitted), calibrate=False)
+        judge = Bags(self.decoder, fitted, self._joint_of(fitted))
         sketches = self.decoder.sketcher.encode(back).prefix(self.dim)
-        _, estimate, std = judge.counts(sketches.values.to(torch.float64), sketches.count)
+        values = sketches.values.to(torch.float64)
+        estimate, std, misfit = judge._estimates(values, sketches.count)
         truth = torch.zeros_like(estimate)
         for c in back.columns.values():
             if c.name in self.table:
@@ -227,7 +229,8 @@ class Bags:
         errors, std = (estimate - truth)[:, varies], std[:, varies].clamp_min(1e-12)
         if errors.numel() == 0:
             return 1.0, 1.0
-        return stretch_factor(errors, std), float((errors / std).square().mean().sqrt())
+        single = stretch_factor(errors, std * misfit[:, None])
+        return single, float((errors / std).square().mean().sqrt())
 
     def _joint_of(self, prior: Prior) -> JointPrior | None:
         """Return the joint prior of the same static families, as another prior's glances give it."""
