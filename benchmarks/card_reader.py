@@ -6,6 +6,7 @@ at each place how much it looks like each of six cards, and the card's box.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import networks, pictures
-from recollect import trace
+from recollect import Trace, trace
 from recollect.tracing.detections import Detection, unit_box
 
-__all__ = ["CARDS", "CardReader", "examples", "train"]
+__all__ = ["CARDS", "CardReader", "examples", "read_maps", "train", "watch"]
 
 CARDS = ("nine", "ten", "jack", "queen", "king", "ace")
 SIDE, STRIDE = 416, 16
@@ -34,8 +35,7 @@ class Head(nn.Module):
         self.look = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
         self.hidden = nn.Sequential(nn.Conv2d(WIDTH, 64, 3, padding=1), nn.ReLU())
         self.norm = nn.BatchNorm2d(64 * 6)
-        self.out = nn.Conv2d(64, len(CARDS) + 4, 1)
-        nn.init.constant_(self.out.bias, -3.0)
+        self.out = nn.Conv2d(64, 1 + len(CARDS) + 4, 1)
 
     def forward(self, maps: Tensor) -> Tensor:
         y = F.relu(self.look(F.relu(self.join(self.norm(maps)))))
@@ -77,8 +77,8 @@ class CardReader(nn.Module):
         found = []
         for one in output:
             rows = one.flatten(1).T
-            score, kind = rows[:, : len(CARDS)].sigmoid().max(1)
-            corners = _corners(rows[:, len(CARDS) :])
+            score, kind = rows[:, 0].sigmoid(), rows[:, 1:7].argmax(1)
+            corners = _corners(rows[:, 7:])
             kept = networks.suppress(corners, score, torch.zeros_like(kind), self.threshold, 0.3)
             found.append(
                 [
@@ -122,18 +122,17 @@ def examples(cards: pictures.Pictures) -> list[Tensor]:
 
 
 def _targets(cards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return where cards should be seen: (6, P) kinds, (4, P) logs of sides, (P,) counts or not.
+    """Return what should be seen: (P,) kinds, (4, P) logs of sides, (P,) whether a card is there.
 
     A card is seen at the places within a fifth of its sides from its middle.
     """
     at = _places()
-    kinds, sides = torch.zeros(len(CARDS), len(at)), torch.zeros(4, len(at))
+    kinds, sides = torch.zeros(len(at), dtype=torch.int64), torch.zeros(4, len(at))
     inside = torch.zeros(len(at), dtype=torch.bool)
     for kind, *box in cards.tolist():
         a, b = torch.tensor(box[:2]), torch.tensor(box[2:])
         near = ((at - (a + b) / 2).abs() <= ((b - a) / 5).clamp_min(STRIDE / 2)).all(1)
-        kinds[:, near] = 0
-        kinds[int(kind), near] = 1
+        kinds[near] = int(kind)
         reach = torch.cat([at - a, b - at], 1).clamp_min(1) / 64
         sides[:, near] = reach.log().T[:, near]
         inside |= near
@@ -152,21 +151,18 @@ def train(
     steps = epochs * -(-len(maps) // size)
     plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps)
     for _ in range(epochs):
-        total = 0.0
         for rows in torch.randperm(len(maps)).split(size):
             seen = F.dropout2d(maps[rows].float(), 0.1)
             out = head(seen).flatten(2)
-            score = F.binary_cross_entropy_with_logits(
-                out[:, : len(CARDS)], kinds[rows], reduction="sum"
-            )
-            off = (out[:, len(CARDS) :] - sides[rows]).abs().sum(1)
-            loss = (score + (off * inside[rows]).sum()) / inside[rows].sum()
+            there = inside[rows]
+            score = F.binary_cross_entropy_with_logits(out[:, 0], there.float(), reduction="sum")
+            kind = F.cross_entropy(out[:, 1:7], kinds[rows], reduction="none")
+            off = (out[:, 7:] - sides[rows]).abs().sum(1)
+            loss = (score + ((kind + off) * there).sum()) / there.sum()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             plan.step()
-            total += float(loss.detach())
-        print('LOSS', _, total, flush=True)
     head.eval()
 
 
@@ -177,6 +173,19 @@ def read_maps(reader: CardReader, cards: pictures.Pictures) -> Tensor:
     return torch.cat(parts)
 
 
-def watch(reader: CardReader, cards: pictures.Pictures) -> list:
-    """Return the traces of all pictures, batch by batch."""
-    return [trace(reader, x, view="detections") for x, _ in cards.batches(reader.preprocess, 8)]
+def watch(reader: CardReader, cards: pictures.Pictures, log: list[Counter[str]]) -> Trace:
+    """Return the trace of all pictures; append what the reader found in each to ``log``."""
+    reading = reader.detections
+
+    def logged(output: Tensor) -> list[list[Detection]]:
+        found = reading(output)
+        log.extend(Counter(d.label for d in one) for one in found)
+        return found
+
+    batches = cards.batches(reader.preprocess, 8)
+    traces = [
+        trace(reader, x, view="detections", detect=logged, features=reader.detection_features,
+              modules=list(reader.detection_stages))
+        for x, _ in batches
+    ]  # fmt: skip
+    return Trace.concat(traces)
