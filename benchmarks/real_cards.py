@@ -28,7 +28,7 @@ def run(data: Path, out: Path, report: Report, *, quick: bool) -> None:
     start = time.perf_counter()
     maps = card_reader.read_maps(reader, cards)
     truth = card_reader.examples(cards)
-    card_reader.train(reader, maps[fit], [truth[i] for i in fit], epochs=5 if quick else 40)
+    card_reader.train(reader, maps[fit], [truth[i] for i in fit], epochs=5 if quick else 80)
     trained = time.perf_counter() - start
     del maps
     saw: list[Counter[str]] = []

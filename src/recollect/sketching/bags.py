@@ -225,7 +225,8 @@ class Bags:
                     torch.from_numpy(self.table[c.name].first_id + c.member),
                 )
                 truth.index_put_(where, torch.tensor(1.0).to(truth), accumulate=True)
-        varies = self.covariance.diagonal()[len(self.places) :] > 0
+        # Of a module that the judge never saw vary it expects no error, and knows nothing.
+        varies = judge.covariance.diagonal()[len(judge.places) :] > 0
         errors, std = (estimate - truth)[:, varies], std[:, varies].clamp_min(1e-12)
         if errors.numel() == 0:
             return 1.0, 1.0
@@ -233,7 +234,7 @@ class Bags:
         return single, float((errors / std).square().mean().sqrt())
 
     def _joint_of(self, prior: Prior) -> JointPrior | None:
-        """Return the joint prior of the same static families, as another prior's glances give it."""
+        """Return the joint prior of the same static families from another prior's glances."""
         if self.joint is None:
             return None
         encoder, families = self.decoder.encoder, tuple(self.joint.slices)
