@@ -46,8 +46,8 @@ def seed_of(*path: int | str) -> int:
 def signs(count: int, *path: int | str) -> npt.NDArray[np.float32]:
     """Return ``count`` random signs, shape (count,), each -1 or +1, determined by the path.
 
-    >>> signs(4, 0, "attribute", "cat").tolist()
-    [-1.0, 1.0, -1.0, 1.0]
+    >>> signs(6, 0, "attribute", "cat").tolist()
+    [-1.0, -1.0, -1.0, -1.0, 1.0, -1.0]
     """
     digest = hashlib.shake_256(_message(path)).digest((count + 7) // 8)
     bits = np.unpackbits(np.frombuffer(digest, dtype=np.uint8), count=count)

@@ -192,11 +192,10 @@ def test_a_static_network_and_objects_that_come_and_go_share_a_sketch() -> None:
     def mixed(glances: int, seed: int) -> Trace:
         net, things = static_network(glances, seed), scenes.trace(glances, seed)
         columns = {n: net.objects(n).attributes for n in net.modules}
-        loose = {n: things.objects(n) for n in things.modules}
-        return Trace.from_columns(
-            {**columns, **{n: {"attributes": o.attributes, "glance": o.glance} for n, o in loose.items()}},
-            num_glances=glances,
-        )  # fmt: skip
+        for name in things.modules:
+            o = things.objects(name)
+            columns[name] = {"attributes": o.attributes, "glance": o.glance}
+        return Trace.from_columns(columns, num_glances=glances)
 
     sketcher = Sketcher(dim=512)
     fit, trace = mixed(300, 1), mixed(60, 2)
@@ -290,6 +289,6 @@ def test_refusals() -> None:
     other.encode(trace)
     with pytest.raises(ValueError, match="decode them with the sketcher"):
         other.decode(s)
+    wrong = static_network(12, 0, sizes=(41, 16, 96, 7))
     with pytest.raises(ValueError, match="the same network"):
-        wrong = static_network(12, 0, sizes=(41, 16, 96, 7))
         sketcher.decode(s, prior=Prior.fit(wrong)).objects("layer0")

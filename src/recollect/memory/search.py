@@ -152,8 +152,10 @@ class _Chunk:
 
     def cosines(self, query: FloatArray, rows: IntArray | None = None) -> FloatArray:
         """Cosines with a unit query, block by block: a block is float32 only in the cache."""
-        if rows is not None:
-            picked = self.codes[rows].astype(np.float32)
+        codes = self.codes[:, : len(query)]
+        if rows is not None or len(query) < self.codes.shape[1]:
+            # Norms of prefixes shorter than the first tier are not kept.
+            picked = (codes if rows is None else codes[rows]).astype(np.float32)
             return _over_norms(picked @ query, picked)
         out = np.empty(len(self.codes), np.float32)
         norms = np.empty_like(out) if self._norms is None else None

@@ -7,8 +7,10 @@ the numbers n_M of objects of each module. Given these, a sketch has the mean
 
 and around it the covariance of the attributes. The prior's sample gives mean and covariance of
 (c, n) and how much the attributes vary; the estimate is LMMSE. For a sum of N sketches all
-covariances grow with N, and with N^2 for what a whole window may share (its hours are unlike the
-year): ``COUNT_DRIFT`` and ``ATTRIBUTE_DRIFT`` say how much of a glance's variance that is.
+covariances grow with N. What a whole window has in common (its hours are unlike the year) grows
+with N^2: the counts are left free to do so, and how much more the attributes vary than N glances
+drawn alone would, their *excess*, is read from the sum itself, by likelihood. So is whether a
+single glance holds more objects of a module than any glance of the prior did.
 
 Shape letters: B rows, d numbers, F features (paths, then modules), P modules, G glances.
 """
@@ -16,9 +18,10 @@ Shape letters: B rows, d numbers, F features (paths, then modules), P modules, G
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,9 +41,12 @@ __all__ = ["Bags"]
 
 Floats = npt.NDArray[np.float64]
 
-# Share of a glance's variance that all glances of a window may have in common.
-COUNT_DRIFT = 1.0
-ATTRIBUTE_DRIFT = 0.05
+# How much more the attributes of a window may vary than those of glances drawn alone, beside
+# what the prior's means are uncertain by.
+EXCESSES = (0.0, 0.5, 2.0, 8.0, 64.0)
+# Siblings of a module beyond the most that the prior has seen in a glance, and how likely a
+# glance is to hold them.
+FURTHER, SURPRISE = 2, 1e-4
 # Glances of the prior that are held back to calibrate the counts' error bars.
 CALIBRATION_GLANCES = 256
 
@@ -58,6 +64,30 @@ class _Place:
     square: float  # E[sum of squared coefficients]
 
 
+class _Key(NamedTuple):
+    """What a model of a sum depends on.
+
+    Attributes:
+        size: glances in the sum, rounded to a power of two.
+        excess: of the attributes' variance.
+        rare: expected objects of each kind that no glance of the prior held.
+    """
+
+    size: int
+    excess: float
+    rare: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Window:
+    """Rows that are sums of the same number of sketches, and vary alike."""
+
+    rows: Tensor
+    centred: Tensor
+    number: int
+    system: _Key
+
+
 class Bags:
     """Linear estimates of counts and of mean attributes.
 
@@ -71,7 +101,7 @@ class Bags:
         self.decoder, self.prior, self.joint = decoder, prior, joint
         self.dim = decoder.dim
         self.table = decoder.sketcher.modules
-        self._systems: dict[int, tuple[Tensor, Tensor]] = {}
+        self._systems: dict[_Key, tuple[Tensor, Tensor]] = {}
         self._features()
 
     # -- the model ------------------------------------------------------------------------
@@ -92,6 +122,11 @@ class Bags:
         sums: list[Tensor] = []
         left_out = static | {name for name in self.prior.sample.columns if name not in self.table}
         found = _path_sums(self.prior.sample, self.decoder, left_out)
+        siblings_have_ordinals = not (
+            self.decoder.encoder.slots or self.decoder.encoder.scheme == "paper"
+        )
+        further = _further(list(found)) if siblings_have_ordinals else []
+        found |= {key: (np.zeros(glances), np.zeros(glances)) for key in further}
         for (path, module), (total, square) in sorted(found.items()):
             entry = self.table.family_of(self.table.id_of(module))
             j = entry.members.index(module)
@@ -111,6 +146,7 @@ class Bags:
         varies = covariance.diagonal() > 0
         covariance.diagonal().add_(varies.to(torch.float64) * 0.5 / glances)
         self.covariance = covariance
+        self._rare = [i for i, p in enumerate(self.places) if (p.path, p.module) in set(further)]
 
     @cached_property
     def map(self) -> Tensor:
@@ -151,21 +187,70 @@ class Bags:
             total += rows.T @ rows
         return total if self.joint is None else total + self.joint.covariance()
 
-    def _system(self, count: int) -> tuple[Tensor, Tensor]:
+    @cached_property
+    def _rare_parts(self) -> tuple[Tensor, Tensor]:
+        """(F, F) and (d, d): what objects beyond the usual number add to both covariances."""
+        features = torch.zeros_like(self.covariance)
+        spread = torch.zeros(self.dim, self.dim, dtype=torch.float64)
+        for i in self._rare:
+            p = self.places[i]
+            both = torch.tensor([i, len(self.places) + self.table.id_of(p.module)])
+            features[both[:, None], both] += 1
+            rows = torch.cat([p.statistics.factor, torch.diag(p.statistics.floor.sqrt())])
+            image = rows @ p.columns / p.scale
+            spread += image.T @ image
+        return features, spread
+
+    def _features_covariance(self, key: _Key) -> Tensor:
+        """(F, F) covariance of the features of a sum, over N."""
+        return key.size * self.covariance + key.rare * self._rare_parts[0]
+
+    def _system(self, key: _Key) -> tuple[Tensor, Tensor]:
         """Return the Cholesky factor of a sum's covariance over N, and the (F, d) cross terms."""
-        if count not in self._systems:
+        if key not in self._systems:
             noise = self.decoder.usual_noise
             if self.joint is not None:
                 noise = max(noise, self.joint.ridge / max(len(self.joint.rows) - 1, 1))
-            grown = (1 + COUNT_DRIFT * (count - 1)) * self.covariance
-            cross = grown @ self.map
-            total = self.map.T @ cross + (1 + ATTRIBUTE_DRIFT * (count - 1)) * self._spread
+            cross = self._features_covariance(key) @ self.map
+            total = self.map.T @ cross + (1 + key.excess) * self._spread
+            total += key.rare * self._rare_parts[1]
             total = (total + total.T) / 2
             total.diagonal().add_(max(noise, 1e-12 * float(total.diagonal().mean()), 1e-30))
             if len(self._systems) > 64:
                 self._systems.clear()
-            self._systems[count] = (torch.linalg.cholesky(total), cross)
-        return self._systems[count]
+            self._systems[key] = (torch.linalg.cholesky(total), cross)
+        return self._systems[key]
+
+    def _windows(self, values: Tensor, count: Tensor) -> Iterator[_Window]:
+        """Group rows by their size, and by the excess that makes them most likely."""
+        for number in torch.unique(count).tolist():
+            rows = torch.nonzero(count == number)[:, 0]
+            centred = values[rows] - number * self._sketch_mean
+            # So many powers of two that few systems are factored; only the counts' prior
+            # depends on it.
+            size = 1 << max(round(math.log2(max(number, 1))), 0)
+            keys = self._candidates(number, size)
+            likelihood = torch.stack([self._likelihood(centred, number, key) for key in keys])
+            likelihood[[key.rare == 1 for key in keys]] += math.log(SURPRISE)
+            best = likelihood.argmax(0)
+            for i in torch.unique(best).tolist():
+                some = best == i
+                yield _Window(rows[some], centred[some], number, keys[i])
+
+    def _candidates(self, number: int, size: int) -> list[_Key]:
+        """The models that a sum of ``number`` sketches may follow."""
+        usual = 1 / max(len(self.prior.sample), 1)
+        if number == 1:
+            return [_Key(1, 0.0, usual), *([_Key(1, 0.0, 1.0)] if self._rare else [])]
+        unsure = size / max(self.prior.num_glances, size)
+        return [_Key(size, unsure + e, usual) for e in EXCESSES]
+
+    def _likelihood(self, centred: Tensor, number: int, key: _Key) -> Tensor:
+        """Log-likelihood (up to a constant) of centred sums of ``number`` sketches."""
+        factor, _ = self._system(key)
+        white = torch.linalg.solve_triangular(factor, centred.T, upper=False)
+        found: Tensor = -0.5 * white.square().sum(0) / number - factor.diagonal().log().sum()
+        return found
 
     # -- questions ------------------------------------------------------------------------
 
@@ -190,17 +275,14 @@ class Bags:
         estimate = torch.empty(len(values), len(self.names), dtype=torch.float64)
         std = torch.empty_like(estimate)
         misfit = torch.empty(len(values), dtype=torch.float64)
-        for number in torch.unique(count).tolist():
-            rows = torch.nonzero(count == number)[:, 0]
-            usual = _usual(number)
-            factor, cross = self._system(usual)
-            centred = values[rows] - number * self._sketch_mean
+        for w in self._windows(values, count):
+            factor, cross = self._system(w.system)
             gain = torch.cholesky_solve(cross[first:].T, factor)
-            estimate[rows] = number * self.mean[first:] + centred @ gain
-            own = (1 + COUNT_DRIFT * (usual - 1)) * self.covariance.diagonal()[first:]
+            estimate[w.rows] = w.number * self.mean[first:] + w.centred @ gain
+            own = self._features_covariance(w.system).diagonal()[first:]
             told = (cross[first:] * gain.T).sum(1)
-            std[rows] = ((own - told).clamp_min(0) * number).sqrt()
-            misfit[rows] = _misfit(factor, centred, number)
+            std[w.rows] = ((own - told).clamp_min(0) * w.number).sqrt()
+            misfit[w.rows] = _misfit(factor, w.centred, w.number)
         return estimate, std, misfit
 
     @cached_property
@@ -225,7 +307,7 @@ class Bags:
                     torch.from_numpy(self.table[c.name].first_id + c.member),
                 )
                 truth.index_put_(where, torch.tensor(1.0).to(truth), accumulate=True)
-        # Of a module that the judge never saw vary it expects no error, and knows nothing.
+        # Of a module that never varied for the judge it expects no error, and knows nothing.
         varies = judge.covariance.diagonal()[len(judge.places) :] > 0
         errors, std = (estimate - truth)[:, varies], std[:, varies].clamp_min(1e-12)
         if errors.numel() == 0:
@@ -261,30 +343,25 @@ class Bags:
         mean = torch.empty(len(values), entry.size, dtype=torch.float64)
         std = torch.empty_like(mean)
         usual_number = self._usual_number(module)
-        for number in torch.unique(count).tolist():
-            rows = torch.nonzero(count == number)[:, 0]
-            usual = _usual(number)
-            drift = 1 + ATTRIBUTE_DRIFT * (usual - 1)
-            factor, _ = self._system(usual)
-            # Covariance of the summed deviations with the sketch, per glance.
-            image = torch.zeros(entry.size, self.dim, dtype=torch.float64)
-            for p in places:
-                a = p.columns / p.scale
-                image += (
-                    p.coefficient
-                    * drift
-                    * (
-                        statistics.factor.T @ (statistics.factor @ a)
-                        + statistics.floor[:, None] * a
-                    )
-                )
-            gain = torch.cholesky_solve(image.T, factor)
-            moved = (values[rows] - number * self._sketch_mean) @ gain
-            n = objects[rows].clamp_min(0.5)[:, None]
-            mean[rows] = statistics.mean + moved / n
-            left = (drift * usual_number * own - (image * gain.T).sum(1)).clamp_min(0)
-            std[rows] = (left * number).sqrt() / n
+        image = self._deviation_image(places)
+        for w in self._windows(values, count):
+            factor, _ = self._system(w.system)
+            cross = (1 + w.system.excess) * image
+            gain = torch.cholesky_solve(cross.T, factor)
+            n = objects[w.rows].clamp_min(0.5)[:, None]
+            mean[w.rows] = statistics.mean + (w.centred @ gain) / n
+            prior = (1 + w.system.excess) * usual_number * own
+            left = (prior - (cross * gain.T).sum(1)).clamp_min(0)
+            std[w.rows] = (left * w.number).sqrt() / n
         return mean, std
+
+    def _deviation_image(self, places: list[_Place]) -> Tensor:
+        """(m, d) covariance of one glance's summed deviations of a module with its sketch."""
+        image = torch.zeros(len(places[0].statistics.mean), self.dim, dtype=torch.float64)
+        for p in places:
+            a, t = p.columns / p.scale, p.statistics
+            image += p.coefficient * (t.factor.T @ (t.factor @ a) + t.floor[:, None] * a)
+        return image
 
     def _number(self, module: str, values: Tensor, count: Tensor) -> Tensor:
         _, estimate, _ = self.counts(values, count)
@@ -303,18 +380,14 @@ class Bags:
         glances = max(len(self.joint.rows) - 1, 1)
         mean = torch.empty(len(values), entry.size, dtype=torch.float64)
         std = torch.empty_like(mean)
-        for number in torch.unique(count).tolist():
-            rows = torch.nonzero(count == number)[:, 0]
-            drift = 1 + ATTRIBUTE_DRIFT * (_usual(number) - 1)
-            factor, _ = self._system(_usual(number))
-            centred = (values[rows] - number * self._sketch_mean) / number
-            solved = torch.cholesky_solve(centred.T, factor)
-            weights = drift * (self.joint.sketches @ solved / glances).T
+        for w in self._windows(values, count):
+            factor, _ = self._system(w.system)
+            solved = torch.cholesky_solve(w.centred.T / w.number, factor)
+            weights = (1 + w.system.excess) * (self.joint.sketches @ solved / glances).T
             moved = weights.to(torch.float32) @ self.joint.rows[:, where]
-            mean[rows] = (self.joint.mean[where] + moved).to(torch.float64) * entry.scale
-            std[rows] = self.joint.usual_std[where] * entry.scale * (
-                1 / number
-            ) ** 0.5  # fmt: skip
+            mean[w.rows] = (self.joint.mean[where] + moved).to(torch.float64) * entry.scale
+            shrunk = ((1 + w.system.excess) / w.number) ** 0.5
+            std[w.rows] = self.joint.usual_std[where].to(torch.float64) * (entry.scale * shrunk)
         return mean, std
 
 
@@ -330,12 +403,22 @@ def _misfit(factor: Tensor, centred: Tensor, number: int) -> Tensor:
         number: glances in each row.
     """
     whitened = torch.linalg.solve_triangular(factor, centred.T, upper=False)
-    return (whitened.square().mean(0) / number).sqrt().clamp_min(1.0)
+    found: Tensor = (whitened.square().mean(0) / number).sqrt().clamp_min(1.0)
+    return found
 
 
-def _usual(number: int) -> int:
-    """Round the size of a window to a power of two, so that few systems are factored."""
-    return 1 << max(round(math.log2(max(number, 1))), 0)
+def _further(found: list[tuple[PathKey, str]]) -> list[tuple[PathKey, str]]:
+    """Return the next siblings of each module that stands on some path."""
+    last: dict[tuple[PathKey, str, str], int] = {}
+    for path, module in found:
+        ordinal = int(path[-1][1]) if len(path[-1]) > 1 else 0
+        key = (path[:-1], path[-1][0], module)
+        last[key] = max(last.get(key, 0), ordinal)
+    return [
+        ((*above, (family, str(ordinal + step))), module)
+        for (above, family, module), ordinal in last.items()
+        for step in range(1, FURTHER + 1)
+    ]
 
 
 def _path_sums(

@@ -32,13 +32,13 @@ from torch import Tensor
 
 from recollect.sketching.operators import Operators
 from recollect.sketching.recipe import ModuleEntry, ModuleTable
-from recollect.sketching.unfolding import Level, PathKey, glance_starts, unfold
+from recollect.sketching.unfolding import Level, PathKey, glance_starts, kept_weights, unfold
 from recollect.tracing import Column, Trace
 
 __all__ = ["COUNT_GAIN", "Encoder"]
 
-# Coefficient of a count column beside attributes of unit size: 6 % of one object's energy.
-COUNT_GAIN = 0.25
+# Coefficient of a count column beside attributes of unit size: a tenth of an object's energy.
+COUNT_GAIN = 1 / 3
 
 IntArray = npt.NDArray[np.int64]
 
@@ -169,21 +169,25 @@ class Encoder:
             c = trace.columns[name]
             if len(c) == 0:
                 continue
-            glances, bag = _bag(c, table[name], c.weight, device)
-            path: PathKey = ((name,),)
-            if len(glances) == trace.num_glances:
-                self._spread(bag, path, into)
-            else:
-                picked = torch.from_numpy(glances).to(device)
-                some = into.index_select(0, picked)
-                self._spread(bag, path, some)
-                into.index_copy_(0, picked, some)
+            path, entry = ((name,),), table[name]
+            if c.is_static(trace.num_glances):
+                bag = c.attributes.to(device).reshape(trace.num_glances, -1)
+                self._spread(bag, path, into, entry.scale)
+                continue
+            glances, place = np.unique(c.glance, return_inverse=True)
+            bag = _sum_rows(
+                c, np.arange(len(c)), place, kept_weights(c.weight) ** 0.5, len(glances), device
+            )
+            picked = torch.from_numpy(glances).to(device)
+            some = into.index_select(0, picked)
+            self._spread(bag, path, some, entry.scale)
+            into.index_copy_(0, picked, some)
         return into
 
-    def _spread(self, bag: Tensor, path: PathKey, into: Tensor) -> None:
+    def _spread(self, bag: Tensor, path: PathKey, into: Tensor, scale: float = 1.0) -> None:
         keyed = self.scheme == "keyed"
         key = tuple("/".join(step) for step in path) if keyed else path[-1][:1]
-        self.operators.spread(bag, key, into)
+        self.operators.spread(bag, key, into, scale=scale)
 
     def _attributes(self, level: Level, rows: _Rows) -> Tensor:
         """Return each pair's weighted attributes in the working space, (q, W)."""
@@ -195,7 +199,7 @@ class Encoder:
             bag = rows.bag(path[-1][0], level.object[chosen], local, len(pairs),
                            level.coefficient[chosen])  # fmt: skip
             image = torch.zeros(len(pairs), self.operators.width, device=self.operators.device)
-            self._spread(bag, path, image)
+            self._spread(bag, path, image, rows.table[path[-1][0]].scale)
             if self.scheme == "paper":
                 total = np.bincount(local, level.coefficient[chosen], minlength=len(pairs))
                 weights = torch.from_numpy(total.astype(np.float32)).to(image.device)
@@ -272,53 +276,29 @@ class _Rows:
         num_pairs: int,
         coefficient: npt.NDArray[np.float64],
     ) -> Tensor:
-        """Return the (num_pairs, k m) weighted sums of scaled attributes of each pair."""
-        c, entry = self.trace.columns[family], self.table[family]
-        rows = self.row[objects]
-        return _sum_rows(
-            c.attributes, rows, pair * len(c.members) + c.member[rows], coefficient,
-            num_pairs, entry, self.device,
-        )  # fmt: skip
-
-
-def _bag(
-    c: Column, entry: ModuleEntry, weight: npt.NDArray[np.float32], device: torch.device
-) -> tuple[IntArray, Tensor]:
-    """Return the glances in which a family occurs, and its (glances, k m) weighted sums."""
-    k = len(c.members)
-    glances, place = np.unique(c.glance, return_inverse=True)
-    whole = len(c) == len(glances) * k
-    if whole and bool((weight == 1).all()) and c.is_dense(len(glances)):
-        flat = c.attributes.to(device).reshape(len(glances), k * entry.size)
-        return glances, flat if entry.scale == 1 else flat / entry.scale
-    kept = np.minimum(weight, 65504).astype(np.float16).astype(np.float64) ** 0.5
-    bag = _sum_rows(
-        c.attributes, np.arange(len(c)), place * k + c.member, kept, len(glances), entry, device
-    )
-    return glances, bag
+        """Return the (num_pairs, k m) weighted sums of the attributes of each pair."""
+        c = self.trace.columns[family]
+        return _sum_rows(c, self.row[objects], pair, coefficient, num_pairs, self.device)
 
 
 def _sum_rows(
-    attributes: Tensor,
+    c: Column,
     rows: IntArray,
-    place: IntArray,
+    pair: IntArray,
     coefficient: npt.NDArray[np.float64],
     num_pairs: int,
-    entry: ModuleEntry,
     device: torch.device,
 ) -> Tensor:
-    """Sum coefficient times scaled attribute into places, in the order of the rows."""
-    k = len(entry.members)
-    picked = attributes.to(device)
-    if len(rows) != len(attributes) or not np.array_equal(rows, np.arange(len(rows))):
+    """Return the (num_pairs, k m) sums of coefficient times attribute, in the order of rows."""
+    k = len(c.members)
+    picked = c.attributes.to(device)
+    if len(rows) != len(c) or not np.array_equal(rows, np.arange(len(rows))):
         picked = picked.index_select(0, torch.from_numpy(rows).to(device))
-    if entry.scale != 1:
-        picked = picked / entry.scale
     if bool((coefficient != 1).any()):
         picked = picked * torch.from_numpy(coefficient.astype(np.float32)).to(device)[:, None]
-    into = torch.zeros(num_pairs * k, entry.size, device=device)
-    _add_in_order(into, place, picked)
-    return into.view(num_pairs, k * entry.size)
+    into = torch.zeros(num_pairs * k, c.size, device=device)
+    _add_in_order(into, pair * k + c.member[rows], picked)
+    return into.view(num_pairs, k * c.size)
 
 
 def _add_in_order(into: Tensor, place: IntArray, rows: Tensor) -> None:
@@ -345,6 +325,8 @@ def _rounds(place: IntArray) -> Iterator[IntArray]:
 def _member_counts(c: Column, num_glances: int) -> npt.NDArray[np.float32]:
     """Objects of each member in each glance, (B, k)."""
     k = len(c.members)
+    if c.is_dense(num_glances):
+        return np.ones((num_glances, k), dtype=np.float32)
     flat = np.bincount(c.glance * k + c.member, minlength=num_glances * k)
     return flat.reshape(num_glances, k).astype(np.float32)
 

@@ -212,7 +212,8 @@ def _interference(joint: JointPrior, factor: Tensor) -> Tensor:
     whole = torch.linalg.solve_triangular(
         torch.linalg.cholesky(alone), images, upper=False
     ).square().sum(0)  # fmt: skip
-    return (whole - told).clamp_min(0)
+    lost: Tensor = (whole - told).clamp_min(0)
+    return lost
 
 
 def _interleave(parts: list[tuple[list[Unknown], Solution]], unknowns: list[Unknown]) -> Solution:

@@ -121,19 +121,20 @@ class Operators:
             self._signs[path] = torch.from_numpy(signs(count, self.seed, *path)).to(self.device)
         return self._signs[path]
 
-    def spread(self, x: Tensor, key: tuple[str, ...], into: Tensor) -> None:
+    def spread(self, x: Tensor, key: tuple[str, ...], into: Tensor, *, scale: float = 1.0) -> None:
         """Add the attribute operator's image of each row to ``into``.
 
         Args:
-            x: (n, m) attributes, already scaled and weighted. More than W numbers are cut into
-                blocks with operators of their own.
+            x: (n, m) attributes, already weighted. More than W numbers are cut into blocks with
+                operators of their own.
             key: what the operator belongs to (the module, or the path for ``keyed``).
             into: (n, W), changed in place.
+            scale: what the attributes are divided by.
         """
         for block, start in enumerate(range(0, x.shape[1], self.width)):
             part = x[:, start : start + self.width]
             p = next_power_of_two(part.shape[1])
-            mixed = _mix(part * (self.width / p * min(p, GROUP)) ** -0.5, p)
+            mixed = _mix(part * ((self.width / p * min(p, GROUP)) ** -0.5 / scale), p)
             own = self.signs(self.width, "attribute", *key, block).view(self.width // p, p)
             into.view(len(x), self.width // p, p).addcmul_(mixed[:, None], own)
 

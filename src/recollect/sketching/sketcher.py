@@ -259,8 +259,7 @@ def _scale(column: Column, glances: int) -> float:
 def _packed(trace: Trace, table: ModuleTable) -> list[bytes]:
     """Pack each glance's structure; glances of a static network share one."""
     columns = list(trace.columns.values())
-    flat_unit = trace.edges is None and all(bool((c.weight == 1).all()) for c in columns)
-    if flat_unit and all(c.is_dense(len(trace)) for c in columns):
+    if trace.edges is None and all(c.is_static(len(trace)) for c in columns):
         one = pack_structure(_structures(trace[0], table)[0])
         return [one] * len(trace)
     return [pack_structure(s) for s in _structures(trace, table)]

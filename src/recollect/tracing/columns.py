@@ -66,13 +66,23 @@ class Column:
 
     def is_dense(self, num_glances: int) -> bool:
         """Whether every glance has every member exactly once, in order."""
+        return len(self) == num_glances * len(self.members) and self._is_regular
+
+    def is_static(self, num_glances: int) -> bool:
+        """Whether, besides, every weight is one."""
+        return self.is_dense(num_glances) and self._has_unit_weights
+
+    @cached_property
+    def _is_regular(self) -> bool:
         k = len(self.members)
-        if len(self) != num_glances * k:
-            return False
-        return bool(
-            np.array_equal(self.glance, np.repeat(np.arange(num_glances), k))
-            and np.array_equal(self.member, np.tile(np.arange(k), num_glances))
-        )
+        number = np.arange(len(self))
+        if k == 1:
+            return bool((self.glance == number).all() and not self.member.any())
+        return bool((self.glance == number // k).all() and (self.member == number % k).all())
+
+    @cached_property
+    def _has_unit_weights(self) -> bool:
+        return bool((self.weight == 1).all())
 
 
 @dataclass(frozen=True, eq=False)

@@ -205,7 +205,7 @@ def unrolled(
         left, right = figure.subplots(1, 2)
         _show_scene(left, scene, "the picture (not kept), true boxes", boxes=True)
         blank = Scene(np.full_like(scene.pixels, 0.015), scene.digits, scene.time, scene.source)
-        _show_scene(right, blank, "decoded from the sketch alone, one deviation dotted")
+        _show_scene(right, blank, "decoded from sketch and skeleton, one deviation dashed")
         for box, label in boxes:
             _box(right, box, "#7dd3fc", label)
         for (box, _), error in zip(boxes, errors, strict=True):
