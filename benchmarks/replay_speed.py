@@ -1,8 +1,8 @@
 """How many steps of a stream does reverse replay take in a second, on one core?
 
 A stream of random states is read in blocks through ``partial_fit`` (buffers of 100, gaps of 10),
-beside recursive least squares over the same blocks, and plain Python for the scale of it. Then a
-stream larger than a given part of memory is read from a memory-mapped file.
+beside recursive least squares over the same blocks. Set NUMBA_DISABLE_JIT=1 to see plain Python.
+Then a stream larger than a given part of memory is read from a memory-mapped file.
 
     OMP_NUM_THREADS=1 python -m benchmarks.replay_speed [--file-gb 0.5]
 """
@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.tables import show
-from recollect.replay import SGDRER, RecursiveLeastSquares, kernels
+from recollect.replay import SGDRER, RecursiveLeastSquares
 
 STEPS = 400_000
 
 
 def seconds(model: SGDRER | RecursiveLeastSquares, x: np.ndarray, block: int) -> float:
-    """best of three passes over the stream."""
+    """Best of three passes over the stream."""
     model.partial_fit(x[:1000])
     best = np.inf
     for _ in range(3):
@@ -33,15 +33,6 @@ def seconds(model: SGDRER | RecursiveLeastSquares, x: np.ndarray, block: int) ->
             model.partial_fit(x[first : first + block])
         best = min(best, time.perf_counter() - start)
     return float(best)
-
-
-def plain(x: np.ndarray) -> float:
-    """Seconds a step of the uncompiled loop."""
-    M, ends = np.zeros((x.shape[1],) * 2), np.empty((20, x.shape[1], x.shape[1]))
-    start = time.perf_counter()
-    run = kernels.interpreted(kernels.buffers_pass)
-    run(M, x, 0, 100, 110, 0.001, 0, 1.0, True, 1e9, ends)
-    return (time.perf_counter() - start) / 2200
 
 
 def from_file(gigabytes: float) -> tuple[float, float]:
@@ -76,7 +67,6 @@ def main() -> None:
             models = SGDRER(dim), SGDRER(dim, link=0.5), RecursiveLeastSquares(dim)
             found = [STEPS / seconds(m, x, block) / 1e6 for m in models]
             rows.append((f"d = {dim}, blocks of {block:,}", *(f"{v:.1f}" for v in found)))
-        rows.append((f"d = {dim}, not compiled", f"{1e-6 / plain(x):.3f}", "-", "-"))
     show(
         "Million steps of the stream a second, one core",
         ("stream", "reverse replay", "leaky ReLU", "recursive least squares"),

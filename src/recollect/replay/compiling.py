@@ -1,6 +1,6 @@
 """Loops that are compiled where numba is installed, and run as plain Python where it is not.
 
-Both give the same numbers; compiled loops are some two hundred times faster. Compiled code is
+Both give the same numbers; compiled loops are some five hundred times faster. Compiled code is
 kept on disk beside the source, so that only the first run ever waits for the compiler.
 """
 

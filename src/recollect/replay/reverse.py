@@ -94,8 +94,10 @@ class SGDRER:
             raise ValueError(f"scale must be a positive number, got {scale!r}")
         self.average = average if average is None else check_one_of("average", average, _AVERAGES)
         self.link, self.reverse = link_of(link), bool(reverse)
-        self.step, self.scale = step, float(scale)
-        self.step_, self.radius_ = float("nan"), float("nan")
+        self.scale = float(scale)
+        self.step_ = float("nan") if step == "auto" else float(step)
+        self.radius_ = float("nan")
+        self._energy = np.zeros(2)  # sum of squared norms and number of the first states
         self.num_transitions_ = self.num_buffers_ = 0
         self._M = np.zeros((self.dim, self.dim))  # A transposed
         self._tail = TailMean((self.dim, self.dim))
@@ -121,7 +123,11 @@ class SGDRER:
         self._under_way = True
         skipped = min(self._skip, len(rows))
         rows, self._skip = rows[skipped:], self._skip - skipped
-        if np.isnan(self.step_):
+        if not len(rows):  # all of it lies in a gap
+            return self
+        if not np.isnan(self.step_):
+            self._check_step(rows)
+        else:
             rows, self._pending = np.concatenate([self._pending, rows]), rows[:0]
             if len(rows) <= self._early:
                 self._pending = rows
@@ -171,7 +177,7 @@ class SGDRER:
     def state_dict(self) -> dict[str, FloatArray]:
         """Return all that was learned and is pending, as arrays (for ``np.savez``)."""
         counts = [self.step_, self.radius_, self.num_transitions_, self.num_buffers_]
-        counts += [self._skip, self._under_way]
+        counts += [self._skip, self._under_way, *self._energy]
         tail = {f"tail_{k}": v for k, v in self._tail.state_dict().items()}
         return {"counts": np.array(counts), "M": self._M.copy(), "pending": self._pending} | tail
 
@@ -189,7 +195,7 @@ class SGDRER:
         counts = [float(v) for v in state["counts"]]
         self.step_, self.radius_ = counts[:2]
         self.num_transitions_, self.num_buffers_, self._skip = (int(v) for v in counts[2:5])
-        self._under_way = bool(counts[5])
+        self._under_way, self._energy = bool(counts[5]), np.array(counts[6:])
         self._M, self._pending = np.array(state["M"]), np.array(state["pending"])
         tail = {k.removeprefix("tail_"): v for k, v in state.items() if k.startswith("tail_")}
         self._tail.load_state_dict(tail)
@@ -212,15 +218,24 @@ class SGDRER:
                 f"the first {len(rows[: self._early])} states are zero in their second half: "
                 "nothing can be learned from them"
             )
-        self.step_ = self.scale / (2 * self.radius_) if self.step == "auto" else float(self.step)
-        if self.step_ >= 1 / self.radius_:
-            warnings.warn(
-                f"step {self.step_:.3g} is at least 1 / R = {1 / self.radius_:.3g} (R: mean "
-                f"squared norm of the first states) and will probably diverge; "
-                f"try {self.scale / (2 * self.radius_):.3g}",
-                UserWarning,
-                stacklevel=4,
-            )
+        self.step_ = self.scale / (2 * self.radius_)
+
+    def _check_step(self, rows: FloatArray) -> None:
+        """Measure R for a step that was given, and warn if the step is too long for it."""
+        if np.isnan(self.radius_) and len(rows):
+            early = rows[: self._early - int(self._energy[1])]
+            self._energy += [(early**2).sum(), len(early)]
+            if self._energy[1] < self._early:
+                return
+            self.radius_ = float(self._energy[0] / self._energy[1])
+            if self.step_ * self.radius_ >= 1:
+                warnings.warn(
+                    f"step {self.step_:.3g} is at least 1 / R = {1 / self.radius_:.3g} (R: mean "
+                    f"squared norm of the first states) and will probably diverge; "
+                    f"try {self.scale / (2 * self.radius_):.3g}",
+                    UserWarning,
+                    stacklevel=4,
+                )
 
     def _watch_growth(self, rows: FloatArray) -> None:
         """Warn once if states are far larger than those the step was chosen by."""

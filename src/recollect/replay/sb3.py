@@ -197,7 +197,7 @@ class IntrospectionCallback(_BaseCallback):  # type: ignore[misc]
             with torch.no_grad():
                 found.append(self.surprise(self.model, data).cpu().numpy().ravel())
         table = np.concatenate(found).reshape(-1, buffer.n_envs)
-        buffer.begin_phase(table, min(self.model.batch_size, len(table)), wanted)
+        buffer.begin_phase(table, self.model.batch_size, wanted)
 
 
 def model_surprise(model: Any, data: Any) -> torch.Tensor:
