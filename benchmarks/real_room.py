@@ -163,7 +163,7 @@ def _show_sums(report: Report, memory: Memory, year: Watched) -> None:
             share = sum(row["inside"] for row in every) / len(every)
             width = float(np.mean([row["high"] - row["low"] for row in every]))
             rows.append(
-                [f"{unit} by {by}", len(every), f"{share:.1%}", float(np.mean(off)), width]
+                [f"{unit} by {by}", len(every), f"{share:.1%}", round(float(np.mean(off)), 4), width]
             )
     title = f"(a) All {len(common)} kinds of things seen in 20 glances or more"
     header = ["asked", "windows", "log inside 90 %", "mean error", "mean width"]
