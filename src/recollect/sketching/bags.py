@@ -28,6 +28,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from recollect._seeds import seed_of
 from recollect.sketching.joint import JointPrior
 from recollect.sketching.known import stretch_factor
 from recollect.sketching.prior import ModuleStatistics, Prior
@@ -49,6 +50,8 @@ EXCESSES = (0.0, 0.5, 2.0, 8.0, 64.0)
 FURTHER, SURPRISE = 2, 1e-4
 # Glances of the prior that are held back to calibrate the counts' error bars.
 CALIBRATION_GLANCES = 256
+# Ways in which these are grouped to sums.
+GROUPINGS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,14 +113,8 @@ class Bags:
         """Collect paths, counts, their mean and covariance, from the prior's sample."""
         static = set(self.joint.slices) if self.joint is not None else set()
         glances = len(self.prior.sample)
-        names = self.table.names
-        counts = torch.zeros(glances, len(names), dtype=torch.float64)
-        for c in self.prior.sample.columns.values():
-            if c.name in self.table:
-                first = self.table[c.name].first_id
-                flat = np.bincount(c.glance * len(names) + first + c.member,
-                                   minlength=glances * len(names))  # fmt: skip
-                counts += torch.from_numpy(flat.reshape(glances, -1).astype(np.float64))
+        self.names = self.table.names
+        counts = self._true_counts(self.prior.sample)
         self.places: list[_Place] = []
         sums: list[Tensor] = []
         left_out = static | {name for name in self.prior.sample.columns if name not in self.table}
@@ -137,16 +134,15 @@ class Bags:
                 _Place(path, module, rows, self.prior.statistics[module], entry.scale,
                        float(total.mean()), float(square.mean()))
             )  # fmt: skip
-        self.names = names
         every = torch.cat([torch.stack(sums, 1), counts], 1) if sums else counts
         self.mean = every.mean(0)
         centred = every - self.mean
         covariance = centred.T @ centred / max(glances - 1, 1)
-        # A module may vary a little more than the sample shows: half an object in G glances.
-        varies = covariance.diagonal() > 0
-        covariance.diagonal().add_(varies.to(torch.float64) * 0.5 / glances)
-        self.covariance = covariance
         self._rare = [i for i, p in enumerate(self.places) if (p.path, p.module) in set(further)]
+        # A place may be taken a little more often than the sample shows: half an object in G
+        # glances, counted and standing there at once.
+        seen = [i for i in range(len(self.places)) if i not in set(self._rare)]
+        self.covariance = covariance + self._objects_at(seen) * 0.5 / glances
 
     @cached_property
     def map(self) -> Tensor:
@@ -190,16 +186,23 @@ class Bags:
     @cached_property
     def _rare_parts(self) -> tuple[Tensor, Tensor]:
         """(F, F) and (d, d): what objects beyond the usual number add to both covariances."""
-        features = torch.zeros_like(self.covariance)
         spread = torch.zeros(self.dim, self.dim, dtype=torch.float64)
         for i in self._rare:
             p = self.places[i]
-            both = torch.tensor([i, len(self.places) + self.table.id_of(p.module)])
-            features[both[:, None], both] += 1
             rows = torch.cat([p.statistics.factor, torch.diag(p.statistics.floor.sqrt())])
             image = rows @ p.columns / p.scale
             spread += image.T @ image
-        return features, spread
+        return self._objects_at(self._rare), spread
+
+    def _objects_at(self, places: list[int]) -> Tensor:
+        """(F, F) covariance of one object more or less at each of some places."""
+        total = len(self.places) + len(self.names)
+        covariance = torch.zeros(total, total, dtype=torch.float64)
+        for i in places:
+            module = len(self.places) + self.table.id_of(self.places[i].module)
+            both = torch.tensor([i, module])
+            covariance[both[:, None], both] += 1
+        return covariance
 
     def _features_covariance(self, key: _Key) -> Tensor:
         """(F, F) covariance of the features of a sum, over N."""
@@ -289,31 +292,45 @@ class Bags:
     def stretch(self) -> tuple[float, float]:
         """Factors for the counts' standard deviations, from held-back glances of the prior.
 
-        The first brings 90 % of single glances' errors inside the interval; errors of sums tend
-        to a normal distribution, so their factor, the second, is the root mean square.
+        The first brings 90 % of single glances' errors inside the interval; the second does so
+        for sums of held-back glances, in several groupings, and is not below the root mean
+        square of the errors over their deviations: larger sums tend to a normal distribution.
         """
         if len(self.prior.sample) < 64:
             return 1.0, 1.0
         fitted, back = self.prior.hold_out(CALIBRATION_GLANCES)
         judge = Bags(self.decoder, fitted, self._joint_of(fitted))
         sketches = self.decoder.sketcher.encode(back).prefix(self.dim)
-        values = sketches.values.to(torch.float64)
-        estimate, std, misfit = judge._estimates(values, sketches.count)
-        truth = torch.zeros_like(estimate)
-        for c in back.columns.values():
-            if c.name in self.table:
-                where = (
-                    torch.from_numpy(c.glance),
-                    torch.from_numpy(self.table[c.name].first_id + c.member),
-                )
-                truth.index_put_(where, torch.tensor(1.0).to(truth), accumulate=True)
+        values, truth = sketches.values.to(torch.float64), self._true_counts(back)
         # Of a module that never varied for the judge it expects no error, and knows nothing.
         varies = judge.covariance.diagonal()[len(judge.places) :] > 0
-        errors, std = (estimate - truth)[:, varies], std[:, varies].clamp_min(1e-12)
-        if errors.numel() == 0:
+        if not bool(varies.any()):
             return 1.0, 1.0
-        single = stretch_factor(errors, std * misfit[:, None])
-        return single, float((errors / std).square().mean().sqrt())
+        single = judge._errors(values, sketches.count, truth)
+        size = max(4, len(back) // 12)
+        groupings = [_grouping(len(back), size, turn) for turn in range(GROUPINGS)]
+        which = torch.cat(groupings)
+        summed = judge._errors(which @ values, which.sum(1).to(torch.int64), which @ truth)
+        errors, std = summed[0][:, varies], summed[1][:, varies].clamp_min(1e-12)
+        spread = float((errors / std).square().mean().sqrt())
+        return (
+            stretch_factor(single[0][:, varies], single[1][:, varies]),
+            max(spread, stretch_factor(errors, std)),
+        )
+
+    def _errors(self, values: Tensor, count: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        estimate, std, misfit = self._estimates(values, count)
+        return estimate - truth, std * misfit[:, None]
+
+    def _true_counts(self, trace: Trace) -> Tensor:
+        """(B, P) objects of each module in each glance."""
+        counts = torch.zeros(len(trace), len(self.names), dtype=torch.float64)
+        for c in trace.columns.values():
+            if c.name in self.table:
+                module = torch.from_numpy(self.table[c.name].first_id + c.member)
+                one = torch.tensor(1.0, dtype=torch.float64)
+                counts.index_put_((torch.from_numpy(c.glance), module), one, accumulate=True)
+        return counts
 
     def _joint_of(self, prior: Prior) -> JointPrior | None:
         """Return the joint prior of the same static families from another prior's glances."""
@@ -389,6 +406,15 @@ class Bags:
             shrunk = ((1 + w.system.excess) / w.number) ** 0.5
             std[w.rows] = self.joint.usual_std[where].to(torch.float64) * (entry.scale * shrunk)
         return mean, std
+
+
+def _grouping(rows: int, size: int, turn: int) -> Tensor:
+    """(groups, rows) zeros and ones: a pseudo-random split of rows into groups of one size."""
+    generator = np.random.Generator(np.random.PCG64(seed_of("grouping", rows, turn)))
+    order = generator.permutation(rows)[: rows // size * size].reshape(-1, size)
+    which = torch.zeros(len(order), rows, dtype=torch.float64)
+    which.scatter_(1, torch.from_numpy(order), 1.0)
+    return which
 
 
 def _misfit(factor: Tensor, centred: Tensor, number: int) -> Tensor:
