@@ -159,12 +159,10 @@ def _show_sums(report: Report, memory: Memory, year: Watched) -> None:
         for unit in ("glances", "objects"):
             asked = [_by(memory, year, by, None, label, unit) for label in common]
             every = [row for rows_ in asked for row in rows_ if row["glances"]]
-            off = [abs(row["estimate"] - row["saw"]) for row in every]
+            off = float(np.mean([abs(row["estimate"] - row["saw"]) for row in every]))
             share = sum(row["inside"] for row in every) / len(every)
             width = float(np.mean([row["high"] - row["low"] for row in every]))
-            rows.append(
-                [f"{unit} by {by}", len(every), f"{share:.1%}", float(np.mean(off)), width]
-            )
+            rows.append([f"{unit} by {by}", len(every), f"{share:.1%}", round(off, 4), width])
     title = f"(a) All {len(common)} kinds of things seen in 20 glances or more"
     header = ["asked", "windows", "log inside 90 %", "mean error", "mean width"]
     report.table(title, header, rows)

@@ -32,6 +32,7 @@ from recollect._seeds import seed_of
 from recollect.sketching.joint import JointPrior
 from recollect.sketching.known import stretch_factor
 from recollect.sketching.prior import ModuleStatistics, Prior
+from recollect.sketching.solve import misfit
 from recollect.sketching.unfolding import PathKey, glance_starts
 from recollect.tracing import Trace
 
@@ -267,9 +268,9 @@ class Bags:
         Returns:
             names, estimate (B, P), std (B, P).
         """
-        estimate, std, misfit = self._estimates(values, count)
+        estimate, std, wider = self._estimates(values, count)
         single, many = self.stretch
-        factor = torch.where(count == 1, single, many) * misfit
+        factor = torch.where(count == 1, single, many) * wider
         return self.names, estimate, std * factor[:, None]
 
     def _estimates(self, values: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -277,7 +278,7 @@ class Bags:
         first = len(self.places)
         estimate = torch.empty(len(values), len(self.names), dtype=torch.float64)
         std = torch.empty_like(estimate)
-        misfit = torch.empty(len(values), dtype=torch.float64)
+        wider = torch.empty(len(values), dtype=torch.float64)
         for w in self._windows(values, count):
             factor, cross = self._system(w.system)
             gain = torch.cholesky_solve(cross[first:].T, factor)
@@ -285,8 +286,9 @@ class Bags:
             own = self._features_covariance(w.system).diagonal()[first:]
             told = (cross[first:] * gain.T).sum(1)
             std[w.rows] = ((own - told).clamp_min(0) * w.number).sqrt()
-            misfit[w.rows] = _misfit(factor, w.centred, w.number)
-        return estimate, std, misfit
+            white = torch.linalg.solve_triangular(factor, w.centred.T, upper=False)
+            wider[w.rows] = misfit(white.square().sum(0) / w.number, self.dim)
+        return estimate, std, wider
 
     @cached_property
     def stretch(self) -> tuple[float, float]:
@@ -319,8 +321,8 @@ class Bags:
         )
 
     def _errors(self, values: Tensor, count: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        estimate, std, misfit = self._estimates(values, count)
-        return estimate - truth, std * misfit[:, None]
+        estimate, std, wider = self._estimates(values, count)
+        return estimate - truth, std * wider[:, None]
 
     def _true_counts(self, trace: Trace) -> Tensor:
         """(B, P) objects of each module in each glance."""
@@ -415,22 +417,6 @@ def _grouping(rows: int, size: int, turn: int) -> Tensor:
     which = torch.zeros(len(order), rows, dtype=torch.float64)
     which.scatter_(1, torch.from_numpy(order), 1.0)
     return which
-
-
-def _misfit(factor: Tensor, centred: Tensor, number: int) -> Tensor:
-    """How many times further from the mean the rows are than the prior leads to expect, (B,).
-
-    At least one. A module or an attribute that the prior hardly knows moves a sketch in ways that
-    the prior does not: then every estimate read from it is less sure.
-
-    Args:
-        factor: Cholesky factor of the covariance of a glance's sketch, (d, d).
-        centred: (B, d) sketches less their mean.
-        number: glances in each row.
-    """
-    whitened = torch.linalg.solve_triangular(factor, centred.T, upper=False)
-    found: Tensor = (whitened.square().mean(0) / number).sqrt().clamp_min(1.0)
-    return found
 
 
 def _further(found: list[tuple[PathKey, str]]) -> list[tuple[PathKey, str]]:
