@@ -18,19 +18,51 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recollect.selection.chosen import Selection
+    from recollect.selection.coverage import FacilityLocation, KCenter
     from recollect.selection.criteria import disagreement, entropy, least_confidence, margin
+    from recollect.selection.estimator import SubsetClassifier
+    from recollect.selection.growing import Round, grow
     from recollect.selection.iwes import IWeS
+    from recollect.selection.rivals import Badge, Random, Uncertain
+    from recollect.selection.weighted import WeightedLoss, WeightedSubset
 
 _WHERE = {
+    "Badge": "recollect.selection.rivals",
+    "FacilityLocation": "recollect.selection.coverage",
     "IWeS": "recollect.selection.iwes",
+    "KCenter": "recollect.selection.coverage",
+    "Random": "recollect.selection.rivals",
+    "Round": "recollect.selection.growing",
     "Selection": "recollect.selection.chosen",
+    "SubsetClassifier": "recollect.selection.estimator",
+    "Uncertain": "recollect.selection.rivals",
+    "WeightedLoss": "recollect.selection.weighted",
+    "WeightedSubset": "recollect.selection.weighted",
     "disagreement": "recollect.selection.criteria",
     "entropy": "recollect.selection.criteria",
+    "grow": "recollect.selection.growing",
     "least_confidence": "recollect.selection.criteria",
     "margin": "recollect.selection.criteria",
 }
 
-__all__ = ["IWeS", "Selection", "disagreement", "entropy", "least_confidence", "margin"]
+__all__ = [
+    "Badge",
+    "FacilityLocation",
+    "IWeS",
+    "KCenter",
+    "Random",
+    "Round",
+    "Selection",
+    "SubsetClassifier",
+    "Uncertain",
+    "WeightedLoss",
+    "WeightedSubset",
+    "disagreement",
+    "entropy",
+    "grow",
+    "least_confidence",
+    "margin",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -112,7 +112,7 @@ class FacilityLocation:
     Example:
         >>> x = [[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [-1.0, 1.0]]
         >>> FacilityLocation().select(2, features=x).indices
-        array([1, 3])
+        array([2, 3])
     """
 
     targets: int = 4096
@@ -185,7 +185,7 @@ def _lazy_greedy(x: FloatArray, goal: FloatArray, k: int, before: IntArray) -> I
     for n in range(k):
         while fresh[j := int(bound.argmax())] != n:
             few = np.argpartition(bound, -8)[-8:] if len(x) > 8 else np.arange(len(x))
-            few = few[(fresh[few] != n) & (bound[few] > -np.inf)]
+            few = np.union1d(few[(fresh[few] != n) & (bound[few] > -np.inf)], j)  # ties may hide j
             bound[few], fresh[few] = _gains(goal, x[few], cover), n
         rows[n], bound[j] = j, -np.inf
         np.maximum(cover, _similar(goal, x[j : j + 1])[:, 0], out=cover)

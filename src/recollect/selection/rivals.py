@@ -57,7 +57,7 @@ class Random:
     Example:
         >>> s = Random().select(2, probabilities=np.full((5, 2), 0.5), chosen=[0], seed=0)
         >>> sorted(s.indices.tolist()), s.weights
-        ([1, 3], array([1., 1.]))
+        ([2, 3], array([1., 1.]))
     """
 
     needs = frozenset[str]()
@@ -251,4 +251,4 @@ class Badge:
 
 def _squares(x: FloatArray) -> npt.NDArray[np.float64]:
     """Return the squared length of each row, float64."""
-    return np.einsum("ij,ij->i", x, x).astype(np.float64)
+    return np.asarray(np.einsum("ij,ij->i", x, x), np.float64)
