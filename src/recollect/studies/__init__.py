@@ -20,6 +20,10 @@ _STUDIES = {
         "recollect.studies.hindsight",
         "old sketches answer better as the prior learns; PCA at equal bytes cannot",
     ),
+    "subset-selection": (
+        "recollect.studies.subset_selection",
+        "chosen rows do the work of all: IWeS beside margin, BADGE, k-center, coverage, chance",
+    ),
 }
 
 
@@ -27,7 +31,7 @@ def listed() -> Answer:
     """Return the studies that there are.
 
     >>> listed()["study"]
-    ['hindsight']
+    ['hindsight', 'subset-selection']
     """
     return Answer(
         {"study": list(_STUDIES), "shows": [what for _, what in _STUDIES.values()]},
