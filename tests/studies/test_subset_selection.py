@@ -59,3 +59,14 @@ def test_rows_that_arrive_one_at_a_time() -> None:
 def test_mnist_is_asked_for_kindly(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"give --data a folder with mnist/mnist\.npz"):
         study.study(quick=True, data=str(tmp_path))
+
+
+def test_mnist_is_read_in_mixed_order(tmp_path: Path) -> None:
+    (tmp_path / "mnist").mkdir()
+    y = np.repeat(np.arange(10, dtype=np.uint8), 500)
+    x = np.broadcast_to((y * 25)[:, None, None], (5000, 28, 28))
+    np.savez(tmp_path / "mnist" / "mnist.npz", x_train=x, y_train=y)
+    pictures, labels = study._mnist(tmp_path)
+    assert pictures.shape == (3500, 14, 14)
+    assert len(set(labels[:200].tolist())) == 10
+    np.testing.assert_allclose(pictures[:, 3, 3] * 255, labels * 25, atol=1e-3)

@@ -342,6 +342,8 @@ def _mnist(folder: Path) -> tuple[Floats, Ints]:
             "or leave it out"
         )
     with np.load(file) as found:
-        x, y = found["x_train"][:3500], found["y_train"][:3500]
+        x, y = found["x_train"], found["y_train"]  # may be sorted by class
+    some = np.random.default_rng(0).permutation(len(y))[:3500]
+    x, y = x[some], y[some]
     small = x.reshape(-1, 14, 2, 14, 2).mean((2, 4)) / 255
     return small.astype(np.float32), y.astype(np.int64)
