@@ -172,8 +172,11 @@ class Prior:
 
     def hold_out(self, most: int) -> tuple[Prior, Trace]:
         """Hold back up to ``most`` glances (an eighth at the most), to judge the rest by them."""
-        every = max(8, -(-len(self.sample) // most))
-        back = np.arange(len(self.sample)) % every == every // 2
+        total = len(self.sample)
+        # Pseudo-random, so that no rhythm of the glances (every eighth at noon) is met.
+        generator = np.random.Generator(np.random.PCG64(seed_of("hold out", total)))
+        back = np.zeros(total, dtype=bool)
+        back[generator.permutation(total)[: max(1, min(most, total // 8))]] = True
         fitted = self.sample[np.flatnonzero(~back)]
         return Prior(fitted, len(fitted), self.limit), self.sample[np.flatnonzero(back)]
 
