@@ -41,6 +41,7 @@ Ints = npt.NDArray[np.int64]
 POOLS = ("clean", "noisy", "imbalanced")
 FAMILIES = ("logistic", "convolutional")
 SIZES = (40, 120, 200, 280, 400, 560)
+QUICK = (40, 120, 280, 400)
 JUDGED = 280  # labels at which the methods are compared
 
 
@@ -103,7 +104,7 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
     """Return accuracy against number of labels for each pool, family and method.
 
     Args:
-        quick: 2 repetitions instead of 10.
+        quick: 2 repetitions at few sizes, instead of 10.
         data: folder with ``mnist/mnist.npz``, which is then studied as well; digits come with
             scikit-learn.
 
@@ -114,12 +115,12 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
     sources = {"digits": _digits()}
     if data is not None:
         sources["mnist"] = _mnist(Path(data))
-    runs = range(2 if quick else 10)
+    runs, sizes = (range(2), QUICK) if quick else (range(10), SIZES)
     rows = [
         row
         for name, source in sources.items()
         for kind in POOLS
-        for row in compare(source, f"{name}, {kind}", kind, runs)
+        for row in compare(source, f"{name}, {kind}", kind, runs, sizes=sizes)
     ]
     columns = {k: [r[k] for r in rows] for k in rows[0]}
     return Answer(
