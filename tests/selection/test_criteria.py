@@ -27,11 +27,15 @@ def naive_disagreement(f: np.ndarray, g: np.ndarray, y: int) -> float:
     return abs((a * math.log2(a) if a else 0) - (b * math.log2(b) if b else 0))
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize(("n", "c"), [(5, 2), (700, 64), (3, 300_000)])
+SHAPES = [
+    *[(dtype, n, c) for dtype in (np.float32, np.float64) for n, c in ((700, 64), (3, 300_000))],
+    *[(dtype, 5, 2) for dtype in (np.float16, np.float32, np.float64)],
+    (np.float16, 700, 64),  # half precision cannot hold 300,000 classes
+]
+
+
+@pytest.mark.parametrize(("dtype", "n", "c"), SHAPES)
 def test_scores_are_their_formulas(dtype: type, n: int, c: int) -> None:
-    if dtype == np.float16 and c > 1000:
-        pytest.skip("half precision cannot hold so many classes")
     p, g = rows_of(n, c), rows_of(n, c, 1)
     given_p, given_g = p.astype(dtype), g.astype(dtype)
     near = {np.float16: 1e-2, np.float32: 1e-5, np.float64: 1e-10}[dtype]
