@@ -130,7 +130,8 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
             f"'@ {JUDGED}': accuracy with {JUDGED} labels; 'within 1 point': fewest labels whose "
             "mean accuracy is within 0.01 of training on the whole pool (row 'all data'), '-' if "
             "none of the sizes was enough",
-            "margin and BADGE lead on clean labels, where weights are nearly neutral",
+            "choosing without chance (margin, BADGE, k-center) often gets further with the same "
+            "labels; IWeS adds weights, and unbiased totals of the pool",
             _totals_note(sources["digits"]),
         ],
     )
