@@ -32,6 +32,7 @@ from recollect._seeds import seed_of
 from recollect.sketching.joint import JointPrior
 from recollect.sketching.known import stretch_factor
 from recollect.sketching.prior import ModuleStatistics, Prior
+from recollect.sketching.solve import misfit
 from recollect.sketching.unfolding import PathKey, glance_starts
 from recollect.tracing import Trace
 
@@ -98,16 +99,12 @@ class Bags:
         decoder: of the recipe and prefix.
         prior: what is usual.
         joint: the prior of the static families, or None.
-        calibrate: whether to stretch the error bars by held-back glances.
     """
 
-    def __init__(
-        self, decoder: Decoder, prior: Prior, joint: JointPrior | None, *, calibrate: bool = True
-    ) -> None:
+    def __init__(self, decoder: Decoder, prior: Prior, joint: JointPrior | None) -> None:
         self.decoder, self.prior, self.joint = decoder, prior, joint
         self.dim = decoder.dim
         self.table = decoder.sketcher.modules
-        self._calibrate = calibrate
         self._systems: dict[_Key, tuple[Tensor, Tensor]] = {}
         self._features()
 
@@ -271,9 +268,17 @@ class Bags:
         Returns:
             names, estimate (B, P), std (B, P).
         """
+        estimate, std, wider = self._estimates(values, count)
+        single, many = self.stretch
+        factor = torch.where(count == 1, single, many) * wider
+        return self.names, estimate, std * factor[:, None]
+
+    def _estimates(self, values: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the estimates (B, P), the model's deviations (B, P) and the misfits (B,)."""
         first = len(self.places)
         estimate = torch.empty(len(values), len(self.names), dtype=torch.float64)
         std = torch.empty_like(estimate)
+        wider = torch.empty(len(values), dtype=torch.float64)
         for w in self._windows(values, count):
             factor, cross = self._system(w.system)
             gain = torch.cholesky_solve(cross[first:].T, factor)
@@ -281,10 +286,9 @@ class Bags:
             own = self._features_covariance(w.system).diagonal()[first:]
             told = (cross[first:] * gain.T).sum(1)
             std[w.rows] = ((own - told).clamp_min(0) * w.number).sqrt()
-        if self._calibrate:
-            single, many = self.stretch
-            std = std * torch.where(count == 1, single, many)[:, None]
-        return self.names, estimate, std
+            white = torch.linalg.solve_triangular(factor, w.centred.T, upper=False)
+            wider[w.rows] = misfit(white.square().sum(0) / w.number, self.dim)
+        return estimate, std, wider
 
     @cached_property
     def stretch(self) -> tuple[float, float]:
@@ -297,10 +301,11 @@ class Bags:
         if len(self.prior.sample) < 64:
             return 1.0, 1.0
         fitted, back = self.prior.hold_out(CALIBRATION_GLANCES)
-        judge = Bags(self.decoder, fitted, self.joint, calibrate=False)
+        judge = Bags(self.decoder, fitted, self._joint_of(fitted))
         sketches = self.decoder.sketcher.encode(back).prefix(self.dim)
         values, truth = sketches.values.to(torch.float64), self._true_counts(back)
-        varies = self.covariance.diagonal()[len(self.places) :] > 0
+        # Of a module that never varied for the judge it expects no error, and knows nothing.
+        varies = judge.covariance.diagonal()[len(judge.places) :] > 0
         if not bool(varies.any()):
             return 1.0, 1.0
         single = judge._errors(values, sketches.count, truth)
@@ -316,8 +321,8 @@ class Bags:
         )
 
     def _errors(self, values: Tensor, count: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        _, estimate, std = self.counts(values, count)
-        return estimate - truth, std
+        estimate, std, wider = self._estimates(values, count)
+        return estimate - truth, std * wider[:, None]
 
     def _true_counts(self, trace: Trace) -> Tensor:
         """(B, P) objects of each module in each glance."""
@@ -328,6 +333,15 @@ class Bags:
                 one = torch.tensor(1.0, dtype=torch.float64)
                 counts.index_put_((torch.from_numpy(c.glance), module), one, accumulate=True)
         return counts
+
+    def _joint_of(self, prior: Prior) -> JointPrior | None:
+        """Return the joint prior of the same static families from another prior's glances."""
+        if self.joint is None:
+            return None
+        encoder, families = self.decoder.encoder, tuple(self.joint.slices)
+        return JointPrior.build(
+            prior.sample, families, encoder, self.table, self.dim, self.decoder.usual_noise
+        )
 
     def means(
         self, module: str, values: Tensor, count: Tensor, known: Tensor | None
