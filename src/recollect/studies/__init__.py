@@ -20,6 +20,10 @@ _STUDIES = {
         "recollect.studies.hindsight",
         "old sketches answer better as the prior learns; PCA at equal bytes cannot",
     ),
+    "locoprop": (
+        "recollect.studies.locoprop",
+        "local losses fit an autoencoder in fewer passes than SGD, Adam and RMSProp",
+    ),
 }
 
 
@@ -27,7 +31,7 @@ def listed() -> Answer:
     """Return the studies that there are.
 
     >>> listed()["study"]
-    ['hindsight']
+    ['hindsight', 'locoprop']
     """
     return Answer(
         {"study": list(_STUDIES), "shows": [what for _, what in _STUDIES.values()]},
