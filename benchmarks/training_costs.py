@@ -84,10 +84,10 @@ def resident_kilobytes() -> int:
 
 
 def peak_in_process(name: str, rows: int) -> None:
-    """Print the growth of peak memory from before the model to after three steps, in MB."""
+    """Print the growth of peak memory from before the model to after two steps, in MB."""
     start = resident_kilobytes()
     step = stepper(name, rows)
-    for _ in range(3):
+    for _ in range(2):
         step()
     print((resident_kilobytes() - start) / 1024)
 
@@ -103,7 +103,10 @@ def peak(name: str, rows: int) -> float:
 def locoprop(rows: int, rounds: int) -> None:
     times = seconds({name: stepper(name, rows) for name in METHODS}, rounds)
     least = {name: min(t) for name, t in times.items()}
-    peaks = {name: statistics.median(peak(name, rows) for _ in range(3)) for name in METHODS}
+    peaks = {
+        name: statistics.median(peak(name, rows) for _ in range(1 if rounds == 1 else 3))
+        for name in METHODS
+    }
     show(
         f"LocoProp, K = 10, batch {rows}, {torch.get_num_threads()} thread",
         ("method", "ms a step", "RMSProp steps", "peak MB", "of RMSProp"),
@@ -170,6 +173,7 @@ def clipping(rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", choices=("clipping", "encoders", "locoprop"))
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--peak", choices=METHODS, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -177,9 +181,13 @@ def main() -> None:
     if given.peak:
         peak_in_process(given.peak, given.rows)
         return
-    clipping(3 if given.quick else 10)
-    encoders(3 if given.quick else 10)
-    locoprop(given.rows, 2 if given.quick else 6)
+    rounds = 3 if given.quick else 10
+    if given.only in (None, "clipping"):
+        clipping(rounds)
+    if given.only in (None, "encoders"):
+        encoders(rounds)
+    if given.only in (None, "locoprop"):
+        locoprop(given.rows, 1 if given.quick else 6)
 
 
 if __name__ == "__main__":

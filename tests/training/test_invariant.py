@@ -266,3 +266,13 @@ def test_calls_that_break_invariance_are_refused() -> None:
         ScaleInvariantAttention(8, 3)
     with pytest.raises(ValueError, match="the model has 12 positions, got 13 symbols"):
         MaskedLanguageModel(InvariantConfig(**SIZES))(torch.zeros(1, 13, dtype=torch.long))
+
+
+def test_a_causal_model_does_not_look_ahead() -> None:
+    model, _ = model_and_loss(torch.float64)
+    ids = torch.randint(30, (2, 7))
+    changed = ids.clone()
+    changed[:, 4:] = (changed[:, 4:] + 1) % 30
+    a, b = model(ids, is_causal=True), model(changed, is_causal=True)
+    torch.testing.assert_close(a[:, :4], b[:, :4])
+    assert not torch.allclose(a[:, 4:], b[:, 4:])

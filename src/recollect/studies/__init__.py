@@ -16,6 +16,10 @@ __all__ = ["listed", "run"]
 
 # name -> (module, what it shows)
 _STUDIES = {
+    "clipping": (
+        "recollect.studies.clipping",
+        "scale-invariant Transformers train by clipped SGD from any initial scale",
+    ),
     "hindsight": (
         "recollect.studies.hindsight",
         "old sketches answer better as the prior learns; PCA at equal bytes cannot",
@@ -31,7 +35,7 @@ def listed() -> Answer:
     """Return the studies that there are.
 
     >>> listed()["study"]
-    ['hindsight', 'locoprop']
+    ['clipping', 'hindsight', 'locoprop']
     """
     return Answer(
         {"study": list(_STUDIES), "shows": [what for _, what in _STUDIES.values()]},

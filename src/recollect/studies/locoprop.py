@@ -164,7 +164,7 @@ def train(
     start = time.perf_counter()
     for _ in range(epochs):
         rows = torch.randperm(len(pictures), generator=order)
-        for chosen in rows.split(task.batch):
+        for chosen in torch.split(rows, task.batch):
             if len(chosen) == task.batch:
                 x = pictures[chosen.to(device)]
                 for _ in range(repeats):
@@ -176,9 +176,7 @@ def train(
     return ends[0], ends[1], seconds
 
 
-def _closure(
-    model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor
-) -> Callable[[], Tensor]:
+def _closure(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Callable[[], Any]:
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = _loss(model, x)

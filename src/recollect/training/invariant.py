@@ -336,6 +336,7 @@ class MaskedLanguageModel(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        is_causal: bool = False,
     ) -> Tensor:
         """Return features (B, T, d), independent of the scale of all weights before the head.
 
@@ -343,6 +344,7 @@ class MaskedLanguageModel(nn.Module):
             input_ids: (B, T) symbols.
             attention_mask: (B, T), 1 where there is text and 0 where there is padding.
             token_type_ids: (B, T) segments.
+            is_causal: show each position only itself and what comes before.
 
         Raises:
             ValueError: if the texts are longer than the positions.
@@ -362,7 +364,7 @@ class MaskedLanguageModel(nn.Module):
         else:
             h = self.lift(h) + self.lift_positions(self.positions.weight[:length])
         padding = None if attention_mask is None else attention_mask == 0
-        features: Tensor = self.encoder(self.dropout(h), src_key_padding_mask=padding)
+        features: Tensor = self.encoder(self.dropout(h), None, padding, is_causal)
         return features
 
     def forward(
@@ -371,9 +373,13 @@ class MaskedLanguageModel(nn.Module):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        is_causal: bool = False,
     ) -> Tensor:
-        """Return logits (B, T, V), or with labels (-100 is ignored) their mean cross-entropy."""
-        x = self.features(input_ids, attention_mask, token_type_ids)
+        """Return logits (B, T, V), or with labels (-100 is ignored) their mean cross-entropy.
+
+        Labels stand where they are asked for: nothing is shifted, also with ``is_causal``.
+        """
+        x = self.features(input_ids, attention_mask, token_type_ids, is_causal)
         if labels is None:
             logits: Tensor = self.head(x)
             return logits
