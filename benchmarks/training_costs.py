@@ -11,13 +11,14 @@ clip of RelativeClipSGD as a share of a whole training step.
 from __future__ import annotations
 
 import argparse
-import resource
+import re
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -79,17 +80,22 @@ def seconds(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, li
     return found
 
 
-def resident_kilobytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def kilobytes(field: str) -> int:
+    """``VmRSS`` (resident now) or ``VmHWM`` (its peak) of this process; Linux tells.
+
+    The peak that ``getrusage`` tells would be inherited from the process that started this one.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1])
 
 
 def peak_in_process(name: str, rows: int) -> None:
-    """Print the growth of peak memory from before the model to after two steps, in MB."""
-    start = resident_kilobytes()
+    """Print the growth of memory from before the model to the peak of two steps, in MB."""
+    start = kilobytes("VmRSS")
     step = stepper(name, rows)
     for _ in range(2):
         step()
-    print((resident_kilobytes() - start) / 1024)
+    print((kilobytes("VmHWM") - start) / 1024)
 
 
 def peak(name: str, rows: int) -> float:

@@ -118,18 +118,22 @@ class Problem:
         weight, bias = self._current()
         self.start = (weight.clone(), None if bias is None else bias.clone()) if prox else None
         rows, n, m = self.x.shape[-2], self.x.shape[-1], g.shape[-1]
-        self.first: Tensor | None = None
         self.target: Tensor | None = None
+        # The gradient of the first local step is gamma times BackProp's: written here, so that
+        # g need not be kept.
+        self.is_written = True
         if self.transfer.is_identity and n * m + rows * (n + m) / steps < 2 * rows * m:
             # The gradient of the squared loss is affine in the weights: only x'x is needed.
             x = F.pad(self.x, (0, 1), value=1.0) if self.has_bias else self.x
             self.gram = x.mT @ x  # (n + 1, n + 1)
             self.slope = (g.mT @ x).mul_(gamma)  # (m, n + 1)
             self.origin = self._joined(weight, bias).clone()
-            self.x = x[..., :0, :]  # let go of the inputs
+            self.x = self.x.new_empty(0)  # let go of the inputs
+            self._write(*self._parted(self.slope.clone()))
         else:
-            self.first = g.mul(gamma)
-            self.target = self.transfer.apply(self._forward(weight, bias)).sub(self.first)
+            first = g.mul(gamma)
+            self._write(first.mT @ self.x, first.sum(-2) if self.has_bias else None)
+            self.target = self.transfer.apply(self._forward(weight, bias)).sub(first)
 
     @staticmethod
     def _joined(weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -166,24 +170,29 @@ class Problem:
 
     def write_gradients(self) -> None:
         """Put the gradient of the local loss (summed over rows) into each parameter's ``grad``."""
+        if self.is_written:
+            self.is_written = False
+            return
         weight, bias = self._current()
         by_bias: Tensor | None = None
         if self.target is None:
             step = self._joined(weight, bias) - self.origin
-            joint = self.slope + step @ self.gram
-            by_weight = joint[..., :-1] if self.has_bias else joint
-            by_bias = joint[..., -1] if self.has_bias else None
+            by_weight, by_bias = self._parted(torch.add(self.slope, step @ self.gram))
         else:
-            if self.first is not None:  # the weights have not moved yet
-                delta, self.first = self.first, None
-            else:
-                delta = self.transfer.apply(self._forward(weight, bias)).sub_(self.target)
+            delta = self.transfer.apply(self._forward(weight, bias)).sub_(self.target)
             by_weight = delta.mT @ self.x
             by_bias = delta.sum(-2) if self.has_bias else None
         if self.start is not None:
             by_weight = by_weight.add(weight - self.start[0], alpha=self.prox)
             if bias is not None and by_bias is not None and self.start[1] is not None:
                 by_bias = by_bias.add(bias - self.start[1], alpha=self.prox)
+        self._write(by_weight, by_bias)
+
+    def _parted(self, joint: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Part what ``_joined`` joins."""
+        return (joint[..., :-1], joint[..., -1]) if self.has_bias else (joint, None)
+
+    def _write(self, by_weight: Tensor, by_bias: Tensor | None) -> None:
         for i, layer in enumerate(self.layers):
             one = len(self.layers) == 1
             layer.params[0].grad = by_weight if one else by_weight[i]
