@@ -11,18 +11,19 @@ clip of RelativeClipSGD as a share of a whole training step.
 from __future__ import annotations
 
 import argparse
-import re
-import statistics
+import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.tables import show
 from recollect.training import (
@@ -80,22 +81,25 @@ def seconds(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, li
     return found
 
 
-def kilobytes(field: str) -> int:
-    """``VmRSS`` (resident now) or ``VmHWM`` (its peak) of this process; Linux tells.
-
-    The peak that ``getrusage`` tells would be inherited from the process that started this one.
-    """
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1])
-
-
 def peak_in_process(name: str, rows: int) -> None:
-    """Print the growth of memory from before the model to the peak of two steps, in MB."""
-    start = kilobytes("VmRSS")
-    step = stepper(name, rows)
-    for _ in range(2):
-        step()
-    print((kilobytes("VmHWM") - start) / 1024)
+    """Print the peak of allocated tensors over model, batch and two steps, in MB.
+
+    Counted from the allocator's events: resident memory also holds the code of libraries.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        step = stepper(name, rows)
+        for _ in range(2):
+            step()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        found.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    changes = sorted(
+        (e["ts"], i, e["args"]["Bytes"])
+        for i, e in enumerate(events)
+        if e.get("name") == "[memory]"
+    )
+    print(max(accumulate(change for *_, change in changes)) / 2**20)
 
 
 def peak(name: str, rows: int) -> float:
@@ -109,10 +113,7 @@ def peak(name: str, rows: int) -> float:
 def locoprop(rows: int, rounds: int) -> None:
     times = seconds({name: stepper(name, rows) for name in METHODS}, rounds)
     least = {name: min(t) for name, t in times.items()}
-    peaks = {
-        name: statistics.median(peak(name, rows) for _ in range(1 if rounds == 1 else 3))
-        for name in METHODS
-    }
+    peaks = {name: peak(name, rows) for name in METHODS}
     show(
         f"LocoProp, K = 10, batch {rows}, {torch.get_num_threads()} thread",
         ("method", "ms a step", "RMSProp steps", "peak MB", "of RMSProp"),

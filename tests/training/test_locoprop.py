@@ -68,7 +68,10 @@ def naive(model: nn.Sequential, x: Tensor, y: Tensor, variant: str, gamma: float
 @pytest.mark.parametrize("variant", ["M", "S"])
 @pytest.mark.parametrize("rows", [3, 40])  # few rows: direct; many: by the Gram matrix
 @pytest.mark.parametrize("batched", [False, True])
-def test_steps_are_the_algorithm_word_by_word(variant: str, rows: int, batched: bool) -> None:
+@pytest.mark.parametrize("sequential", [False, True])
+def test_steps_are_the_algorithm_word_by_word(
+    variant: str, rows: int, batched: bool, sequential: bool
+) -> None:
     ours = small()
     theirs = copy.deepcopy(ours)
     optimizer = LocoProp(
@@ -81,6 +84,7 @@ def test_steps_are_the_algorithm_word_by_word(variant: str, rows: int, batched: 
         inner=plain_sgd(0.02),
         loss_activation="sigmoid",
         batched=batched,
+        sequential=sequential,
     )
     for _ in range(3):
         x, y = batch(rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from recollect.training.transfers import Transfer
 
-__all__ = ["Layer", "captured", "problems", "solve_squared"]
+__all__ = ["Layer", "buckets", "captured", "problem_of", "solve_squared"]
 
 
 @dataclass(eq=False)
@@ -67,8 +68,12 @@ class Layer:
 
 
 @contextmanager
-def captured(layers: Iterable[Layer]) -> Iterator[None]:
+def captured(layers: Iterable[Layer], drop: Iterable[Tensor] = ()) -> Iterator[None]:
     """Keep inputs and pre-activation gradients of all layers during one pass.
+
+    Args:
+        layers: of one model.
+        drop: parameters whose ``grad`` is dropped as soon as it is there.
 
     Raises:
         NotImplementedError: if a layer is used twice.
@@ -79,10 +84,19 @@ def captured(layers: Iterable[Layer]) -> Iterator[None]:
         for layer in layers:
             layer.inputs = layer.gradient = None
             handles.append(layer.module.register_forward_hook(_watch(layer)))
+        handles += [_hooked(p) for p in drop]
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _hooked(parameter: Tensor) -> Any:
+    return parameter.register_post_accumulate_grad_hook(_drop)  # type: ignore[no-untyped-call]
+
+
+def _drop(parameter: Tensor) -> None:
+    parameter.grad = None
 
 
 def _watch(layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -127,13 +141,16 @@ class Problem:
             x = F.pad(self.x, (0, 1), value=1.0) if self.has_bias else self.x
             self.gram = x.mT @ x  # (n + 1, n + 1)
             self.slope = (g.mT @ x).mul_(gamma)  # (m, n + 1)
-            self.origin = self._joined(weight, bias).clone()
-            self.x = self.x.new_empty(0)  # let go of the inputs
+            del x, g, pairs  # let go of the inputs
+            self.x = self.x.new_empty(0)
+            joined = self._joined(weight, bias)
+            self.origin = joined if self.has_bias else joined.clone()
             self._write(*self._parted(self.slope.clone()))
         else:
-            first = g.mul(gamma)
-            self._write(first.mT @ self.x, first.sum(-2) if self.has_bias else None)
-            self.target = self.transfer.apply(self._forward(weight, bias)).sub(first)
+            by_bias = g.sum(-2).mul_(gamma) if self.has_bias else None
+            self._write((g.mT @ self.x).mul_(gamma), by_bias)
+            self.target = self.transfer.apply(self._forward(weight, bias))
+            self.target.sub_(g, alpha=gamma)  # in place: memory is what this method lacks
 
     @staticmethod
     def _joined(weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -240,11 +257,9 @@ def _stacked(tensors: list[Tensor]) -> Tensor:
     return tensors[0].detach() if len(tensors) == 1 else torch.stack([t.detach() for t in tensors])
 
 
-def problems(
-    layers: list[Layer], gamma: float, prox: float, steps: int, batched: bool
-) -> list[Problem | GeneralProblem]:
-    """Build the local problems, layers of equal shapes and transfer stacked if ``batched``."""
-    buckets: dict[object, list[Layer]] = {}
+def buckets(layers: list[Layer], batched: bool) -> list[list[Layer]]:
+    """Return the layers, those of equal shapes and transfer together if ``batched``."""
+    found: dict[object, list[Layer]] = {}
     for i, layer in enumerate(layers):
         assert layer.inputs is not None
         w = layer.params[0]
@@ -252,13 +267,17 @@ def problems(
         if batched and layer.is_plain_linear:
             kind = (layer.transfer.name, len(layer.params), w.dtype, w.device)
             key = (*kind, tuple(w.shape), layer.inputs.shape[:-1].numel())
-        buckets.setdefault(key, []).append(layer)
-    return [
-        Problem(bucket, gamma, prox, steps)
-        if bucket[0].is_plain_linear
-        else GeneralProblem(bucket[0], gamma, prox)
-        for bucket in buckets.values()
-    ]
+        found.setdefault(key, []).append(layer)
+    return list(found.values())
+
+
+def problem_of(
+    bucket: list[Layer], gamma: float, prox: float, steps: int
+) -> Problem | GeneralProblem:
+    """Return the local problem of one layer, or of several plain linear ones of one shape."""
+    if bucket[0].is_plain_linear:
+        return Problem(bucket, gamma, prox, steps)
+    return GeneralProblem(bucket[0], gamma, prox)
 
 
 def solve_squared(layer: Layer, gamma: float, prox: float) -> None:

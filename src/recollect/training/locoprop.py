@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from recollect._checks import check_integer, check_one_of
-from recollect.training.local import Layer, captured, problems, solve_squared
+from recollect.training.local import Layer, buckets, captured, problem_of, solve_squared
 from recollect.training.transfers import IDENTITY, Transfer, following, named, transfer_of
 
 __all__ = ["LocoProp"]
@@ -63,6 +63,9 @@ class LocoProp(Optimizer):
         closed_form: solve the squared problem exactly instead of stepping; needs ``prox``, and
             ``lr`` has no meaning then.
         batched: stack layers of one shape; default: on devices other than the CPU.
+        sequential: finish all local steps of one layer before the next: gradients of a single
+            layer are in memory, and the closure sees no ``grad`` of the layers. Default: in
+            groups of a million parameters and more, where it costs no time.
         reset: forget the inner state before every batch.
         record_losses: keep the local losses before and after, for ``local_losses``.
 
@@ -102,6 +105,7 @@ class LocoProp(Optimizer):
         loss_activation: str = "identity",
         closed_form: bool = False,
         batched: bool | None = None,
+        sequential: bool | None = None,
         reset: bool = False,
         record_losses: bool = False,
     ) -> None:
@@ -110,7 +114,7 @@ class LocoProp(Optimizer):
             raise ValueError("closed_form solves the squared loss: expected variant='S', got 'M'")
         named(loss_activation)
         self._closed_form, self._batched, self._reset = closed_form, batched, reset
-        self._record = record_losses
+        self._record, self._sequential = record_losses, sequential
         self._activations = dict(activations or {})
         self._loss_activation = loss_activation
         self._follows: dict[nn.Module, nn.Module | None] = {}
@@ -264,7 +268,8 @@ class LocoProp(Optimizer):
         """Run the closure once, then the local steps of every layer; return the loss.
 
         The closure clears gradients, computes the loss, calls ``backward`` and returns the loss.
-        Afterwards ``grad`` of the layers holds their last local gradient.
+        Afterwards ``grad`` of the layers holds their last local gradient, or nothing if
+        ``sequential``.
 
         Raises:
             ValueError: if there is no closure, the loss is not finite, or a layer took no part.
@@ -277,7 +282,7 @@ class LocoProp(Optimizer):
             )
         every = [layer for layers in self._layers for layer in layers]
         try:
-            with captured(every), torch.enable_grad():
+            with captured(every, self._dropped()), torch.enable_grad():
                 loss = closure()
             if loss is None or not math.isfinite(torch.as_tensor(loss).item()):
                 raise ValueError(f"expected a finite loss from the closure, got {loss}")
@@ -315,8 +320,33 @@ class LocoProp(Optimizer):
         batched = self._batched
         if batched is None:
             batched = group["params"][0].device.type != "cpu"
+        alone = self._one_by_one(group)
+        for p in group["params"]:
+            p.grad = None  # the local gradients take their place
+        found = buckets(layers, batched)
+        if alone:  # small layers first: theirs is let go of before the largest need room
+            found.sort(key=lambda bucket: bucket[0].params[0].numel())
+        for together in [[bucket] for bucket in found] if alone else [found]:
+            self._walk(group, together, inner)
+            if alone:
+                for layer in together[0]:
+                    for p in layer.params:
+                        p.grad = None
+
+    def _one_by_one(self, group: Mapping[str, Any]) -> bool:
+        if self._sequential is not None:
+            return self._sequential
+        return bool(sum(p.numel() for p in group["params"]) >= 1_000_000)
+
+    def _dropped(self) -> list[Tensor]:
+        """Parameters whose BackProp gradient nobody will read."""
+        groups = zip(self.param_groups, self._layers, strict=True)
+        return [p for g, ls in groups if ls and self._one_by_one(g) for p in g["params"]]
+
+    def _walk(self, group: dict[str, Any], together: list[list[Layer]], inner: Optimizer) -> None:
+        """Take all local steps of some layers."""
         steps, base = group["local_steps"], group["lr"]
-        local = problems(layers, group["gamma"], group["prox"], steps, batched)
+        local = [problem_of(bucket, group["gamma"], group["prox"], steps) for bucket in together]
         before = [problem.loss() for problem in local] if self._record else []
         try:
             for k in range(steps):
