@@ -16,6 +16,10 @@ __all__ = ["listed", "run"]
 
 # name -> (module, what it shows)
 _STUDIES = {
+    "clipping": (
+        "recollect.studies.clipping",
+        "scale-invariant Transformers train by clipped SGD from any initial scale",
+    ),
     "hindsight": (
         "recollect.studies.hindsight",
         "old sketches answer better as the prior learns; PCA at equal bytes cannot",
@@ -35,6 +39,10 @@ _STUDIES = {
     "subset-selection": (
         "recollect.studies.subset_selection",
         "chosen rows do the work of all: IWeS beside margin, BADGE, k-center, coverage, chance",
+    ),
+    "locoprop": (
+        "recollect.studies.locoprop",
+        "local losses fit an autoencoder in fewer passes than SGD, Adam and RMSProp",
     ),
 }
 
