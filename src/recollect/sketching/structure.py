@@ -10,14 +10,10 @@ A structure is reported only if it explains the sketch down to the rounding (a c
 the residual) with every count exactly one per object; otherwise the glance is *refused*. As each
 object has a count column of its own, of known length, what is missing or too much shows.
 
-Candidates are scored all at once without their columns: the adjoint of the operators takes the
-residual to the working space, where a place's operator is a vector of signs.
-
 Reference: "Block-sparse signals: uncertainty relations and efficient recovery" (Eldar, Kuppinger
 and Bölcskei, 2010).
 
-Shape letters: F families of one width, k members, m numbers in an attribute, p its next power of
-two, t = W / p, W working width, d numbers in a sketch, K unknowns, n parents.
+Shape letters: B glances, m numbers in an attribute, d numbers in a sketch, K unknowns.
 """
 
 from __future__ import annotations
@@ -27,7 +23,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -36,10 +31,8 @@ from torch import Tensor
 
 from recollect._answers import Answer, interval
 from recollect._checks import check_integer
+from recollect.sketching.candidates import Bank, Place, bank_of
 from recollect.sketching.decode import rounding_variance
-from recollect.sketching.encode import count_gain
-from recollect.sketching.operators import _mix, hadamard, next_power_of_two
-from recollect.sketching.recipe import ModuleEntry
 from recollect.sketching.skeletons import Skeletons, Structure, pack_structure
 from recollect.sketching.sketcher import Sketcher
 from recollect.sketching.sketches import Sketches
@@ -55,35 +48,6 @@ FINALISTS = 8
 PAIRS = 1 << 16
 # Arithmetic in float32 leaves this share of the power, even where nothing was rounded.
 ARITHMETIC = 1e-11
-
-
-@dataclass(frozen=True)
-class Place:
-    """An object that may be in a glance.
-
-    Attributes:
-        path: family steps from the output down.
-        entry: its family.
-        member: place in the family.
-    """
-
-    path: PathKey
-    entry: ModuleEntry
-    member: int
-
-    @property
-    def module(self) -> str:
-        """Name of the module."""
-        return self.entry.members[self.member]
-
-    @property
-    def ordinal(self) -> int:
-        """How many objects of this module stand before it among its siblings."""
-        return int(self.path[-1][1]) if len(self.path[-1]) > 1 else 0
-
-    def __str__(self) -> str:
-        above = ["#".join(step) for step in self.path[:-1]]
-        return "/".join([*above, "#".join([self.module, *self.path[-1][1:]])])
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +139,7 @@ def find_structure(
         raise ValueError(
             "a sum of sketches has no single structure; ask decode(...).counts() of it instead"
         )
-    bank = _bank(sketcher, sketches.dim)
+    bank = bank_of(sketcher, sketches.dim)
     values = sketches.cpu().values.to(torch.float64)
     noise = rounding_variance(sketches.cpu())
     noise = noise + ARITHMETIC * values.square().mean(1) + 1e-300
@@ -217,121 +181,6 @@ def _structure(places: Sequence[Place]) -> Structure:
     )
 
 
-# -- all candidates of one level at once -------------------------------------------------------
-
-
-class _Class:
-    """Families of one width, their signs side by side.
-
-    Args:
-        entries: families, all of k m = width numbers.
-        signs: (F, W) their operators' signs.
-    """
-
-    def __init__(self, entries: list[ModuleEntry], signs: Tensor) -> None:
-        self.entries = entries
-        width = entries[0].size * len(entries[0].members)
-        p, working = next_power_of_two(width), signs.shape[1]
-        self.signs = signs.view(len(entries), working // p, p).permute(2, 0, 1).contiguous()
-        # The inner transform, (width, p), with the factor that makes columns orthonormal.
-        self.inner = _mix(torch.eye(width), p) * (working / p * min(p, 16)) ** -0.5
-
-    def energies(self, z: Tensor) -> Tensor:
-        """Return the energy of the residual along each family's members: (n, F, k).
-
-        Args:
-            z: (n, W) the residual taken back to the working space of n parents.
-        """
-        p, families, t = self.signs.shape
-        tiles = z.view(len(z), t, p).permute(2, 1, 0)  # (p, t, n)
-        sums = torch.bmm(self.signs, tiles)  # (p, F, n)
-        x = torch.einsum("wp,pfn->nfw", self.inner, sums)
-        k = len(self.entries[0].members)
-        return x.view(len(z), families, k, -1).square().sum(3)
-
-
-class _Bank:
-    """The operators of all modules of a sketcher, ready to score a residual."""
-
-    def __init__(self, sketcher: Sketcher, dim: int) -> None:
-        self.sketcher, self.dim = sketcher, dim
-        self.operators = sketcher.encoder().operators
-        self.keyed = sketcher.recipe.scheme == "keyed"
-        table = sketcher.modules
-        self.entries = [e for e in table if e.size * len(e.members) <= self.operators.width]
-        self._classes: dict[PathKey, list[_Class]] = {}
-        self._counts: dict[str, Tensor] = {}
-        self.classes(())
-
-    def classes(self, above: PathKey) -> list[_Class]:
-        """Return the families by width; below a parent if operators are keyed by path."""
-        if not self.keyed:
-            above = ()
-        if above not in self._classes:
-            by_width: dict[tuple[int, int], list[ModuleEntry]] = {}
-            for e in self.entries:
-                by_width.setdefault((e.size, len(e.members)), []).append(e)
-            self._classes[above] = [
-                _Class(entries, torch.stack([self._signs((*above, (e.name,))) for e in entries]))
-                for entries in by_width.values()
-            ]
-        return self._classes[above]
-
-    def _signs(self, path: PathKey) -> Tensor:
-        key = tuple("/".join(step) for step in path) if self.keyed else path[-1][:1]
-        return self.operators.signs(self.operators.width, "attribute", *key, 0)
-
-    def enter(self, residual: Tensor) -> Tensor:
-        """Take a (d,) residual back to the working space: the adjoint of ``leave``, (W,)."""
-        full = torch.zeros(self.operators.width)
-        full[self.operators._rows[: self.dim]] = residual.to(torch.float32)
-        return hadamard(full[None])[0] * math.sqrt(self.operators.width / self.operators.dim)
-
-    def below(self, z: Tensor, step: tuple[str, ...]) -> Tensor:
-        """Take (W,) of a parent's level to the level of the inputs of an object at ``step``."""
-        if self.keyed:
-            return z
-        if len(step) > 1:
-            z = self._transparent(z, ("slot", step[1]))
-        return self._transparent(z, step[:1])
-
-    def _transparent(self, z: Tensor, key: tuple[str, ...]) -> Tensor:
-        """Adjoint of (I + R) / sqrt(2)."""
-        own = self.operators.signs(self.operators.width, "mixing", *key)
-        common = self.operators.signs(self.operators.width, "mixing")
-        turned = hadamard(common * hadamard(z[None]))[0] * own
-        return (z + turned) * 2**-0.5
-
-    def columns(self, place: Place) -> Tensor:
-        """Return the (m, d) float64 columns of a place."""
-        rows = slice(place.member * place.entry.size, (place.member + 1) * place.entry.size)
-        full = self.sketcher.column_cache.columns(place.path, place.entry)
-        return full[rows, : self.dim].to(torch.float64)
-
-    def count(self, module: str) -> Tensor:
-        """Return the (d,) float64 image of one object's count."""
-        if module not in self._counts:
-            table = self.sketcher.modules
-            entry = table.family_of(table.id_of(module))
-            column = self.operators.count_columns((module,))[0, : self.dim]
-            gain = count_gain(len(entry.members), self.operators.dim)
-            self._counts[module] = column.to(torch.float64) * gain
-        return self._counts[module]
-
-
-_BANKS: WeakKeyDictionary[Sketcher, dict[tuple[int, int], _Bank]] = WeakKeyDictionary()
-
-
-def _bank(sketcher: Sketcher, dim: int) -> _Bank:
-    """Return the bank of a sketcher, kept while the sketcher lives and meets no new module."""
-    kept = _BANKS.setdefault(sketcher, {})
-    key = (dim, len(sketcher.modules))
-    if key not in kept:
-        kept.clear()
-        kept[key] = _Bank(sketcher, dim)
-    return kept[key]
-
-
 # -- the search in one glance ------------------------------------------------------------------
 
 
@@ -347,7 +196,7 @@ class _Search:
     """
 
     def __init__(
-        self, bank: _Bank, sketch: Tensor, noise: float, max_depth: int, level: float
+        self, bank: Bank, sketch: Tensor, noise: float, max_depth: int, level: float
     ) -> None:
         self.bank, self.sketch, self.noise = bank, sketch, noise
         self.max_depth, self.level = max_depth, level
@@ -426,10 +275,8 @@ class _Search:
                     z = self.bank.below(z, step)
                 levels.append((path, z))
         if self.all_pairs:
-            for e in self.bank.entries:
-                path = ((e.name,),)
-                if path not in taken:
-                    levels.append((path, self.bank.below(top, path[0])))
+            free = [((e.name,),) for e in self.bank.entries if ((e.name,),) not in taken]
+            levels += zip(free, self.bank.below_each(top, [p[0] for p in free]), strict=True)
         scored = self._scored_levels(levels) + self._scored_repeats()
         scored.sort(key=lambda s: -s[0])
         return [self._with_parents(place) for _, place in scored[:FINALISTS]]
@@ -437,14 +284,16 @@ class _Search:
     def _scored_levels(self, levels: list[tuple[PathKey, Tensor]]) -> list[tuple[float, Place]]:
         """Score every module below every parent; only the best of each are returned."""
         occupied = {(p.path, p.module) for p in self.places}
+        counts = self.bank.count_energies(self.residual)
+        counts[[p.entry.first_id + p.member for p in self.places]] = 0
         scored = []
         groups = [[level] for level in levels] if self.bank.keyed else [levels]
         for group in groups:
             z = torch.stack([level[1] for level in group])
             for kind in self.bank.classes(group[0][0]):
                 size, k = kind.entries[0].size, len(kind.entries[0].members)
-                energies = self._score(kind.energies(z), size)
-                flat = energies.reshape(-1)
+                energies = kind.energies(z) + counts[kind.ids]
+                flat = self._score(energies, size + 1).reshape(-1)
                 most = min(len(flat), FINALISTS + len(occupied))
                 for score, i in zip(*(v.tolist() for v in flat.topk(most)), strict=True):
                     parent, rest = divmod(i, len(kind.entries) * k)
@@ -496,7 +345,8 @@ class _Search:
         fresh = self._fresh(places)
         for _ in range(2):
             fresh = fresh - self.basis @ (self.basis.T @ fresh)
-        return torch.linalg.qr(fresh).Q
+        extension: Tensor = torch.linalg.qr(fresh).Q
+        return extension
 
     def _accept(self, places: Sequence[Place]) -> None:
         added = self._extension(places)
@@ -508,41 +358,53 @@ class _Search:
         """Drop the places without which the sketch is explained as well, least first."""
         places = list(self.places)
         while places:
-            leaves = [p for p in places if _is_leaf(p, places)]
-            sizes = self._losses(places)
-            weakest = min(leaves, key=lambda p: sizes[places.index(p)])
-            rest = [p for p in places if p is not weakest]
-            residual, x, _ = self._refit(rest)
+            _, x, factor = self._refit(places, counts_known=False)
+            losses = _losses(places, x, torch.cholesky_inverse(factor))
+            leaves = [i for i in range(len(places)) if _is_leaf(places[i], places)]
+            weakest = min(leaves, key=lambda i: losses[i])
+            rest = places[:weakest] + places[weakest + 1 :]
+            residual, x, _ = self._refit(rest, counts_known=False)
             if not self._explained(residual, len(x)):
                 break
             places = rest
         return places
 
-    def _losses(self, places: list[Place]) -> list[float]:
-        """How much power each place's attribute explains that no other can."""
-        _, x, factor = self._refit(places)
-        inverse, losses, start = torch.cholesky_inverse(factor), [], 0
-        for p in places:
-            where = slice(start, start + p.entry.size)
-            start += p.entry.size
-            own = torch.linalg.solve(inverse[where, where], x[where])
-            losses.append(float(x[where] @ own))
-        return losses
+    def _refit(
+        self, places: Sequence[Place], *, counts_known: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Fit all attributes: residual (d,), x (K,), Cholesky factor of the system.
 
-    def _refit(self, places: Sequence[Place]) -> tuple[Tensor, Tensor, Tensor]:
-        """Fit all attributes, each count being one: residual (d,), x (K,), Cholesky factor."""
+        Args:
+            places: whose attributes.
+            counts_known: whether every object counts exactly one; otherwise the counts of the
+                modules are fitted too, behind the attributes.
+        """
         target = self.sketch.clone()
-        for p in places:
-            target -= self.bank.count(p.module)
         if not places:
             nothing = torch.zeros(0, dtype=torch.float64)
             return target, nothing, nothing.view(0, 0)
-        a = torch.cat([self.bank.columns(p) for p in places])
+        rows = [self.bank.columns(p) for p in places]
+        if counts_known:
+            for p in places:
+                target -= self.bank.count(p.module)
+        else:
+            rows += [self.bank.count(m)[None] for m in dict.fromkeys(p.module for p in places)]
+        a = torch.cat(rows)
         gram = a @ a.T
-        gram.diagonal().add_(1e-12 * float(gram.diagonal().mean()))
-        factor = torch.linalg.cholesky(gram)
+        gram.diagonal().mul_(1 + 1e-12)
+        factor: Tensor = torch.linalg.cholesky(gram)
         x = torch.cholesky_solve((a @ target)[:, None], factor)[:, 0]
         return target - x @ a, x, factor
+
+
+def _losses(places: Sequence[Place], x: Tensor, inverse: Tensor) -> list[float]:
+    """How much power each place's attribute explains that no other can."""
+    losses, start = [], 0
+    for p in places:
+        where = slice(start, start + p.entry.size)
+        start += p.entry.size
+        losses.append(float(x[where] @ torch.linalg.solve(inverse[where, where], x[where])))
+    return losses
 
 
 def _is_leaf(place: Place, places: Sequence[Place]) -> bool:
