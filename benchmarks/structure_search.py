@@ -81,7 +81,7 @@ def search(count: int = 10) -> None:
             "invented",
             "refused",
             "seconds",
-            "GB so far",
+            "GB",
         ),
         rows,
     )

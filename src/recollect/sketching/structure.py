@@ -144,8 +144,7 @@ def find_structure(
     noise = rounding_variance(sketches.cpu())
     noise = noise + ARITHMETIC * values.square().mean(1) + 1e-300
     results = [
-        _Search(bank, s, v, max_depth, level).run()
-        for s, v in zip(values, noise.tolist(), strict=True)
+        _find(bank, s, v, max_depth, level) for s, v in zip(values, noise.tolist(), strict=True)
     ]
     packed = [pack_structure(_structure(r.places)) for r in results]
     return Discovered(
@@ -165,6 +164,20 @@ class _Result:
     left: float
     norms: list[float]
     deviations: list[float]
+
+
+def _find(bank: Bank, sketch: Tensor, noise: float, max_depth: int, level: float) -> _Result:
+    """Search at all depths at once; where that fails, among shallower places alone.
+
+    A transparent operator leaves half of what it lifts unchanged, so that more levels mean more
+    candidates that look like each other.
+    """
+    result = _Search(bank, sketch, noise, max_depth, level).run()
+    for depth in range(max_depth - 1, 0, -1):
+        if not result.refused:
+            break
+        result = _Search(bank, sketch, noise, depth, level).run()
+    return result
 
 
 def _structure(places: Sequence[Place]) -> Structure:
