@@ -225,7 +225,7 @@ def _joined(
         if not bool(there[c].any()):
             continue
         rows = order[int(bounds[c]) : int(bounds[c + 1])]
-        seen, inverse = torch.unique(sample[rows], return_inverse=True)  # type: ignore[no-untyped-call]
+        seen, inverse = torch.unique(sample[rows], return_inverse=True)
         table = torch.zeros(len(seen), blocks, dtype=torch.float64)
         table[inverse, block[rows]] = amplitude[rows]
         table[:, ~there[c]] = 0
