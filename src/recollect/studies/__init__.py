@@ -20,6 +20,10 @@ _STUDIES = {
         "recollect.studies.hindsight",
         "old sketches answer better as the prior learns; PCA at equal bytes cannot",
     ),
+    "recovery": (
+        "recollect.studies.recovery",
+        "a hidden modular network is learned from inputs and sketches alone",
+    ),
 }
 
 
@@ -27,7 +31,7 @@ def listed() -> Answer:
     """Return the studies that there are.
 
     >>> listed()["study"]
-    ['hindsight']
+    ['hindsight', 'recovery']
     """
     return Answer(
         {"study": list(_STUDIES), "shows": [what for _, what in _STUDIES.values()]},
