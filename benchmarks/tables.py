@@ -6,8 +6,9 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +22,48 @@ def show(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> No
     for name in header:
         table.add_column(name, justify="left" if name == header[0] else "right")
     for row in rows:
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
+        table.add_row(*map(_cell, row))
     console = Console(width=140)
     console.print(table)
-    console.print(
+    console.print(machine())
+
+
+def machine() -> str:
+    """Say when and on what it is measured."""
+    return (
         f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, "
         f"torch {torch.__version__} with {torch.get_num_threads()} threads"
     )
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class Report:
+    """Tables that are shown as they come, and written to one Markdown file at the end."""
+
+    def __init__(self, title: str) -> None:
+        self._lines = [f"# {title}", "", machine(), ""]
+
+    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Show a table and keep it."""
+        show(title, header, rows)
+        self._lines += [f"## {title}", "", _line(header), _line(["---"] * len(header))]
+        self._lines += [*(_line(map(_cell, row)) for row in rows), ""]
+
+    def note(self, text: str) -> None:
+        """Show a sentence and keep it."""
+        print(text)
+        self._lines += [text, ""]
+
+    def write(self, path: Path) -> None:
+        """Write everything so far."""
+        path.write_text("\n".join(self._lines))
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def interleaved(actions: dict[str, Callable[[], Any]], repeats: int = 15) -> dict[str, float]:

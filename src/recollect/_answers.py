@@ -21,6 +21,11 @@ def interval(
     """Return the ends of the 90 % interval ``estimate -+ 1.645 std``, not below ``floor``.
 
     Where nothing can be said (the estimate is NaN) it is everything.
+
+    Example:
+        >>> low, high = interval([2.0], [1.0], floor=0)
+        >>> low.round(2).tolist(), high.round(2).tolist()
+        ([0.36], [3.64])
     """
     middle, half = np.asarray(estimate, np.float64), Z90 * np.asarray(std, np.float64)
     unknown = np.isnan(middle)

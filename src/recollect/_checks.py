@@ -20,7 +20,14 @@ __all__ = [
 
 
 class RecipeMismatch(ValueError):
-    """Two sketches, or a sketch and a memory, were made with different recipes."""
+    """Two sketches, or a sketch and a memory, were made with different recipes.
+
+    Example:
+        >>> from recollect.sketching import Recipe
+        >>> Recipe(dim=64).check_same(Recipe(dim=128))
+        Traceback (most recent call last):
+        recollect._checks.RecipeMismatch: two recipes differ and cannot be mixed: ...
+    """
 
 
 class NotRemembered(KeyError):
@@ -45,6 +52,10 @@ def check_integer(name: str, value: object, *, minimum: int) -> int:
     Raises:
         TypeError: if it is not an integer.
         ValueError: if it is smaller than ``minimum``.
+
+    Example:
+        >>> check_integer("dim", 64, minimum=64)
+        64
     """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__})")
@@ -59,6 +70,11 @@ def check_one_of(name: str, value: object, allowed: Iterable[str]) -> str:
 
     Raises:
         ValueError: if it is not allowed.
+
+    Example:
+        >>> check_one_of("dtype", "int4", ("int8", "float16"))
+        Traceback (most recent call last):
+        ValueError: dtype must be one of 'int8', 'float16', got 'int4'
     """
     options = list(allowed)
     if value not in options:

@@ -81,7 +81,7 @@ def test_unusual_glances_widen_the_bar(remember: Any, build: Any) -> None:
     room = build(200, 8)
     moved = room.trace.columns["cat"].attributes
     late = room.trace.columns["cat"].glance >= 150
-    moved[late] += 8.0
+    moved[late, 1:] += 8.0
     m = remember(room, reservoir=0, sketcher=Sketcher(dim=64))
     from recollect import Prior
 

@@ -223,6 +223,20 @@ def test_counts_from_the_sketch_alone() -> None:
     assert answer["count"] == truth[:2, names.index("thing1")].tolist()
 
 
+def test_counts_are_less_sure_of_a_glance_unlike_the_prior() -> None:
+    scenes = DigitLikeScenes(size=20)
+    sketcher, prior = Sketcher(dim=256), Prior.fit(scenes.trace(600, 1))
+    usual = scenes.trace(1, 2)
+    strange = {
+        name: dataclasses.replace(c, attributes=c.attributes * -8)
+        for name, c in usual.columns.items()
+    }
+    unlike = Trace(strange, 1, usual.edges)
+    read = sketcher.decode(sketcher.encode(Trace.concat([usual, unlike])), prior=prior)
+    _, _, std = read.count_estimates()
+    assert (std[1] > 2 * std[0]).all()
+
+
 def test_counts_need_no_prior_above_the_load() -> None:
     trace = Trace.from_objects(
         [[Object("a", [1.0, 2.0]), Object("b", [3.0])], [Object("b", [1.0])]]

@@ -165,6 +165,15 @@ def test_measured_scales_are_the_deviation_times_the_root_of_the_size() -> None:
     assert sketcher.modules["a"].scale == pytest.approx(expected), "a scale is frozen"
 
 
+def test_modules_that_come_and_go_are_scaled_by_their_size() -> None:
+    """Nine times the same toilet in a first batch must not make every other one enormous."""
+    near = [Object("toilet", [3.0, 4.0 + 1e-2 * i]) for i in range(9)]
+    trace = Trace.from_objects([near[:5], near[5:], []])
+    sketcher = Sketcher(dim=64)
+    sketcher.admit(trace, measure_scales=True)
+    assert sketcher.modules["toilet"].scale == pytest.approx(5.0, rel=0.02)
+
+
 def test_bad_input_is_refused_and_nothing_is_admitted() -> None:
     sketcher = Sketcher(dim=64)
     sketcher.encode(Trace.from_columns({"a": torch.ones(1, 4)}))

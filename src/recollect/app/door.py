@@ -58,7 +58,10 @@ class Teaching(TyperGroup):
 
             # A KeyError that is not ours is a mistake of the program.
             foreign = isinstance(error, KeyError) and not isinstance(error, NotRemembered)
-            if foreign or os.environ.get("RECOLLECT_DEBUG") or ctx.params.get("debug"):
+            # Who reads us has stopped reading (`| head`): click ends the program quietly.
+            deaf = isinstance(error, BrokenPipeError)
+            debug = os.environ.get("RECOLLECT_DEBUG") or ctx.params.get("debug")
+            if foreign or deaf or debug:
                 raise
             _tell(error)
             raise typer.Exit(2) from error

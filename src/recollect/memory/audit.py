@@ -56,6 +56,10 @@ def export(engine: Engine, path: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if path.is_dir():
+        raise ValueError(
+            f"{path} is a folder; name the file to write, such as {path / 'memory.parquet'}"
+        )
     rows = engine.rows
     labels = rows.label_kinds() if rows.data() is not None else {}
     kinds = {"string": pa.string(), "double": pa.float64(), "boolean": pa.bool_()}

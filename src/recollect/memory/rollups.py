@@ -37,6 +37,15 @@ class RollUps:
         known: (W,) int64, glances in it whose skeleton was kept.
         modules: the module table; ``modules.names[p]`` is the module of column p.
         window: ``"hour"``, ``"day"``, ``"month"`` (UTC) or ``"all"``.
+
+    Example:
+        >>> from recollect import Memory, Object, Trace
+        >>> t = Trace.from_objects([[Object("cat", [1.0])], [Object("cat", [2.0])]])
+        >>> with Memory(getfixture("tmp_path") / "room") as memory:
+        ...     _ = memory.add(t, time=["2026-01-01T08:10Z", "2026-01-01T09:20Z"])
+        ...     rollups = memory.rollups()
+        ...     print(rollups, rollups.count("cat").tolist())
+        RollUps(2 windows of one hour, 2 glances) [1.0, 1.0]
     """
 
     start: IntArray

@@ -32,8 +32,9 @@ FOLDER = "glances.lance"
 # Columns that are ours; every other column is a label.
 FIXED = ("id", "time", "source", "skeleton", "scale", "s0", "s1", "s2")
 
-# Fragments of this many rows are left alone when small ones are joined.
-_SETTLED = 16384
+# Fragments of this many rows are left alone when small ones are joined. Joining encodes them
+# again, and part of the memory that this takes is never given back: more rows, more of it.
+_SETTLED = 4096
 _ALL_SETTLED = 1 << 20
 _NEWEST = (1 << 64) - 1
 _BATCH = 8192

@@ -60,7 +60,7 @@ class Glance:
                 f"glance {glance} is not among the {len(memory.records()[0])} records that are "
                 "kept whole; ask its sketch"
             )
-        return cls.decode(memory, sketch, f"glance {glance} ")
+        return cls.decode(memory, sketch, f"glance {glance}: ")
 
     @classmethod
     def decode(cls, memory: Memory, sketch: Sketches, name: str = "") -> Glance:

@@ -7,8 +7,10 @@ the numbers n_M of objects of each module. Given these, a sketch has the mean
 
 and around it the covariance of the attributes. The prior's sample gives mean and covariance of
 (c, n) and how much the attributes vary; the estimate is LMMSE. For a sum of N sketches all
-covariances grow with N, and with N^2 for what a whole window may share (its hours are unlike the
-year): ``COUNT_DRIFT`` and ``ATTRIBUTE_DRIFT`` say how much of a glance's variance that is.
+covariances grow with N. What a whole window has in common (its hours are unlike the year) grows
+with N^2: the counts are left free to do so, and how much more the attributes vary than N glances
+drawn alone would, their *excess*, is read from the sum itself, by likelihood. So is whether a
+single glance holds more objects of a module than any glance of the prior did.
 
 Shape letters: B rows, d numbers, F features (paths, then modules), P modules, G glances.
 """
@@ -16,18 +18,21 @@ Shape letters: B rows, d numbers, F features (paths, then modules), P modules, G
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from recollect._seeds import seed_of
 from recollect.sketching.joint import JointPrior
 from recollect.sketching.known import stretch_factor
 from recollect.sketching.prior import ModuleStatistics, Prior
+from recollect.sketching.solve import misfit
 from recollect.sketching.unfolding import PathKey, glance_starts
 from recollect.tracing import Trace
 
@@ -38,11 +43,16 @@ __all__ = ["Bags"]
 
 Floats = npt.NDArray[np.float64]
 
-# Share of a glance's variance that all glances of a window may have in common.
-COUNT_DRIFT = 1.0
-ATTRIBUTE_DRIFT = 0.05
+# How much more the attributes of a window may vary than those of glances drawn alone, beside
+# what the prior's means are uncertain by.
+EXCESSES = (0.0, 0.5, 2.0, 8.0, 64.0)
+# Siblings of a module beyond the most that the prior has seen in a glance, and how likely a
+# glance is to hold them.
+FURTHER, SURPRISE = 2, 1e-4
 # Glances of the prior that are held back to calibrate the counts' error bars.
 CALIBRATION_GLANCES = 256
+# Ways in which these are grouped to sums.
+GROUPINGS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +68,30 @@ class _Place:
     square: float  # E[sum of squared coefficients]
 
 
+class _Key(NamedTuple):
+    """What a model of a sum depends on.
+
+    Attributes:
+        size: glances in the sum, rounded to a power of two.
+        excess: of the attributes' variance.
+        rare: expected objects of each kind that no glance of the prior held.
+    """
+
+    size: int
+    excess: float
+    rare: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Window:
+    """Rows that are sums of the same number of sketches, and vary alike."""
+
+    rows: Tensor
+    centred: Tensor
+    number: int
+    system: _Key
+
+
 class Bags:
     """Linear estimates of counts and of mean attributes.
 
@@ -65,17 +99,13 @@ class Bags:
         decoder: of the recipe and prefix.
         prior: what is usual.
         joint: the prior of the static families, or None.
-        calibrate: whether to stretch the error bars by held-back glances.
     """
 
-    def __init__(
-        self, decoder: Decoder, prior: Prior, joint: JointPrior | None, *, calibrate: bool = True
-    ) -> None:
+    def __init__(self, decoder: Decoder, prior: Prior, joint: JointPrior | None) -> None:
         self.decoder, self.prior, self.joint = decoder, prior, joint
         self.dim = decoder.dim
         self.table = decoder.sketcher.modules
-        self._calibrate = calibrate
-        self._systems: dict[int, tuple[Tensor, Tensor]] = {}
+        self._systems: dict[_Key, tuple[Tensor, Tensor]] = {}
         self._features()
 
     # -- the model ------------------------------------------------------------------------
@@ -84,18 +114,17 @@ class Bags:
         """Collect paths, counts, their mean and covariance, from the prior's sample."""
         static = set(self.joint.slices) if self.joint is not None else set()
         glances = len(self.prior.sample)
-        names = self.table.names
-        counts = torch.zeros(glances, len(names), dtype=torch.float64)
-        for c in self.prior.sample.columns.values():
-            if c.name in self.table:
-                first = self.table[c.name].first_id
-                flat = np.bincount(c.glance * len(names) + first + c.member,
-                                   minlength=glances * len(names))  # fmt: skip
-                counts += torch.from_numpy(flat.reshape(glances, -1).astype(np.float64))
+        self.names = self.table.names
+        counts = self._true_counts(self.prior.sample)
         self.places: list[_Place] = []
         sums: list[Tensor] = []
         left_out = static | {name for name in self.prior.sample.columns if name not in self.table}
         found = _path_sums(self.prior.sample, self.decoder, left_out)
+        siblings_have_ordinals = not (
+            self.decoder.encoder.slots or self.decoder.encoder.scheme == "paper"
+        )
+        further = _further(list(found)) if siblings_have_ordinals else []
+        found |= {key: (np.zeros(glances), np.zeros(glances)) for key in further}
         for (path, module), (total, square) in sorted(found.items()):
             entry = self.table.family_of(self.table.id_of(module))
             j = entry.members.index(module)
@@ -106,15 +135,15 @@ class Bags:
                 _Place(path, module, rows, self.prior.statistics[module], entry.scale,
                        float(total.mean()), float(square.mean()))
             )  # fmt: skip
-        self.names = names
         every = torch.cat([torch.stack(sums, 1), counts], 1) if sums else counts
         self.mean = every.mean(0)
         centred = every - self.mean
         covariance = centred.T @ centred / max(glances - 1, 1)
-        # A module may vary a little more than the sample shows: half an object in G glances.
-        varies = covariance.diagonal() > 0
-        covariance.diagonal().add_(varies.to(torch.float64) * 0.5 / glances)
-        self.covariance = covariance
+        self._rare = [i for i, p in enumerate(self.places) if (p.path, p.module) in set(further)]
+        # A place may be taken a little more often than the sample shows: half an object in G
+        # glances, counted and standing there at once.
+        seen = [i for i in range(len(self.places)) if i not in set(self._rare)]
+        self.covariance = covariance + self._objects_at(seen) * 0.5 / glances
 
     @cached_property
     def map(self) -> Tensor:
@@ -155,21 +184,77 @@ class Bags:
             total += rows.T @ rows
         return total if self.joint is None else total + self.joint.covariance()
 
-    def _system(self, count: int) -> tuple[Tensor, Tensor]:
+    @cached_property
+    def _rare_parts(self) -> tuple[Tensor, Tensor]:
+        """(F, F) and (d, d): what objects beyond the usual number add to both covariances."""
+        spread = torch.zeros(self.dim, self.dim, dtype=torch.float64)
+        for i in self._rare:
+            p = self.places[i]
+            rows = torch.cat([p.statistics.factor, torch.diag(p.statistics.floor.sqrt())])
+            image = rows @ p.columns / p.scale
+            spread += image.T @ image
+        return self._objects_at(self._rare), spread
+
+    def _objects_at(self, places: list[int]) -> Tensor:
+        """(F, F) covariance of one object more or less at each of some places."""
+        total = len(self.places) + len(self.names)
+        covariance = torch.zeros(total, total, dtype=torch.float64)
+        for i in places:
+            module = len(self.places) + self.table.id_of(self.places[i].module)
+            both = torch.tensor([i, module])
+            covariance[both[:, None], both] += 1
+        return covariance
+
+    def _features_covariance(self, key: _Key) -> Tensor:
+        """(F, F) covariance of the features of a sum, over N."""
+        return key.size * self.covariance + key.rare * self._rare_parts[0]
+
+    def _system(self, key: _Key) -> tuple[Tensor, Tensor]:
         """Return the Cholesky factor of a sum's covariance over N, and the (F, d) cross terms."""
-        if count not in self._systems:
+        if key not in self._systems:
             noise = self.decoder.usual_noise
             if self.joint is not None:
                 noise = max(noise, self.joint.ridge / max(len(self.joint.rows) - 1, 1))
-            grown = (1 + COUNT_DRIFT * (count - 1)) * self.covariance
-            cross = grown @ self.map
-            total = self.map.T @ cross + (1 + ATTRIBUTE_DRIFT * (count - 1)) * self._spread
+            cross = self._features_covariance(key) @ self.map
+            total = self.map.T @ cross + (1 + key.excess) * self._spread
+            total += key.rare * self._rare_parts[1]
             total = (total + total.T) / 2
             total.diagonal().add_(max(noise, 1e-12 * float(total.diagonal().mean()), 1e-30))
             if len(self._systems) > 64:
                 self._systems.clear()
-            self._systems[count] = (torch.linalg.cholesky(total), cross)
-        return self._systems[count]
+            self._systems[key] = (torch.linalg.cholesky(total), cross)
+        return self._systems[key]
+
+    def _windows(self, values: Tensor, count: Tensor) -> Iterator[_Window]:
+        """Group rows by their size, and by the excess that makes them most likely."""
+        for number in torch.unique(count).tolist():
+            rows = torch.nonzero(count == number)[:, 0]
+            centred = values[rows] - number * self._sketch_mean
+            # So many powers of two that few systems are factored; only the counts' prior
+            # depends on it.
+            size = 1 << max(round(math.log2(max(number, 1))), 0)
+            keys = self._candidates(number, size)
+            likelihood = torch.stack([self._likelihood(centred, number, key) for key in keys])
+            likelihood[[key.rare == 1 for key in keys]] += math.log(SURPRISE)
+            best = likelihood.argmax(0)
+            for i in torch.unique(best).tolist():
+                some = best == i
+                yield _Window(rows[some], centred[some], number, keys[i])
+
+    def _candidates(self, number: int, size: int) -> list[_Key]:
+        """The models that a sum of ``number`` sketches may follow."""
+        usual = 1 / max(len(self.prior.sample), 1)
+        if number == 1:
+            return [_Key(1, 0.0, usual), *([_Key(1, 0.0, 1.0)] if self._rare else [])]
+        unsure = size / max(self.prior.num_glances, size)
+        return [_Key(size, unsure + e, usual) for e in EXCESSES]
+
+    def _likelihood(self, centred: Tensor, number: int, key: _Key) -> Tensor:
+        """Log-likelihood (up to a constant) of centred sums of ``number`` sketches."""
+        factor, _ = self._system(key)
+        white = torch.linalg.solve_triangular(factor, centred.T, upper=False)
+        found: Tensor = -0.5 * white.square().sum(0) / number - factor.diagonal().log().sum()
+        return found
 
     # -- questions ------------------------------------------------------------------------
 
@@ -183,50 +268,80 @@ class Bags:
         Returns:
             names, estimate (B, P), std (B, P).
         """
+        estimate, std, wider = self._estimates(values, count)
+        single, many = self.stretch
+        factor = torch.where(count == 1, single, many) * wider
+        return self.names, estimate, std * factor[:, None]
+
+    def _estimates(self, values: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the estimates (B, P), the model's deviations (B, P) and the misfits (B,)."""
         first = len(self.places)
         estimate = torch.empty(len(values), len(self.names), dtype=torch.float64)
         std = torch.empty_like(estimate)
-        for number in torch.unique(count).tolist():
-            rows = torch.nonzero(count == number)[:, 0]
-            usual = _usual(number)
-            factor, cross = self._system(usual)
-            centred = values[rows] - number * self._sketch_mean
+        wider = torch.empty(len(values), dtype=torch.float64)
+        for w in self._windows(values, count):
+            factor, cross = self._system(w.system)
             gain = torch.cholesky_solve(cross[first:].T, factor)
-            estimate[rows] = number * self.mean[first:] + centred @ gain
-            own = (1 + COUNT_DRIFT * (usual - 1)) * self.covariance.diagonal()[first:]
+            estimate[w.rows] = w.number * self.mean[first:] + w.centred @ gain
+            own = self._features_covariance(w.system).diagonal()[first:]
             told = (cross[first:] * gain.T).sum(1)
-            std[rows] = ((own - told).clamp_min(0) * number).sqrt()
-        if self._calibrate:
-            single, many = self.stretch
-            std = std * torch.where(count == 1, single, many)[:, None]
-        return self.names, estimate, std
+            std[w.rows] = ((own - told).clamp_min(0) * w.number).sqrt()
+            white = torch.linalg.solve_triangular(factor, w.centred.T, upper=False)
+            wider[w.rows] = misfit(white.square().sum(0) / w.number, self.dim)
+        return estimate, std, wider
 
     @cached_property
     def stretch(self) -> tuple[float, float]:
         """Factors for the counts' standard deviations, from held-back glances of the prior.
 
-        The first brings 90 % of single glances' errors inside the interval; errors of sums tend
-        to a normal distribution, so their factor, the second, is the root mean square.
+        The first brings 90 % of single glances' errors inside the interval; the second does so
+        for sums of held-back glances, in several groupings, and is not below the root mean
+        square of the errors over their deviations: larger sums tend to a normal distribution.
         """
         if len(self.prior.sample) < 64:
             return 1.0, 1.0
         fitted, back = self.prior.hold_out(CALIBRATION_GLANCES)
-        judge = Bags(self.decoder, fitted, self.joint, calibrate=False)
+        judge = Bags(self.decoder, fitted, self._joint_of(fitted))
         sketches = self.decoder.sketcher.encode(back).prefix(self.dim)
-        _, estimate, std = judge.counts(sketches.values.to(torch.float64), sketches.count)
-        truth = torch.zeros_like(estimate)
-        for c in back.columns.values():
-            if c.name in self.table:
-                where = (
-                    torch.from_numpy(c.glance),
-                    torch.from_numpy(self.table[c.name].first_id + c.member),
-                )
-                truth.index_put_(where, torch.tensor(1.0).to(truth), accumulate=True)
-        varies = self.covariance.diagonal()[len(self.places) :] > 0
-        errors, std = (estimate - truth)[:, varies], std[:, varies].clamp_min(1e-12)
-        if errors.numel() == 0:
+        values, truth = sketches.values.to(torch.float64), self._true_counts(back)
+        # Of a module that never varied for the judge it expects no error, and knows nothing.
+        varies = judge.covariance.diagonal()[len(judge.places) :] > 0
+        if not bool(varies.any()):
             return 1.0, 1.0
-        return stretch_factor(errors, std), float((errors / std).square().mean().sqrt())
+        single = judge._errors(values, sketches.count, truth)
+        size = max(4, len(back) // 12)
+        groupings = [_grouping(len(back), size, turn) for turn in range(GROUPINGS)]
+        which = torch.cat(groupings)
+        summed = judge._errors(which @ values, which.sum(1).to(torch.int64), which @ truth)
+        errors, std = summed[0][:, varies], summed[1][:, varies].clamp_min(1e-12)
+        spread = float((errors / std).square().mean().sqrt())
+        return (
+            stretch_factor(single[0][:, varies], single[1][:, varies]),
+            max(spread, stretch_factor(errors, std)),
+        )
+
+    def _errors(self, values: Tensor, count: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        estimate, std, wider = self._estimates(values, count)
+        return estimate - truth, std * wider[:, None]
+
+    def _true_counts(self, trace: Trace) -> Tensor:
+        """(B, P) objects of each module in each glance."""
+        counts = torch.zeros(len(trace), len(self.names), dtype=torch.float64)
+        for c in trace.columns.values():
+            if c.name in self.table:
+                module = torch.from_numpy(self.table[c.name].first_id + c.member)
+                one = torch.tensor(1.0, dtype=torch.float64)
+                counts.index_put_((torch.from_numpy(c.glance), module), one, accumulate=True)
+        return counts
+
+    def _joint_of(self, prior: Prior) -> JointPrior | None:
+        """Return the joint prior of the same static families from another prior's glances."""
+        if self.joint is None:
+            return None
+        encoder, families = self.decoder.encoder, tuple(self.joint.slices)
+        return JointPrior.build(
+            prior.sample, families, encoder, self.table, self.dim, self.decoder.usual_noise
+        )
 
     def means(
         self, module: str, values: Tensor, count: Tensor, known: Tensor | None
@@ -247,30 +362,25 @@ class Bags:
         mean = torch.empty(len(values), entry.size, dtype=torch.float64)
         std = torch.empty_like(mean)
         usual_number = self._usual_number(module)
-        for number in torch.unique(count).tolist():
-            rows = torch.nonzero(count == number)[:, 0]
-            usual = _usual(number)
-            drift = 1 + ATTRIBUTE_DRIFT * (usual - 1)
-            factor, _ = self._system(usual)
-            # Covariance of the summed deviations with the sketch, per glance.
-            image = torch.zeros(entry.size, self.dim, dtype=torch.float64)
-            for p in places:
-                a = p.columns / p.scale
-                image += (
-                    p.coefficient
-                    * drift
-                    * (
-                        statistics.factor.T @ (statistics.factor @ a)
-                        + statistics.floor[:, None] * a
-                    )
-                )
-            gain = torch.cholesky_solve(image.T, factor)
-            moved = (values[rows] - number * self._sketch_mean) @ gain
-            n = objects[rows].clamp_min(0.5)[:, None]
-            mean[rows] = statistics.mean + moved / n
-            left = (drift * usual_number * own - (image * gain.T).sum(1)).clamp_min(0)
-            std[rows] = (left * number).sqrt() / n
+        image = self._deviation_image(places)
+        for w in self._windows(values, count):
+            factor, _ = self._system(w.system)
+            cross = (1 + w.system.excess) * image
+            gain = torch.cholesky_solve(cross.T, factor)
+            n = objects[w.rows].clamp_min(0.5)[:, None]
+            mean[w.rows] = statistics.mean + (w.centred @ gain) / n
+            prior = (1 + w.system.excess) * usual_number * own
+            left = (prior - (cross * gain.T).sum(1)).clamp_min(0)
+            std[w.rows] = (left * w.number).sqrt() / n
         return mean, std
+
+    def _deviation_image(self, places: list[_Place]) -> Tensor:
+        """(m, d) covariance of one glance's summed deviations of a module with its sketch."""
+        image = torch.zeros(len(places[0].statistics.mean), self.dim, dtype=torch.float64)
+        for p in places:
+            a, t = p.columns / p.scale, p.statistics
+            image += p.coefficient * (t.factor.T @ (t.factor @ a) + t.floor[:, None] * a)
+        return image
 
     def _number(self, module: str, values: Tensor, count: Tensor) -> Tensor:
         _, estimate, _ = self.counts(values, count)
@@ -289,24 +399,38 @@ class Bags:
         glances = max(len(self.joint.rows) - 1, 1)
         mean = torch.empty(len(values), entry.size, dtype=torch.float64)
         std = torch.empty_like(mean)
-        for number in torch.unique(count).tolist():
-            rows = torch.nonzero(count == number)[:, 0]
-            drift = 1 + ATTRIBUTE_DRIFT * (_usual(number) - 1)
-            factor, _ = self._system(_usual(number))
-            centred = (values[rows] - number * self._sketch_mean) / number
-            solved = torch.cholesky_solve(centred.T, factor)
-            weights = drift * (self.joint.sketches @ solved / glances).T
+        for w in self._windows(values, count):
+            factor, _ = self._system(w.system)
+            solved = torch.cholesky_solve(w.centred.T / w.number, factor)
+            weights = (1 + w.system.excess) * (self.joint.sketches @ solved / glances).T
             moved = weights.to(torch.float32) @ self.joint.rows[:, where]
-            mean[rows] = (self.joint.mean[where] + moved).to(torch.float64) * entry.scale
-            std[rows] = self.joint.usual_std[where] * entry.scale * (
-                1 / number
-            ) ** 0.5  # fmt: skip
+            mean[w.rows] = (self.joint.mean[where] + moved).to(torch.float64) * entry.scale
+            shrunk = ((1 + w.system.excess) / w.number) ** 0.5
+            std[w.rows] = self.joint.usual_std[where].to(torch.float64) * (entry.scale * shrunk)
         return mean, std
 
 
-def _usual(number: int) -> int:
-    """Round the size of a window to a power of two, so that few systems are factored."""
-    return 1 << max(round(math.log2(max(number, 1))), 0)
+def _grouping(rows: int, size: int, turn: int) -> Tensor:
+    """(groups, rows) zeros and ones: a pseudo-random split of rows into groups of one size."""
+    generator = np.random.Generator(np.random.PCG64(seed_of("grouping", rows, turn)))
+    order = generator.permutation(rows)[: rows // size * size].reshape(-1, size)
+    which = torch.zeros(len(order), rows, dtype=torch.float64)
+    which.scatter_(1, torch.from_numpy(order), 1.0)
+    return which
+
+
+def _further(found: list[tuple[PathKey, str]]) -> list[tuple[PathKey, str]]:
+    """Return the next siblings of each module that stands on some path."""
+    last: dict[tuple[PathKey, str, str], int] = {}
+    for path, module in found:
+        ordinal = int(path[-1][1]) if len(path[-1]) > 1 else 0
+        key = (path[:-1], path[-1][0], module)
+        last[key] = max(last.get(key, 0), ordinal)
+    return [
+        ((*above, (family, str(ordinal + step))), module)
+        for (above, family, module), ordinal in last.items()
+        for step in range(1, FURTHER + 1)
+    ]
 
 
 def _path_sums(

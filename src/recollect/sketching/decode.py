@@ -180,6 +180,14 @@ class Recollection:
         sketches: what is read.
         prior: what it is read with, or None.
         method: how.
+
+    Example:
+        >>> from recollect import Sketcher, Trace
+        >>> t = Trace.from_columns({"cat": torch.tensor([[1.0, 2.0]])})
+        >>> sketcher = Sketcher(dim=64, dtype="float32")
+        >>> r = sketcher.decode(sketcher.encode(t))
+        >>> r, r.objects("cat").attributes.round(decimals=3).tolist()
+        (Recollection(1 sketch, load 0.03, no prior), [[1.0, 2.0]])
     """
 
     def __init__(
@@ -215,13 +223,13 @@ class Recollection:
 
     @property
     def notes(self) -> list[str]:
-        """What the reader of these estimates should know."""
+        """What the reader of these estimates should know, beside the ``load``."""
         if self.prior is None and self.load > 1:
             return [
                 f"load {self.load:.2f}: more unknowns than numbers and no prior, so nothing can "
                 "be said; fit a prior on traces of this network"
             ]
-        return [f"load {self.load:.2f}"]
+        return []
 
     # -- objects --------------------------------------------------------------------------
 

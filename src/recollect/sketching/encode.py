@@ -37,8 +37,8 @@ from recollect.tracing import Column, Trace
 
 __all__ = ["COUNT_GAIN", "Encoder"]
 
-# Coefficient of a count column beside attributes of unit size: 6 % of one object's energy.
-COUNT_GAIN = 0.25
+# Coefficient of a count column beside attributes of unit size: a tenth of an object's energy.
+COUNT_GAIN = 1 / 3
 
 IntArray = npt.NDArray[np.int64]
 

@@ -13,7 +13,13 @@ from recollect._answers import Z90
 from recollect.sketching.joint import JointPrior, quantile
 from recollect.sketching.layout import Layout, Unknown, stack_columns
 from recollect.sketching.prior import Prior
-from recollect.sketching.solve import Solution, least_squares, posterior, transpose
+from recollect.sketching.solve import (
+    Solution,
+    least_squares,
+    misfit,
+    posterior,
+    transpose,
+)
 
 if TYPE_CHECKING:
     from recollect.sketching.decode import Decoder
@@ -146,19 +152,20 @@ def _independent(
     spread = a.T @ images
     spread.diagonal().add_(max(noise, 1e-13 * float(residual.square().mean())))
     factor = torch.linalg.cholesky((spread + spread.T) / 2)
-    solved = torch.cholesky_solve((residual - blocks.mean @ a).T, factor)
-    return Solution(
-        blocks.mean + (images @ solved).T, _spread_std(blocks, images, factor, len(residual))
-    )
+    difference = residual - blocks.mean @ a
+    solved = torch.cholesky_solve(difference.T, factor)
+    wider = misfit((difference.T * solved).sum(0), dim)
+    std = _spread_std(blocks, images, factor) * wider[:, None]
+    return Solution(blocks.mean + (images @ solved).T, std)
 
 
-def _spread_std(blocks: Blocks, images: Tensor, factor: Tensor, rows: int) -> Tensor:
-    """Root of diag(cov - images C^-1 images'), for ``rows`` rows."""
+def _spread_std(blocks: Blocks, images: Tensor, factor: Tensor) -> Tensor:
+    """Root of diag(cov - images C^-1 images'), (K,)."""
     own = torch.cat(
         [f.square().sum(0) + v for f, v in zip(blocks.factors, blocks.floors, strict=True)]
     )
     told = torch.linalg.solve_triangular(factor, images.T, upper=False).square().sum(0)
-    std: Tensor = (own - told).clamp_min(0).sqrt().expand(rows, -1)
+    std: Tensor = (own - told).clamp_min(0).sqrt()
     return std
 
 
@@ -190,7 +197,8 @@ def _mixed(
     )
     of_static = _reorder(of_static, joint, static)
     of_rest = Solution(
-        blocks.mean + (images @ solved).T, _spread_std(blocks, images, factor, rows)
+        blocks.mean + (images @ solved).T,
+        _spread_std(blocks, images, factor).expand(rows, -1),
     )
     return _interleave([(static, of_static), (rest, of_rest)], unknowns)
 

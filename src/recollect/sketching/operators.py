@@ -8,10 +8,12 @@ by one transform that all modules share, so that it is done once per glance:
 H is the orthonormal Hadamard transform and P keeps dim rows in a random order, so that every
 prefix of a sketch is a random subset of its rows and no dyadic structure survives in it.
 
-* The attribute operator of a module spreads m numbers over W: groups of up to 16 numbers pass a
-  small Hadamard transform, the result is tiled and given the module's own random signs. Its
-  columns are exactly orthonormal; with the shared transform it is a two-round sign-Hadamard
-  operator whose inner round is sparse (16 non-zeros or more in a column).
+* The attribute operator of a module spreads m numbers over W: groups of up to 8 numbers pass a
+  small Hadamard transform, and copies of the result, each in an order of its own, fill W and get
+  the module's own random signs. Its columns are exactly orthonormal; with the shared transform
+  it is a two-round operator whose inner round is sparse (8 non-zeros or more in a column).
+  Without orders of their own, equal places of two modules would meet in all copies, and a few
+  equal signs would make them one direction.
 * The mixing operator of a module is ``R = H D H D_M``, orthogonal, with signs D_M of its own;
   ``(I + R) / sqrt(2)`` keeps what was there visible at another depth.
 * The count column of a module is a random sign vector of norm one, outside the working space.
@@ -29,7 +31,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +43,7 @@ from recollect.sketching.recipe import Recipe
 __all__ = ["Operators", "hadamard"]
 
 # Numbers of one attribute that are mixed with each other before they are spread.
-GROUP = 16
+GROUP = 8
 
 
 def next_power_of_two(number: int) -> int:
@@ -111,9 +112,10 @@ class Operators:
         self.width = next_power_of_two(recipe.dim)
         self.device = torch.device(device)
         self._signs: dict[tuple[int | str, ...], Tensor] = {}
-        self._rows = torch.from_numpy(_row_order(self.seed, self.width)[: self.dim]).to(
-            self.device
-        )
+        self._orders: dict[tuple[int | str, ...], Tensor] = {}
+        # The rows of the shared transform, in the random order in which they are kept.
+        rows = _random_order(seed_of(recipe.seed, "rows"), self.width)[: self.dim]
+        self._rows = torch.from_numpy(rows).to(self.device)
 
     def signs(self, count: int, *path: int | str) -> Tensor:
         """Return the (count,) random signs of a seed path on this device, from the cache."""
@@ -135,8 +137,19 @@ class Operators:
             part = x[:, start : start + self.width]
             p = next_power_of_two(part.shape[1])
             mixed = _mix(part * ((self.width / p * min(p, GROUP)) ** -0.5 / scale), p)
-            own = self.signs(self.width, "attribute", *key, block).view(self.width // p, p)
-            into.view(len(x), self.width // p, p).addcmul_(mixed[:, None], own)
+            if p < self.width:
+                mixed = mixed.index_select(1, self._copies(p, *key, block))
+            into.addcmul_(mixed, self.signs(self.width, "attribute", *key, block))
+
+    def _copies(self, p: int, *path: int | str) -> Tensor:
+        """Return (W,) places in 0..p - 1: each copy of the p numbers in its own random order."""
+        if path not in self._orders:
+            copies = [
+                _random_order(seed_of(self.seed, "copy", *path, copy), p)
+                for copy in range(self.width // p)
+            ]
+            self._orders[path] = torch.from_numpy(np.concatenate(copies)).to(self.device)
+        return self._orders[path]
 
     def mix(self, z: Tensor, keys: list[tuple[str, ...]]) -> Tensor:
         """Return R z for each row, R the mixing operator of that row's key.
@@ -181,8 +194,7 @@ def _mix(x: Tensor, p: int) -> Tensor:
     return _butterflies(y.view(n, p, 1), p // 4, last).view(n, p) if p // 4 >= last else y
 
 
-@lru_cache(maxsize=16)
-def _row_order(seed: int, width: int) -> npt.NDArray[np.int64]:
-    """Return the random order in which the rows of the shared transform are kept."""
-    digest = hashlib.shake_256(seed_of(seed, "rows").to_bytes(8, "little")).digest(8 * width)
+def _random_order(seed: int, count: int) -> npt.NDArray[np.int64]:
+    """Return the numbers 0..count - 1 in the random order of a seed."""
+    digest = hashlib.shake_256(seed.to_bytes(8, "little")).digest(8 * count)
     return np.argsort(np.frombuffer(digest, dtype="<u8"), kind="stable")

@@ -172,8 +172,11 @@ class Prior:
 
     def hold_out(self, most: int) -> tuple[Prior, Trace]:
         """Hold back up to ``most`` glances (an eighth at the most), to judge the rest by them."""
-        every = max(8, -(-len(self.sample) // most))
-        back = np.arange(len(self.sample)) % every == every // 2
+        total = len(self.sample)
+        # Pseudo-random, so that no rhythm of the glances (every eighth at noon) is met.
+        generator = np.random.Generator(np.random.PCG64(seed_of("hold out", total)))
+        back = np.zeros(total, dtype=bool)
+        back[generator.permutation(total)[: max(1, min(most, total // 8))]] = True
         fitted = self.sample[np.flatnonzero(~back)]
         return Prior(fitted, len(fitted), self.limit), self.sample[np.flatnonzero(back)]
 
@@ -199,10 +202,13 @@ def _thin(trace: Trace, limit: int, seen: int) -> Trace:
 
 
 def _statistics(x: Tensor, pool: Tensor) -> ModuleStatistics:
-    """Mean and covariance of one module, leaning on the pooled variance when objects are few."""
+    """Mean and covariance of one module, leaning on the pooled variance when objects are few.
+
+    The covariance is that of an object yet to come: the mean's own error is part of it.
+    """
     n = len(x)
-    own = n / (n + POOLED_OBJECTS)
-    centred = (x - x.mean(0)) * (own / max(n, 1)) ** 0.5
+    own, grown = n / (n + POOLED_OBJECTS), 1 + 1 / max(n, 1)
+    centred = (x - x.mean(0)) * (grown * own / max(n, 1)) ** 0.5
     if min(centred.shape) > MAX_RANK:
         _, s, v = torch.linalg.svd(centred, full_matrices=False)
         lost = centred.square().sum(0) - (s[:MAX_RANK, None] * v[:MAX_RANK]).square().sum(0)
@@ -211,5 +217,5 @@ def _statistics(x: Tensor, pool: Tensor) -> ModuleStatistics:
         # R of a QR has the same product with itself as the rows, in at most m of them.
         factor = torch.linalg.qr(centred, mode="r").R if n > x.shape[1] else centred
         lost = torch.zeros_like(pool)
-    floor = (1 - own) * pool + lost + 1e-6 * pool.mean().clamp_min(1e-12)
+    floor = grown * (1 - own) * pool + lost + 1e-6 * pool.mean().clamp_min(1e-12)
     return ModuleStatistics(n, x.mean(0), factor, floor)

@@ -55,6 +55,11 @@ def pack_structure(structure: Structure) -> bytes:
 
     Raises:
         ValueError: if a weight does not fit a float16.
+
+    Example:
+        >>> flat = Structure(np.arange(3), np.full(3, -1), np.arange(3), np.ones(3, np.float32))
+        >>> pack_structure(flat).hex(), unpack_structure(pack_structure(flat)).modules.tolist()
+        ('00010007', [0, 1, 2])
     """
     top = float(structure.weight.max(initial=0.0))
     if top > 65504:

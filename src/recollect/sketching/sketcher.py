@@ -107,7 +107,8 @@ class Sketcher:
                 new.append(name)
         for name in new:
             c = trace.columns[name]
-            scale = self.scales.get(name, _scale(c) if measure_scales else 1.0)
+            measured = _scale(c, len(trace)) if measure_scales else 1.0
+            scale = self.scales.get(name, measured)
             self.modules.add(name, c.size, c.members, scale)
         return new
 
@@ -240,11 +241,15 @@ class Sketcher:
                 )
 
 
-def _scale(column: Column) -> float:
-    """Deviation times the root of the size; the size of the attributes if they do not vary."""
+def _scale(column: Column, glances: int) -> float:
+    """Deviation times the root of the size; the size of the attributes if they do not vary.
+
+    Of modules that come and go it is the size: their mean is no constant of the sketch, it tells
+    that they are there, and a first batch may show one and the same object many times.
+    """
     x = column.attributes.detach().to(torch.float64)
     whole = float(x.square().sum(1).mean().sqrt())
-    if len(x) >= 8:
+    if len(x) >= 8 and column.is_dense(glances):
         deviation = float((x - x.mean(0)).square().sum(1).mean().sqrt())
         if deviation > 1e-3 * whole:
             return deviation

@@ -245,6 +245,11 @@ def quantize(values: Tensor, dtype: str) -> tuple[Tensor, Tensor | None]:
 
     Raises:
         ValueError: if a value does not fit a float16.
+
+    Example:
+        >>> codes, scale = quantize(torch.tensor([[1.0, -0.5]]), "int8")
+        >>> codes.tolist(), (codes * scale[:, None]).round(decimals=2).tolist()
+        ([[126, -63]], [[1.0, -0.5]])
     """
     if dtype == "float32":
         return values, None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Solution", "least_squares", "posterior", "transpose"]
+__all__ = ["Solution", "least_squares", "misfit", "posterior", "transpose"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +99,9 @@ def posterior(
         roots: lower Cholesky factors of the blocks of the prior covariance, in order.
         residual: (B, d).
         noise: variance of rounding.
+
+    Returns:
+        Estimates, and deviations widened for each row by its ``misfit``.
     """
     noise = max(noise, 1e-13 * float(residual.square().mean()), 1e-30)
     sizes = [len(root) for root in roots]
@@ -108,7 +111,10 @@ def posterior(
     inner = turned @ turned.T
     inner.diagonal().add_(noise)
     factor = torch.linalg.cholesky(inner)
-    solved = torch.cholesky_solve(turned @ (residual - mean @ a).T, factor)
+    difference = residual - mean @ a
+    seen = turned @ difference.T
+    solved = torch.cholesky_solve(seen, factor)
+    energy = (difference.square().sum(1) - (seen * solved).sum(0)) / noise
     inverse = torch.cholesky_inverse(factor)
     moved, spread, start = [], [], 0
     for root, part in zip(roots, torch.split(solved, sizes), strict=True):
@@ -117,4 +123,17 @@ def posterior(
         spread.append(((root @ block) * root).sum(1))
         start += len(root)
     std = (noise * torch.cat(spread).clamp_min(0)).sqrt()
-    return Solution(mean + torch.cat(moved).T, std.expand(len(residual), -1))
+    return Solution(mean + torch.cat(moved).T, std * misfit(energy, a.shape[1])[:, None])
+
+
+def misfit(energy: Tensor, dim: int) -> Tensor:
+    """How many times further from what is usual sketches are than the prior expects, (B,).
+
+    The root of the whitened energy per number of a sketch, at least one. Where the prior does not
+    explain a sketch, everything read with its help is less sure.
+
+    Args:
+        energy: (B,) ``r' C^-1 r`` of sketches less their mean, C their covariance.
+        dim: numbers in a sketch.
+    """
+    return (energy.clamp_min(0) / dim).sqrt().clamp_min(1.0)

@@ -25,6 +25,14 @@ class CellsView(View):
 
     Raises:
         ValueError: if n is smaller than 1.
+
+    Example:
+        >>> import torch
+        >>> from recollect import trace
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3))
+        >>> t = trace(net, torch.ones(1, 1, 8, 8), view="cells", cells=2)
+        >>> t.modules, t.objects("0/1,0").attributes.shape
+        (('0/0,0', '0/0,1', '0/1,0', '0/1,1'), torch.Size([1, 3]))
     """
 
     def __init__(self, cells: int = 4) -> None:

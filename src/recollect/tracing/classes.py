@@ -34,6 +34,14 @@ class ClassesView(View):
 
     Raises:
         ValueError: if ``top`` is smaller than 1 or ``least`` is no probability.
+
+    Example:
+        >>> import torch
+        >>> from recollect import trace
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> t = trace(net, torch.ones(3, 4), view="classes", labels=["cat", "dog"], top=1)
+        >>> t, t.columns["classes"].size
+        (Trace(3 glances, 2 modules, 3 objects), 8)
     """
 
     def __init__(

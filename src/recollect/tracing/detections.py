@@ -29,6 +29,10 @@ class Detection:
         score: how sure the detector is, 0 to 1.
         box: left, top, right, bottom as fractions of the picture, 0 to 1.
         stages: names of the feature modules that it was read from; empty: all of them.
+
+    Example:
+        >>> Detection("cat", 0.9, (0.1, 0.2, 0.5, 0.6)).label
+        'cat'
     """
 
     label: str

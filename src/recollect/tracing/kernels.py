@@ -27,6 +27,13 @@ class KernelsView(View):
     Args:
         where: keep where each kernel fired (else the attribute is the strength alone).
         strength: ``"positive"`` (mean positive part), ``"mean"``, ``"max"`` or ``"rms"``.
+
+    Example:
+        >>> from recollect import trace
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3))
+        >>> t = trace(net, torch.ones(2, 1, 8, 8), view="kernels", where=False)
+        >>> t.modules, t
+        (('0/0', '0/1', '0/2', '0/3'), Trace(2 glances, 4 modules, 8 objects))
     """
 
     def __init__(self, where: bool = True, strength: str = "positive") -> None:

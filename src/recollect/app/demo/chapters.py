@@ -220,7 +220,7 @@ def grown(world: World) -> Chapter:
         "How big was the 8?",
         "Nobody planned to measure an 8. But its box is among the 37 numbers of its attribute, "
         "and every sketch holds them all.",
-        command='recollect ask year.recollect "how big was digit/8 in June"',
+        command='recollect ask year.recollect "how big was digit/8 in June 2025"',
         figures=[figures.grown("grown", labels, truth, network, sketch, "height in pixels")],
         verdict=f"It grew from {sketch['estimate'][0]:.1f} to {sketch['estimate'][-1]:.1f} "
         f"pixels; the truth is {truth[0]:.1f} to {truth[-1]:.1f}. The memory is within "

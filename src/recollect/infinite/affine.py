@@ -1,0 +1,339 @@
+"""Affine layers: dense, convolutions, transposed and local convolutions.
+
+With w the weight deviation, b the bias deviation and A the average over the receptive field:
+``K' = w^2 A(K) + b^2`` and ``Theta' = K' + w^2 A(Theta)`` in the NTK parameterisation;
+``Theta' = fan_in A(K) + w^2 A(Theta) + [bias]`` in the standard one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from recollect.infinite.positions import Window, resolve_padding, window_scatter, window_sum
+from recollect.infinite.states import Cross, Layer, Pair, Scalar, Style, is_zero, root, square
+
+__all__ = ["Conv", "ConvLocal", "ConvTranspose", "Dense", "Padding", "Parameterization"]
+
+Parameterization = Literal["ntk", "standard"]
+Padding = str | int | tuple[int | tuple[int, int], ...]
+
+
+def _finish(
+    k: Cross, nngp: Tensor, ntk: Tensor | None, gap: Tensor | None, layer: Any, fan_in: float
+) -> Cross:
+    """Turn averages A(K), A(Theta) into the kernels after weights and biases."""
+    w2 = square(layer.weight_std)
+    b2 = None if layer.bias_std is None else square(layer.bias_std)
+    out = nngp * w2
+    if b2 is not None and not is_zero(b2):
+        out = out + b2
+    if not k.want_ntk:
+        return k.each(out, None, gap)
+    if layer.parameterization == "ntk":
+        tangent = out if ntk is None else torch.add(out, ntk * w2)
+    else:
+        tangent = nngp * fan_in
+        if ntk is not None:
+            tangent = tangent + ntk * w2
+        if b2 is not None:
+            tangent = tangent + 1.0
+    return k.each(out, tangent, gap)
+
+
+def _fan_in(layer: Any, taps: int = 1) -> float:
+    """Return the number of inputs of one unit over the width multiplier."""
+    if layer.parameterization == "ntk":
+        return 1.0
+    if layer.fan_in is None:
+        raise ValueError(
+            "the standard parameterisation depends on the number of input channels: pass "
+            "fan_in=... to the layer, or build the twin from a module of known widths"
+        )
+    return float(layer.fan_in * taps / layer.width_multiplier)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense(Layer):
+    """Fully connected layer, applied at every position.
+
+    Args:
+        weight_std: deviation of a weight times the root of the fan-in.
+        bias_std: deviation of the bias; None: no bias.
+        parameterization: ``"ntk"`` or ``"standard"``.
+        fan_in: number of input channels, needed in the standard parameterisation only.
+        width_multiplier: divides ``fan_in`` there.
+        width: number of output channels, used by concatenation and sampling only.
+    """
+
+    weight_std: Scalar = 1.0
+    bias_std: Scalar | None = None
+    parameterization: Parameterization = "ntk"
+    fan_in: int | None = None
+    width_multiplier: float = 1.0
+    width: int = 1
+    style: ClassVar[Style] = "affine"
+
+    def cross(self, k: Cross, pair: Pair) -> Cross:
+        """Apply the rule of the module's docstring with A the identity."""
+        gap = None
+        if k.gap is not None:
+            gap = self._gap(k, k.gap, pair)
+        return _finish(k, k.nngp, k.ntk, gap, self, _fan_in(self))
+
+    def _gap(self, k: Cross, gap: Tensor, pair: Pair) -> Tensor:
+        """Add w2 b2 (r1 - r2)^2 / (s' + w2 s + b2): no difference of nearly equal numbers."""
+        w2 = square(self.weight_std)
+        out = gap * w2
+        if self.bias_std is None or is_zero(self.bias_std):
+            return out
+        b2 = square(self.bias_std)
+        left, right = root(pair.a.var), root(pair.b.var)
+        r1, r2 = pair.left(left, full=k.full), pair.right(right, full=k.full)
+        o1 = pair.left(root(pair.a_out.var), full=k.full)
+        o2 = pair.right(root(pair.b_out.var), full=k.full)
+        below = o1 * o2 + r1 * r2 * w2 + b2
+        return out + torch.square(r1 - r2) * (w2 * b2) / below
+
+
+def _tuple(value: Any, rank: int) -> tuple[Any, ...]:
+    """Repeat a number over the axes, or check the length of a tuple."""
+    if isinstance(value, tuple | list):
+        if len(value) != rank:
+            raise ValueError(f"expected {rank} numbers, one per position axis, got {value}")
+        return tuple(value)
+    return (value,) * rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conv(Layer):
+    """Convolution over any number of position axes.
+
+    Args:
+        kernel_size: taps per axis.
+        stride: one number, or one per axis.
+        padding: ``"same"``, ``"valid"``, a number, or per axis a number or (before, after).
+        dilation: one number, or one per axis.
+        circular: wrap around instead of padding with zeros.
+        depthwise: every channel has filters of its own and channels do not mix; then no
+            nonlinearity may follow before the channels are mixed.
+
+    The other arguments are those of :class:`Dense`.
+    """
+
+    kernel_size: int | tuple[int, ...] = 3
+    weight_std: Scalar = 1.0
+    bias_std: Scalar | None = None
+    stride: int | tuple[int, ...] = 1
+    padding: Padding = "same"
+    dilation: int | tuple[int, ...] = 1
+    circular: bool = False
+    depthwise: bool = False
+    parameterization: Parameterization = "ntk"
+    fan_in: int | None = None
+    width_multiplier: float = 1.0
+    width: int = 1
+    style: ClassVar[Style] = "affine"
+
+    def windows(self, places: tuple[int, ...]) -> tuple[Window, ...]:
+        """Return the window along each position axis."""
+        rank = len(places)
+        sizes, strides = _tuple(self.kernel_size, rank), _tuple(self.stride, rank)
+        dilations = _tuple(self.dilation, rank)
+        paddings = _tuple(self.padding, rank)
+        result = []
+        for n, f, s, d, p in zip(places, sizes, strides, dilations, paddings, strict=True):
+            low, high = resolve_padding(p, n, f, s, d)
+            result.append(Window(f, s, d, low, high, self.circular))
+        return tuple(result)
+
+    def places(self, places: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the number of windows along each axis."""
+        if not places:
+            raise ValueError(
+                "a convolution needs positions, got inputs of shape (batch, channels)"
+            )
+        out = tuple(w.length(n) for w, n in zip(self.windows(places), places, strict=True))
+        if min(out) < 1:
+            raise ValueError(f"kernel {self.kernel_size} does not fit on positions {places}")
+        return out
+
+    def cross(self, k: Cross, pair: Pair) -> Cross:
+        """Average over the receptive field, both positions moving together."""
+        windows = self.windows(tuple(pair.a.var.shape[:-1]))
+        taps = 1
+        for window in windows:
+            taps *= window.size
+        nngp = self._average(k.nngp, windows, taps, k.full)
+        ntk = None if k.ntk is None else self._average(k.ntk, windows, taps, k.full)
+        fan_in = _fan_in(self, taps)
+        out = _finish(k, nngp, ntk, None, self, fan_in)
+        if k.gap is None or k.full:
+            return out
+        return replace(out, gap=self._gap(k, k.gap, out, pair, windows, taps))
+
+    def _average(self, t: Tensor, windows: tuple[Window, ...], taps: int, full: bool) -> Tensor:
+        rank = len(windows)
+        for d, window in enumerate(windows):
+            axes = (d, rank + d) if full else (d,)
+            if window == Window(1):
+                continue
+            t = window_sum(t, axes, window)
+        return t / taps if taps > 1 else t
+
+    def _gap(
+        self, k: Cross, gap: Tensor, out: Cross, pair: Pair, windows: tuple[Window, ...], taps: int
+    ) -> Tensor:
+        """Carry the squared distance D = 2 gap + (r1 - r2)^2, which is linear, past the sum."""
+        r1 = pair.left(root(pair.a.var), full=False)
+        r2 = pair.right(root(pair.b.var), full=False)
+        distance = torch.add(torch.square(r1 - r2), gap, alpha=2.0)
+        distance = self._average(distance, windows, taps, False) * square(self.weight_std)
+        o1 = pair.left(root(pair.a_out.var), full=False)
+        o2 = pair.right(root(pair.b_out.var), full=False)
+        near = (distance - torch.square(o1 - o2)).clamp_min(0) * 0.5
+        plain = (o1 * o2 - out.nngp).clamp_min(0)
+        # Each form errs by eps times its first term; the distance is right for near inputs.
+        return torch.where(distance < o1 * o2, near, plain)
+
+    def mean(self, state: Any) -> Tensor | None:
+        """Weights have zero mean."""
+        return None
+
+    def mask(self, mask: Tensor) -> Tensor:
+        """Look at the middle of every window, as the old library does."""
+        for axis, (window, n) in enumerate(
+            zip(self.windows(tuple(mask.shape[:-1])), mask.shape[:-1], strict=True)
+        ):
+            count = window.length(n)
+            start = (window.size - 1) // 2 * window.dilation - window.low
+            index = torch.arange(count, device=mask.device) * window.stride + start
+            mask = mask.index_select(axis, index.clamp(0, n - 1))
+        return mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvTranspose(Layer):
+    """Transposed convolution: the average over the receptive field is transposed.
+
+    ``output_padding`` adds positions at the end, as in ``torch.nn.ConvTranspose2d``;
+    ``padding`` is what the forward convolution would pad. Other arguments as in :class:`Conv`.
+    """
+
+    kernel_size: int | tuple[int, ...] = 3
+    weight_std: Scalar = 1.0
+    bias_std: Scalar | None = None
+    stride: int | tuple[int, ...] = 1
+    padding: int | tuple[int, ...] = 0
+    output_padding: int | tuple[int, ...] = 0
+    dilation: int | tuple[int, ...] = 1
+    parameterization: Parameterization = "ntk"
+    fan_in: int | None = None
+    width_multiplier: float = 1.0
+    width: int = 1
+    style: ClassVar[Style] = "affine"
+
+    def _windows(self, rank: int) -> tuple[Window, ...]:
+        parts = zip(
+            _tuple(self.kernel_size, rank),
+            _tuple(self.stride, rank),
+            _tuple(self.dilation, rank),
+            _tuple(self.padding, rank),
+            strict=True,
+        )
+        return tuple(Window(f, s, d, p, p) for f, s, d, p in parts)
+
+    def places(self, places: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the number of positions that the windows reach."""
+        extra = _tuple(self.output_padding, len(places))
+        return tuple(
+            (n - 1) * w.stride - 2 * w.low + (w.size - 1) * w.dilation + 1 + e
+            for w, n, e in zip(self._windows(len(places)), places, extra, strict=True)
+        )
+
+    def cross(self, k: Cross, pair: Pair) -> Cross:
+        """Spread every pair of positions over the windows, both moving together."""
+        places = tuple(pair.a.var.shape[:-1])
+        windows, lengths = self._windows(len(places)), self.places(places)
+        taps = 1
+        for window in windows:
+            taps *= window.size
+
+        def spread(t: Tensor) -> Tensor:
+            for d, window in enumerate(windows):
+                axes = (d, len(places) + d) if k.full else (d,)
+                t = window_scatter(t, axes, window, (lengths[d],) * len(axes))
+            return t / taps
+
+        ntk = None if k.ntk is None else spread(k.ntk)
+        return _finish(k, spread(k.nngp), ntk, None, self, _fan_in(self, taps))
+
+    def mean(self, state: Any) -> Tensor | None:
+        """Weights have zero mean."""
+        return None
+
+    def mask(self, mask: Tensor) -> Tensor:
+        """Refuse: which positions stay visible is not defined."""
+        raise ValueError("masks and transposed convolutions do not go together; crop the inputs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvLocal(Layer):
+    """Convolution without shared weights: different positions are independent.
+
+    Arguments as in :class:`Conv`.
+    """
+
+    kernel_size: int | tuple[int, ...] = 3
+    weight_std: Scalar = 1.0
+    bias_std: Scalar | None = None
+    stride: int | tuple[int, ...] = 1
+    padding: Padding = "same"
+    dilation: int | tuple[int, ...] = 1
+    circular: bool = False
+    parameterization: Parameterization = "ntk"
+    fan_in: int | None = None
+    width_multiplier: float = 1.0
+    width: int = 1
+    style: ClassVar[Style] = "affine"
+
+    def _shared(self) -> Conv:
+        return Conv(
+            kernel_size=self.kernel_size,
+            weight_std=self.weight_std,
+            bias_std=self.bias_std,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            circular=self.circular,
+            parameterization=self.parameterization,
+            fan_in=self.fan_in,
+            width_multiplier=self.width_multiplier,
+        )
+
+    def places(self, places: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the number of windows along each axis."""
+        return self._shared().places(places)
+
+    def needs_full(self, full: bool) -> bool:
+        """Only equal positions matter."""
+        return False
+
+    def cross(self, k: Cross, pair: Pair) -> Cross:
+        """Apply the convolution at equal positions."""
+        return self._shared().cross(k, pair)
+
+    def alone(self, state: Any, *, full: bool) -> Any:
+        """Equal positions suffice; pairs are filled with zeros by the evaluator."""
+        return super().alone(replace(state, full=None), full=False)
+
+    def mean(self, state: Any) -> Tensor | None:
+        """Weights have zero mean."""
+        return None
+
+    def mask(self, mask: Tensor) -> Tensor:
+        """Return the mask of the shared convolution."""
+        return self._shared().mask(mask)
