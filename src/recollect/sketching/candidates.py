@@ -4,7 +4,7 @@ The adjoint of the operators takes a residual to the working space, where the op
 module is a vector of signs: ten thousand modules are scored by one small product each.
 
 Shape letters: F families of one width, k members, m numbers in an attribute, p its next power of
-two, t = W / p, W working width, d numbers in a sketch, n parents.
+two, t = W / p copies, W working width, d numbers in a sketch, n parents.
 """
 
 from __future__ import annotations
@@ -56,21 +56,28 @@ class Place:
 
 
 class Width:
-    """Families of one width, their signs side by side.
+    """Families of one width, their operators side by side.
 
     Args:
         entries: families, all of k m = width numbers.
         signs: (F, W) their operators' signs.
+        copies: (F, W) which of the p numbers stands in each place of the working space.
     """
 
-    def __init__(self, entries: list[ModuleEntry], signs: Tensor) -> None:
+    def __init__(self, entries: list[ModuleEntry], signs: Tensor, copies: Tensor) -> None:
         self.entries = entries
         self.ids = torch.tensor(
             [[e.first_id + j for j in range(len(e.members))] for e in entries]
         )  # (F, k)
         width = entries[0].size * len(entries[0].members)
         p, working = next_power_of_two(width), signs.shape[1]
-        self.signs = signs.view(len(entries), working // p, p).permute(2, 0, 1).contiguous()
+        # Where each of the p numbers stands in the working space, copy by copy, (F, p, t).
+        order = copies.view(len(entries), working // p, p).argsort(2)
+        order += p * torch.arange(working // p)[:, None]
+        places = order.transpose(1, 2).reshape(len(entries), working)
+        self.shape = (len(entries), p, working // p)
+        self.signs = signs.gather(1, places).view(self.shape)
+        self.places = places.to(torch.int32).reshape(-1)
         # The inner transform, (width, p), with the factor that makes columns orthonormal.
         self.inner = _mix(torch.eye(width), p) * (working / p * min(p, GROUP)) ** -0.5
 
@@ -80,12 +87,13 @@ class Width:
         Args:
             z: (n, W) the residual taken back to the working space of n parents.
         """
-        p, families, t = self.signs.shape
-        tiles = z.view(len(z), t, p).permute(2, 1, 0)  # (p, t, n)
-        sums = torch.bmm(self.signs, tiles)  # (p, F, n)
-        x = torch.einsum("wp,pfn->nfw", self.inner, sums)
-        k = len(self.entries[0].members)
-        return x.view(len(z), families, k, -1).square().sum(3)
+        families, k = len(self.entries), len(self.entries[0].members)
+        found = torch.empty(len(z), families, k)
+        for i, row in enumerate(z):
+            copies = row.index_select(0, self.places).view(self.shape)
+            x = (copies * self.signs).sum(2) @ self.inner.T  # (F, k m)
+            found[i] = x.view(families, k, -1).square().sum(2)
+        return found
 
 
 class Bank:
@@ -109,15 +117,21 @@ class Bank:
             by_width: dict[tuple[int, int], list[ModuleEntry]] = {}
             for e in self.entries:
                 by_width.setdefault((e.size, len(e.members)), []).append(e)
-            self._classes[above] = [
-                Width(entries, torch.stack([self._signs((*above, (e.name,))) for e in entries]))
-                for entries in by_width.values()
-            ]
+            self._classes[above] = [self._width(above, es) for es in by_width.values()]
         return self._classes[above]
 
-    def _signs(self, path: PathKey) -> Tensor:
-        key = tuple("/".join(step) for step in path) if self.keyed else path[-1][:1]
-        return self.operators.signs(self.operators.width, "attribute", *key, 0)
+    def _width(self, above: PathKey, entries: list[ModuleEntry]) -> Width:
+        """Gather the operators of families of one width below a parent."""
+        width = self.operators.width
+        p = next_power_of_two(entries[0].size * len(entries[0].members))
+        signs, copies = [], []
+        for e in entries:
+            path = (*above, (e.name,))
+            key = tuple("/".join(step) for step in path) if self.keyed else (e.name,)
+            signs.append(self.operators.signs(width, "attribute", *key, 0))
+            whole = p >= width
+            copies.append(torch.arange(width) if whole else self.operators._copies(p, *key, 0))
+        return Width(entries, torch.stack(signs), torch.stack(copies))
 
     def enter(self, residual: Tensor) -> Tensor:
         """Take a (d,) residual back to the working space: the adjoint of ``leave``, (W,)."""
