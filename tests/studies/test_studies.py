@@ -20,3 +20,11 @@ def test_hindsight_beats_pca_that_was_fitted_before() -> None:
     early, late = found["sketch"][0], found["sketch"][-1]
     assert 1 - late < 0.6 * (1 - early)
     assert late > found["PCA fixed at 100"][-1]
+
+
+def test_a_hidden_network_is_recovered_from_two_thousand_pairs() -> None:
+    found = studies.run("recovery", quick=True)
+    assert found["pairs"][-1] == 2000
+    assert found["columns named"][-1] >= 0.99
+    assert found["weight cosine"][-1] >= 0.97
+    assert found["weight cosine"][0] < found["weight cosine"][-1]

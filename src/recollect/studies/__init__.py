@@ -44,6 +44,10 @@ _STUDIES = {
         "recollect.studies.locoprop",
         "local losses fit an autoencoder in fewer passes than SGD, Adam and RMSProp",
     ),
+    "recovery": (
+        "recollect.studies.recovery",
+        "a hidden modular network is learned from inputs and sketches alone",
+    ),
 }
 
 
