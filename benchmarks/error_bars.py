@@ -148,9 +148,10 @@ def main() -> None:
     fit = scenes.trace(np.arange(PRIOR_GLANCES) % HOURS, 1)
     hours = np.arange(options.glances) % HOURS
     truth = scenes.trace(hours, 2)
+    name = "MNIST" if options.data else "Digit"
     show(
-        f"{'MNIST' if options.data else 'Digit'} scenes of 2 to 12 objects: exact counts, and what "
-        "90 % intervals cover (bar: 87 to 93 %)",
+        f"{name} scenes of 2 to 12 objects: exact counts, and what 90 % intervals cover "
+        "(bar: 87 to 93 %)",
         ("sketch", "all ten counts exact", "single counts", "R2", "counts", "attributes",
          "roll-up counts", "roll-up means"),
         [judge(fit, truth, hours, dim) for dim in (64, 128, 256, 512, 1024)],
