@@ -260,9 +260,20 @@ def _packed(trace: Trace, table: ModuleTable) -> list[bytes]:
     """Pack each glance's structure; glances of a static network share one."""
     columns = list(trace.columns.values())
     if trace.edges is None and all(c.is_static(len(trace)) for c in columns):
-        one = pack_structure(_structures(trace[0], table)[0])
-        return [one] * len(trace)
+        return [_static_skeleton(columns, table)] * len(trace)
     return [pack_structure(s) for s in _structures(trace, table)]
+
+
+def _static_skeleton(columns: list[Column], table: ModuleTable) -> bytes:
+    """Pack the structure that every glance of a static network has."""
+    sizes = [len(c.members) for c in columns]
+    rank = np.concatenate([c.rank[:k] for c, k in zip(columns, sizes, strict=True)])
+    ids = np.concatenate(
+        [table[c.name].first_id + np.arange(k) for c, k in zip(columns, sizes, strict=True)]
+    )
+    top = np.full(len(ids), -1, dtype=np.int64)
+    ones = np.ones(len(ids), dtype=np.float32)
+    return pack_structure(Structure(ids[np.argsort(rank)], top, np.arange(len(ids)), ones))
 
 
 def _structures(trace: Trace, table: ModuleTable) -> list[Structure]:
