@@ -36,6 +36,8 @@ T = TypeVar("T")
 
 # Commits after which small fragments are joined and the roll-ups written.
 _COMMITS = 100
+# More fragments than this are joined to large ones when the memory is closed.
+_MANY_FRAGMENTS = 8
 
 
 class Engine:
@@ -330,7 +332,9 @@ class Engine:
             with disk_errors(self.folder.path):
                 self.sync()
                 if self._written:
-                    self.compact()
+                    # The end of the work, where memory that joining takes is no matter: larger
+                    # fragments are read faster.
+                    self.compact(everything=len(self.rows.keys()) > _MANY_FRAGMENTS)
                 else:
                     self.save()
         finally:

@@ -24,9 +24,9 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 
 # Candidates read whole in the first step, and at most.
-_FIRST, _MOST = 200, 1000
+_FIRST, _MOST = 200, 600
 _SIGMAS = 4.0
-_BLOCK = 2048
+_BLOCK = 8192
 
 
 class Searcher:
