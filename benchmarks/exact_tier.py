@@ -1,8 +1,9 @@
 """How exactly are all objects of a random DAG read back when dim is 1.6 times the unknowns?
 
 Random DAGs of depth 3 and flat ones, 20 to 60 objects, attributes of 16 to 64 numbers on the unit
-sphere, equal weights among siblings. The error of a level is the root of the summed squared
-errors over the summed squared attributes; printed is the median over the DAGs.
+sphere; weights are one (the default), or equal among siblings and sum to one. The error of a
+level is the root of the summed squared errors over the summed squared attributes; printed is the
+median over the DAGs.
 
     python -m benchmarks.exact_tier [--dags 30]
 """
@@ -20,7 +21,7 @@ from recollect import Object, Sketcher, Trace
 BARS = {("float16", "flat"): 0.001, ("int8", "flat"): 0.02}
 
 
-def random_glance(rng: np.random.Generator, depth: int) -> list[Object]:
+def random_glance(rng: np.random.Generator, depth: int, shared: bool) -> list[Object]:
     """A glance of 20 to 60 objects with at most ``depth`` levels."""
     sizes = rng.integers(16, 65, 24)
     wanted = int(rng.integers(20, 61))
@@ -35,7 +36,8 @@ def random_glance(rng: np.random.Generator, depth: int) -> list[Object]:
             made += 1
             room = level < depth and made < wanted
             inputs = siblings(int(rng.integers(1, 4)), level + 1) if room else []
-            objects.append(Object(f"module{kind}", x / np.linalg.norm(x), 1 / count, inputs))
+            weight = 1 / count if shared else 1.0
+            objects.append(Object(f"module{kind}", x / np.linalg.norm(x), weight, inputs))
         return objects
 
     return siblings(wanted if depth == 1 else max(3, wanted // 6), 1)
@@ -62,11 +64,14 @@ def main() -> None:
     dags = parser.parse_args().dags
     rows = []
     for dtype in ("float16", "int8"):
-        for depth, layout in ((1, "flat"), (3, "depth 3")):
+        for depth, shared in ((1, False), (1, True), (3, False), (3, True)):
+            layout = ("flat" if depth == 1 else "depth 3") + (", shared weights" if shared else "")
             found: dict[int, list[float]] = {}
             objects = []
             for seed in range(dags):
-                trace = Trace.from_objects([random_glance(np.random.default_rng(seed), depth)])
+                trace = Trace.from_objects(
+                    [random_glance(np.random.default_rng(seed), depth, shared)]
+                )
                 numbers = sum(c.attributes.numel() for c in trace.columns.values())
                 objects.append(sum(len(c) for c in trace.columns.values()))
                 dim = -(-int(1.6 * numbers) // 64) * 64
@@ -75,7 +80,7 @@ def main() -> None:
                 ).items():
                     found.setdefault(level, []).append(e)
             for level, errors in sorted(found.items()):
-                bar = 0.001 if dtype == "float16" else (0.02 if layout == "flat" else 0.04)
+                bar = 0.001 if dtype == "float16" else (0.02 if depth == 1 else 0.04)
                 middle, worst = statistics.median(errors), max(errors)
                 rows.append(
                     (f"{dtype}, {layout}, level {level}", f"{middle:.3%}", f"{worst:.3%}",

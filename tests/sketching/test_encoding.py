@@ -20,8 +20,8 @@ def naive_energy(sketcher: Sketcher, tops: list[Object]) -> torch.Tensor:
     """The energy recursion, object by object, as its definition says."""
     op = Operators(sketcher.recipe)
 
-    def transparent(z: torch.Tensor, key: tuple[str, ...]) -> torch.Tensor:
-        return (z + op.mix(z, [key])) / 2**0.5
+    def transparent(z: torch.Tensor, key: tuple[str, ...], kept: float = 0.5**0.5) -> torch.Tensor:
+        return kept * z + (1 - kept**2) ** 0.5 * op.mix(z, [key])
 
     def siblings(objects: list[Object]) -> torch.Tensor:
         total = torch.zeros(1, op.width)
@@ -31,7 +31,7 @@ def naive_energy(sketcher: Sketcher, tops: list[Object]) -> torch.Tensor:
             seen[o.module] = ordinal + 1
             z = whole(o)
             if ordinal:
-                z = transparent(z, ("slot", str(ordinal)))
+                z = transparent(z, ("slot", str(ordinal)), 0.5)
             total = total + float(np.float16(o.weight)) ** 0.5 * z
         return total
 

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from recollect.sketching.encode import count_gain
+from recollect.sketching.encode import SIBLING, count_gain
 from recollect.sketching.operators import GROUP, _mix, hadamard, next_power_of_two
 from recollect.sketching.recipe import ModuleEntry
 from recollect.sketching.sketcher import Sketcher
@@ -144,7 +144,7 @@ class Bank:
         if self.keyed:
             return z
         if len(step) > 1:
-            z = self._transparent(z, [("slot", step[1])])[0]
+            z = self._transparent(z, [("slot", step[1])], SIBLING)[0]
         return self._transparent(z, [step[:1]])[0]
 
     def below_each(self, z: Tensor, steps: Sequence[Step]) -> Tensor:
@@ -153,12 +153,14 @@ class Bank:
             return z.expand(len(steps), -1)
         return self._transparent(z, steps)
 
-    def _transparent(self, z: Tensor, keys: Sequence[Step]) -> Tensor:
-        """Adjoint of (I + R) / sqrt(2) for R of n keys, (n, W)."""
+    def _transparent(self, z: Tensor, keys: Sequence[Step], kept: float = 2**-0.5) -> Tensor:
+        """Adjoint of ``kept I + sqrt(1 - kept^2) R`` for R of n keys, (n, W)."""
         width = self.operators.width
         own = torch.stack([self.operators.signs(width, "mixing", *key) for key in keys])
         common = self.operators.signs(width, "mixing")
-        return (z + hadamard(common * hadamard(z[None])) * own) * 2**-0.5
+        turned = hadamard(common * hadamard(z[None])) * own
+        entered: Tensor = z * kept + turned * (1 - kept**2) ** 0.5
+        return entered
 
     def columns(self, place: Place) -> Tensor:
         """Return the (m, d) float64 columns of a place."""

@@ -259,7 +259,7 @@ def _scale(column: Column, glances: int) -> float:
 def _packed(trace: Trace, table: ModuleTable) -> list[bytes]:
     """Pack each glance's structure; glances of a static network share one."""
     columns = list(trace.columns.values())
-    if trace.edges is None and all(c.is_static(len(trace)) for c in columns):
+    if columns and trace.edges is None and all(c.is_static(len(trace)) for c in columns):
         return [_static_skeleton(columns, table)] * len(trace)
     return [pack_structure(s) for s in _structures(trace, table)]
 
