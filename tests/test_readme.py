@@ -75,7 +75,12 @@ def test_every_row_says_what_was_measured_or_that_it_is_not_built() -> None:
             assert not module, f"an idea that is not built names a module: {row}"
         else:
             assert module, row
-            assert command.startswith("`recollect "), row
+            assert command.startswith(("`recollect ", "`python -m benchmarks.")), row
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`python -m benchmarks\.(\w+)", README))))
+def test_benchmarks_that_are_named_exist(name: str) -> None:
+    assert (ROOT / "benchmarks" / f"{name}.py").is_file()
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(recollect(?:\.\w+)+)`", README))))
