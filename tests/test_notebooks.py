@@ -39,7 +39,7 @@ def test_the_notebook_runs(notebook: Path, tmp_path: Path) -> None:
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
     printed = "".join(o.get("text", "") for o in outputs)
     assert "nan" not in printed
-    assert any("image/svg+xml" in o.get("data", {}) for o in outputs)
+    assert any({"image/svg+xml", "image/png"} & set(o.get("data", {})) for o in outputs)
 
 
 @pytest.mark.parametrize("notebook", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda p: p.name)

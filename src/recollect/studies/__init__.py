@@ -28,9 +28,17 @@ _STUDIES = {
         "recollect.studies.introspective_replay",
         "looking back from surprise solves a frozen lake with few updates",
     ),
+    "locoprop": (
+        "recollect.studies.locoprop",
+        "local losses fit an autoencoder in fewer passes than SGD, Adam and RMSProp",
+    ),
     "q-rex": (
         "recollect.studies.q_rex",
         "frozen targets and reversed buffers bear long steps; reusing data does the rest",
+    ),
+    "recovery": (
+        "recollect.studies.recovery",
+        "a hidden modular network is learned from inputs and sketches alone",
     ),
     "reverse-replay": (
         "recollect.studies.reverse_replay",
@@ -39,14 +47,6 @@ _STUDIES = {
     "subset-selection": (
         "recollect.studies.subset_selection",
         "chosen rows do the work of all: IWeS beside margin, BADGE, k-center, coverage, chance",
-    ),
-    "locoprop": (
-        "recollect.studies.locoprop",
-        "local losses fit an autoencoder in fewer passes than SGD, Adam and RMSProp",
-    ),
-    "recovery": (
-        "recollect.studies.recovery",
-        "a hidden modular network is learned from inputs and sketches alone",
     ),
 }
 
