@@ -3,7 +3,7 @@
     make demo                                           # or: recollect demo --report demo_report
     python examples/picture.py demo_report docs/picture.png
 
-Top: one scene as it was, and what its sketch of one kilobyte says about it; bottom: a question
+Top: one scene as it was, and what its sketch of 512 bytes says about it; bottom: a question
 asked of the whole year, and how the same stored sketches answer better once more is known.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from recollect import Memory, Prior, recall
+from recollect.app.demo.network import UNIT
 from recollect.app.demo.scenes import HEIGHT, WIDTH, load_digits, make_year
 
 GREY, BLUE, PALE, INK = "#c9d1dd", "#2563eb", "#7dd3fc", "#1b2333"
@@ -63,13 +64,12 @@ def draw_sketch(axes, memory, number):
     show(
         axes,
         np.full((HEIGHT, WIDTH), 0.08),
-        "what its sketch of 1 KB tells (dashed: one deviation)",
+        "what its sketch of 512 bytes tells (dashed: one deviation)",
     )
-    scale = np.array([HEIGHT, WIDTH, HEIGHT, WIDTH])
     for row in recall.unroll(memory, number, source="sketch"):
         if not row["module"].startswith("digit/"):
             continue
-        box, std = np.array(row["estimate"][1:5]) * scale, np.array(row["std"][1:5]) * scale
+        box, std = np.array(row["estimate"][1:5]) * UNIT, np.array(row["std"][1:5]) * UNIT
         frame(axes, box, PALE, row["module"].removeprefix("digit/"))
         wide = max(std)
         frame(axes, np.add(box, (-wide, -wide, 2 * wide, 2 * wide)), PALE, dashed=True)
