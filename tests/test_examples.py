@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from recollect.app.demo.network import EARLY, HIDDEN, Seen, glances
 from recollect.app.demo.scenes import load_digits, make_year
 
 pytest.importorskip("sklearn")
-pytest.importorskip("matplotlib")
+Figure = pytest.importorskip("matplotlib.figure").Figure
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -38,3 +39,12 @@ def test_the_picture_of_the_readme_is_drawn(tmp_path: Path) -> None:
     spec.loader.exec_module(script)
     script.main([str(tmp_path), str(tmp_path / "picture.png")])
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+    # The boxes read from the sketch stand where the digits stood.
+    axes = Figure().add_subplot()
+    with Memory(tmp_path / "year.recollect", read_only=True) as memory:
+        first = int(memory.glances(columns=["id"])["id"][0].as_py())
+        script.draw_sketch(axes, memory, first)
+    drawn = sorted(p.get_xy() for p in axes.patches if p.get_linestyle() in ("-", "solid"))
+    stood = sorted((d.box[1] - 0.5, d.box[0] - 0.5) for d in scenes[0].digits)
+    assert np.array(drawn) == pytest.approx(np.array(stood), abs=3.0)
