@@ -53,7 +53,8 @@ class Searcher:
         if self.rows.data() is None:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
         places = None if where.is_all else np.sort(self.rows.find(where))
-        total = sum(_alive(key) for key in self.rows.keys()) if places is None else len(places)
+        keys = self.rows.keys()
+        total = sum(map(_alive, keys)) if places is None else len(places)
         if total == 0:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
         self._hold()
@@ -190,15 +191,18 @@ def _cosines(query: Codes, codes: Codes) -> FloatArray:
     if len(codes) == 0:
         return np.zeros(0, np.float32)
     distances = np.asarray(numkong.cdist(query[None], codes[:, : len(query)], "angular"))
-    return (1 - distances[0]).astype(np.float32)
+    scores: FloatArray = (1 - distances[0]).astype(np.float32)
+    return scores
 
 
 def _like(query: FloatArray, dtype: np.dtype[Any]) -> Codes:
     """Return a query in the sketches' own kind of number, as fine as that allows."""
     largest = max(float(np.abs(query).max()), 1e-30)
     if dtype == np.int8:
-        return np.rint(query * (127 / largest)).astype(np.int8)
-    return (query / largest).astype(dtype)
+        largest /= 127
+    scaled = query / largest
+    rounded: Codes = (np.rint(scaled) if dtype == np.int8 else scaled).astype(dtype)
+    return rounded
 
 
 def _query(vector: Any, dim: int) -> FloatArray:
