@@ -31,7 +31,6 @@ IntArray = npt.NDArray[np.int64]
 _STATE = "reservoir/state.json"
 # Many small files, or many records that were turned away since, are written anew as one file.
 _FILES = 64
-_HALF = 65504.0
 
 
 class Reservoir:
@@ -210,13 +209,10 @@ def _version(path: Path) -> int:
 
 def _pack(trace: Trace) -> dict[str, npt.NDArray[Any]]:
     """Return a trace as arrays; attributes as float16 if they all fit."""
-    largest = max(
-        (float(c.attributes.abs().max()) for c in trace.columns.values() if len(c)), default=0.0
+    arrays = import_module("recollect.tracing.arrays")
+    packed: dict[str, npt.NDArray[Any]] = arrays.trace_to_arrays(
+        trace, arrays.half_if_it_fits(trace)
     )
-    dtype = np.float16 if largest <= _HALF else np.float32
-    packed: dict[str, npt.NDArray[Any]] = import_module(
-        "recollect.tracing.arrays"
-    ).trace_to_arrays(trace, dtype)
     return packed
 
 
