@@ -11,6 +11,7 @@ that this commit makes: a file of a version that does not exist was left by a ki
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,7 +124,7 @@ class Reservoir:
         """Write the records of one commit, before it is made."""
         name = f"reservoir/{version:012d}.npz"
         arrays = {"ids": np.array(ids, np.int64), **_pack(trace)}
-        self.folder.write_arrays(name, arrays, compress=True)
+        self.folder.write_arrays(name, arrays)
         return self.folder / name
 
     def committed(self, ids: Sequence[int], path: Path) -> None:
@@ -198,6 +199,7 @@ class Reservoir:
         return ids, joined[[row[n] for n in ids]]
 
 
+@lru_cache(maxsize=1 << 14)
 def _place(number: int) -> int:
     """Hash of an id, which decides whether it is in the sample."""
     return seed_of("reservoir", number)

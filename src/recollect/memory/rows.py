@@ -384,9 +384,18 @@ class Rows:
             fragments = engine.fragment.write_fragments(table, path, schema=data.schema)
             self.folder.flush_new(FOLDER)
             append = engine.LanceOperation.Append(fragments)
-            engine.LanceDataset.commit(path, append, read_version=data.version)
+            # Opening the new version again would take as long as writing it.
+            self._data = engine.LanceDataset.commit(data, append, read_version=data.version)
+            self._know(block)
         self.folder.flush_new(FOLDER)
         self.refresh()
+
+    def _know(self, block: Block) -> None:
+        """Tell the index what was appended, if it stands in one fragment of its own."""
+        key = fragment_keys(self._data)[-1]
+        if key[1:] == (len(block), 0):
+            columns = (block.ids, block.time, block.skeleton)
+            self._index.know(key, tuple(np.asarray(c, np.int64) for c in columns))  # type: ignore[arg-type]
 
     def delete(self, sql: str) -> None:
         """Delete rows in one commit."""
