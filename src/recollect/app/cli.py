@@ -66,7 +66,10 @@ def watch(
         str, typer.Option("--memory", metavar="PATH", help="The memory, made if it is new.")
     ],
     view: Annotated[
-        str, typer.Option(help="modules, kernels, cells, classes or detections.")
+        str,
+        typer.Option(
+            help="modules, kernels, cells, classes (of probability .1 and more) or detections."
+        ),
     ] = "modules",
     modules: Annotated[
         str | None, typer.Option(help="Modules to watch, with commas between; else blocks.")

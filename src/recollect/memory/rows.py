@@ -258,10 +258,11 @@ class Rows:
         try:
             table = self._read(lambda d: d.to_table(columns=["id"], filter=sql))
         except ValueError as error:
-            reason = str(error).split(", /")[0].removeprefix("Invalid user input: ")
+            reason = str(error).split(", /")[0].removeprefix("Invalid user input: ").rstrip(". ")
+            reason += "" if reason.endswith("?") else "."
             known = ["id", "time", "source", *self.label_names()]
             raise ValueError(
-                f"where={sql!r} cannot be read: {reason}. It is an SQL expression over "
+                f"where={sql!r} cannot be read: {reason} It is an SQL expression over "
                 f"{', '.join(known)}, for example \"source = 'hall'\""
             ) from error
         return _integers(table.column("id"))

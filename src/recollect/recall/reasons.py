@@ -65,9 +65,9 @@ def why(memory: Memory, a: int, b: int) -> Answer:
         b: id of another glance.
 
     Returns:
-        An Answer: ``path`` (module or family names from the output down; ``(counts)`` for how
-        many objects there were), ``estimate``, ``low``, ``high``; the largest share first, then
-        ``(residual)`` and ``(total)``.
+        An Answer: ``path`` (module names from the output down, or the family's where all its
+        members were there; ``(counts)`` for how many objects there were), ``estimate``, ``low``,
+        ``high``; the largest share first, then ``(residual)`` and ``(total)``.
 
     Raises:
         NotRemembered: if there is no such glance.
@@ -88,7 +88,9 @@ def why(memory: Memory, a: int, b: int) -> Answer:
         True
         >>> memory.close()
     """
-    sides = [_side(memory, a), _side(memory, b)]
+    known = [Glance.read(memory, glance) for glance in (a, b)]
+    split = _named_by_member([g.trace for g in known])
+    sides = [_side(memory, g, number, split) for g, number in zip(known, (a, b), strict=True)]
     for number, side in zip((a, b), sides, strict=True):
         if side.norm == 0:
             raise ValueError(f"glance {number} is empty: its sketch is zero, nothing is like it")
@@ -116,18 +118,26 @@ def why(memory: Memory, a: int, b: int) -> Answer:
 
 
 def _written(path: Path) -> str:
-    return "(counts)" if path == ("counts",) else " / ".join(path)
+    return " / ".join(path) or "(counts)"
 
 
-def _side(memory: Memory, glance: int) -> Side:
-    known = Glance.read(memory, glance)
+def _named_by_member(traces: list[Trace]) -> set[str]:
+    """Return the families of which a glance holds a few members only, as of a thousand classes.
+
+    Of the others (the kernels of a convolution) all are there each time: they are one part.
+    """
+    columns = [(c, len(t)) for t in traces for c in t.columns.values()]
+    return {c.name for c, glances in columns if not c.is_dense(glances)}
+
+
+def _side(memory: Memory, known: Glance, glance: int, split: set[str]) -> Side:
     sketch = single_sketch(memory, glance).values[0].cpu().numpy().astype(np.float64)
-    parts = {p: _flat(x)[0] for p, x in memory.sketcher.parts(known.trace).items()}
+    parts = {p: _flat(x)[0] for p, x in memory.sketcher.parts(known.trace, split).items()}
     doubts: dict[Path, FloatArray] = {}
     if known.recollection is not None:
         drawn = _draws(known, glance)
-        doubts = {p: _flat(x) for p, x in memory.sketcher.parts(drawn).items()}
-        doubts.pop(("counts",), None)
+        doubts = {p: _flat(x) for p, x in memory.sketcher.parts(drawn, split).items()}
+        doubts.pop((), None)
     return Side(sketch, parts, doubts, known.notes)
 
 
