@@ -71,7 +71,7 @@ def main() -> None:
         with Memory(path, read_only=True) as memory:
             info = memory.info()
     each = info["bytes_per_glance"]
-    attributes, everything = 2 * info["numbers_per_glance"], 2 * activations
+    attributes, everything = 2 * int(info["numbers_per_glance"]), 2 * activations
     parts = info["bytes_by_part"]
     show(
         f"{info['glances']:,} glances of MobileNetV2, sketches of 1 KB",
@@ -79,7 +79,7 @@ def main() -> None:
         [
             ("Recollect, everything on disk", f"{each:,.0f}", "1"),
             *((f"  {name}", f"{size / info['glances']:,.1f}", "") for name, size in parts.items()),
-            (f"(a) {info['numbers_per_glance']:,} channel means in float16", f"{attributes:,}",
+            (f"(a) {int(info['numbers_per_glance']):,} channel means in float16", f"{attributes:,}",
              f"{attributes / each:.1f} (bar 20)"),
             (f"(b) all {activations:,} activations in float16", f"{everything:,}",
              f"{everything / each:,.0f} (bar 8,000)"),
