@@ -72,14 +72,14 @@ def main() -> None:
             info = memory.info()
     each = info["bytes_per_glance"]
     attributes, everything = 2 * int(info["numbers_per_glance"]), 2 * activations
-    parts = info["bytes_by_part"]
+    parts, numbers = info["bytes_by_part"], int(info["numbers_per_glance"])
     show(
         f"{info['glances']:,} glances of MobileNetV2, sketches of 1 KB",
         ("kept", "bytes a glance", "is this many times the memory"),
         [
             ("Recollect, everything on disk", f"{each:,.0f}", "1"),
             *((f"  {name}", f"{size / info['glances']:,.1f}", "") for name, size in parts.items()),
-            (f"(a) {int(info['numbers_per_glance']):,} channel means in float16", f"{attributes:,}",
+            (f"(a) {numbers:,} channel means in float16", f"{attributes:,}",
              f"{attributes / each:.1f} (bar 20)"),
             (f"(b) all {activations:,} activations in float16", f"{everything:,}",
              f"{everything / each:,.0f} (bar 8,000)"),

@@ -386,7 +386,7 @@ class Rows:
             self.folder.flush_new(FOLDER)
             append = engine.LanceOperation.Append(fragments)
             # Opening the new version again would take as long as writing it.
-            self._data = engine.LanceDataset.commit(data, append, read_version=data.version)
+            self._data = engine.LanceDataset.commit(path, append, read_version=data.version)
             self._know(block)
         self.folder.flush_new(FOLDER)
         self.refresh()
