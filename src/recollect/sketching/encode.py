@@ -235,9 +235,7 @@ class Encoder:
 
     def _counter(self, path: PathKey) -> Tensor:
         """The module's counter R_{M,2} e_1 in the working space, norm one, (W,)."""
-        width = self.operators.width
-        counter: Tensor = self.operators.signs(width, "counter", path[-1][0]) * width**-0.5
-        return counter
+        return self.operators.counter(path[-1][0])
 
     def _node(self, attribute: Tensor, below: Tensor | None, level: Level) -> Tensor:
         """Combine each pair's attributes with what its inputs brought up."""
