@@ -22,8 +22,9 @@ With another family (``Recipe.operators``) the attribute operators and the count
 recursion are dense columns of that family and the shared transform is left out, so that they
 arrive in the sketch as they are; the mixing operators and the count columns stay the same.
 
-With the default, only additions, subtractions and products with +1 or -1 happen between rows' numbers, in an order
-that depends on nothing else in the batch: row i of a batch is bit-identical to that row alone.
+With the default, only additions, subtractions and products with +1 or -1 happen between rows'
+numbers, in an order that depends on nothing else in the batch: row i of a batch is bit-identical
+to that row alone.
 
 Reference: fast Johnson-Lindenstrauss transforms (Ailon and Chazelle, 2009); the recursion is
 that of "Recursive Sketches for Modular Deep Learning" (Ghazi, Panigrahy and Wang, ICML 2019).

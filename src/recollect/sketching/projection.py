@@ -10,7 +10,7 @@ transparent branch: it needs to know neither the slot of an object nor what it i
 With g the transparent branch's share (``paper``: a half for the slot, and a sixteenth for every
 level below the first; ``energy``: 1 / sqrt(2) for every level), w the weight of the objects:
 
-    number = <c, s> / (g w |c|^2)        sum_i = <a_i, s> / (g w' |a_i|^2)        mean = sum / number
+    number = <c, s> / (g w |c|^2)      sum_i = <a_i, s> / (g w' |a_i|^2)      mean = sum / number
 
 (w' is w, or its root where the scheme has square-root weights; the counters of ``energy`` and
 ``keyed`` stand outside the recursion: their g and w are one). All is linear in the sketch, so it
@@ -176,6 +176,4 @@ class Projection:
         noise = values.square().mean(1, keepdim=True)
         std = (noise / power).sqrt() / share
         scale = self.entry.scale
-        return ModuleReading(
-            found[:, -1], std[:, -1], found[:, :-1] * scale, std[:, :-1] * scale
-        )
+        return ModuleReading(found[:, -1], std[:, -1], found[:, :-1] * scale, std[:, :-1] * scale)
