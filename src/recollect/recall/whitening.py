@@ -11,7 +11,8 @@ Capon). It is one vector, made once, and searched for like any other. ``amount``
 much of p a glance holds, and ``1 / sqrt(p' M^-1 p)``, its root mean square over the memory, is
 how far from zero it is for glances that hold nothing of it.
 
-Reference: "High-resolution frequency-wavenumber spectrum analysis" (Capon, 1969).
+Reference: "High-resolution frequency-wavenumber spectrum analysis" (Capon, 1969); "A
+well-conditioned estimator for large-dimensional covariance matrices" (Ledoit and Wolf, 2004).
 
 Shape letters: d numbers in a sketch.
 """
@@ -32,8 +33,8 @@ __all__ = ["Whitened", "whitened"]
 
 FloatArray = npt.NDArray[np.float64]
 
-# Glances whose sketches tell the second moment, and its ridge as a share of the mean square.
-_SAMPLE, _RIDGE = 4096, 1e-3
+# Glances whose sketches tell the second moment.
+_SAMPLE = 4096
 # Inverse of each memory's second moment, with the glances it held then.
 _KEPT: WeakKeyDictionary[Memory, tuple[int, FloatArray]] = WeakKeyDictionary()
 
@@ -87,8 +88,25 @@ def _inverse(memory: Memory) -> FloatArray:
     if len(ids) > _SAMPLE:
         ids = np.sort(np.random.default_rng(0).choice(ids, _SAMPLE, replace=False))
     values = memory.sketches(ids=ids).values.numpy().astype(np.float64)
-    moment = values.T @ values / len(values)
-    ridge = _RIDGE * float(np.trace(moment)) / len(moment)
-    inverse = np.linalg.inv(moment + max(ridge, 1e-30) * np.eye(len(moment))).astype(np.float64)
+    inverse = np.linalg.inv(_second_moment(values)).astype(np.float64)
     _KEPT[memory] = (len(memory), inverse)
     return inverse
+
+
+def _second_moment(values: FloatArray) -> FloatArray:
+    """Estimate the second moment of (n, d) rows, drawn towards a multiple of the identity.
+
+    How far is told by how much the rows' own products differ: with few rows nearly all the way,
+    and whitening then changes little.
+    """
+    n, d = values.shape
+    moment = values.T @ values / n
+    usual = float(np.trace(moment)) / d
+    apart = float(np.square(moment).sum()) - d * usual**2
+    noise = (
+        float(np.square(np.square(values).sum(1)).mean()) - float(np.square(moment).sum())
+    ) / n
+    drawn = 1.0 if apart <= 0 else min(max(noise / apart, 1e-6), 1.0)
+    shrunk: FloatArray = (1 - drawn) * moment
+    shrunk[np.diag_indices(d)] += drawn * max(usual, 1e-30)
+    return shrunk

@@ -59,7 +59,9 @@ class Encoder:
 
     def __init__(self, operators: Operators, scheme: str, slots: bool) -> None:
         self.operators, self.scheme, self.slots = operators, scheme, slots
-        self.fuses = operators.device.type == "cpu" and fused.available()
+        self.fuses = (
+            operators.device.type == "cpu" and operators.family == "hadamard" and fused.available()
+        )
 
     # -- the sketch -----------------------------------------------------------------------
 

@@ -71,8 +71,11 @@ class Recipe:
         return self.dim * _BYTES[self.dtype] + (2 if self.dtype == "int8" else 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as plain values, for JSON."""
-        return asdict(self)
+        """Return the recipe as plain values, for JSON; the default family is not mentioned."""
+        values = asdict(self)
+        if self.operators == "hadamard":
+            del values["operators"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
