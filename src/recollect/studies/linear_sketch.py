@@ -134,7 +134,8 @@ def _ridge(x: Tensor, t: Tensor) -> Tensor:
 def _on_components(x: Tensor, t: Tensor, number: int) -> Tensor:
     """Weights of a regression on principal components, taken back to all dimensions."""
     axes = torch.linalg.svd(x, full_matrices=False).Vh[:number]
-    return axes.T @ _ridge(x @ axes.T, t)
+    weights: Tensor = axes.T @ _ridge(x @ axes.T, t)
+    return weights
 
 
 def _scale(predicted: Tensor, t: Tensor) -> float:

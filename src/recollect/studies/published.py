@@ -54,7 +54,7 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
             "path known: relative error of an attribute read with its own columns; sd over "
             "objects; theory: sqrt(|s|^2 m / d) / |column|",
             "number, mean: errors of one module's own subspace, path not known (true number one)",
-            "exponent: of the error against the numbers in a sketch, over all sizes; -0.5 expected",
+            "exponent: of the error against the numbers in a sketch; -0.5 is expected",
             "decode / projection: time of reading one module by a full decode (least squares of "
             "all objects), over the time of its projection, operators warm",
         ],

@@ -66,8 +66,8 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
         title="how alike two glances are, by what they share",
         notes=[
             "energy, keyed, paper: cosine of both int8 sketches; exact: of all attributes, each "
-            "at its path; pooled: of the mean attribute; histogram: of the counts (these three keep "
-            "the glances, no sketches)",
+            "at its path; pooled: of the mean attribute; histogram: of the counts (these three "
+            "keep the glances, no sketches)",
             "probe: cosine of the shared object alone, at its place in the first glance, and the "
             "energy sketch of the second; anywhere: of the object as if it stood on top",
             "sd: over pairs; sigmas: how many of the deviations among glances that share nothing "
