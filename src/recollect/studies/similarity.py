@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +122,18 @@ def _nothing(kind: str, kinds: list[str]) -> str:
 
 def sketch_cosines(pairs: Sequence[Pair], dim: int, scheme: str, *, slots: bool) -> FloatArray:
     """Return the cosines of both sketches of each pair, (N,)."""
-    sketcher = Sketcher(dim=dim, scheme=scheme, slots=slots and scheme != "paper")
+    sketcher = _sketcher(dim, scheme, slots and scheme != "paper")
     a, b = (
         sketcher.encode(Trace.from_objects(side)).values.double().numpy()
         for side in ([p.one for p in pairs], [p.other for p in pairs])
     )
     return _rowwise(a, b)
+
+
+@lru_cache(maxsize=8)
+def _sketcher(dim: int, scheme: str, slots: bool) -> Sketcher:
+    """One sketcher for all pairs: its operators are made once."""
+    return Sketcher(dim=dim, scheme=scheme, slots=slots)
 
 
 def probe_scores(pairs: Sequence[Pair], dim: int, *, slots: bool) -> FloatArray:
@@ -135,11 +142,12 @@ def probe_scores(pairs: Sequence[Pair], dim: int, *, slots: bool) -> FloatArray:
     (N, 2): at its place in the first glance, and as if it stood on top.
     """
     shared = [p.shared for p in pairs]
-    sketcher = Sketcher(dim=dim, slots=slots)
+    sketcher = _sketcher(dim, "energy", slots)
     second = sketcher.encode(Trace.from_objects([p.other for p in pairs])).values.double().numpy()
     at_place = image(sketcher, _kept(Trace.from_objects([p.one for p in pairs]), shared))
-    on_top = Sketcher(dim=dim)
-    alone = image(on_top, Trace.from_objects([[s] for s in shared if s is not None]))
+    alone = image(
+        _sketcher(dim, "energy", False), Trace.from_objects([[s] for s in shared if s is not None])
+    )
     return np.stack([_rowwise(at_place, second), _rowwise(alone, second)], axis=1)
 
 
