@@ -66,7 +66,9 @@ class Wanted:
     @property
     def words(self) -> str:
         """What is meant, written before the name of the query."""
-        return self.part.words + ("objects, wherever they stand, of " if self.anywhere else "")
+        if not self.anywhere:
+            return self.part.words
+        return f"{self.part.words.removesuffix(' of ') or 'all'}, wherever it stands, of "
 
     def image(self, trace: Trace) -> npt.NDArray[np.float32]:
         """Return the part's contribution to a sketch, or its sketch as if it stood alone."""
