@@ -59,7 +59,9 @@ class Encoder:
 
     def __init__(self, operators: Operators, scheme: str, slots: bool) -> None:
         self.operators, self.scheme, self.slots = operators, scheme, slots
-        self.fuses = operators.device.type == "cpu" and fused.available()
+        self.fuses = (
+            operators.device.type == "cpu" and operators.family == "hadamard" and fused.available()
+        )
 
     # -- the sketch -----------------------------------------------------------------------
 
@@ -235,9 +237,7 @@ class Encoder:
 
     def _counter(self, path: PathKey) -> Tensor:
         """The module's counter R_{M,2} e_1 in the working space, norm one, (W,)."""
-        width = self.operators.width
-        counter: Tensor = self.operators.signs(width, "counter", path[-1][0]) * width**-0.5
-        return counter
+        return self.operators.counter(path[-1][0])
 
     def _node(self, attribute: Tensor, below: Tensor | None, level: Level) -> Tensor:
         """Combine each pair's attributes with what its inputs brought up."""

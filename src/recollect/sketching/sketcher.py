@@ -39,9 +39,11 @@ class Sketcher:
             modules of very different size are remembered alike; missing ones are 1. A Memory
             measures them itself.
         slots: whether the place of an input among its siblings enters the sketch.
+        operators: family of the attributes' operators: ``"hadamard"`` (default, fast), or, for
+            conformance and study, ``"orthogonal"``, ``"gaussian"`` or ``"block-sparse"``.
 
     Raises:
-        ValueError: on a dim that is no multiple of 64, or an unknown scheme or dtype.
+        ValueError: on a dim that is no multiple of 64, or an unknown scheme, dtype or family.
 
     Example:
         >>> cat = Object("cat", [1.0, 2.0], inputs=[Object("face", [0.5, -0.5])])
@@ -61,8 +63,9 @@ class Sketcher:
         scales: Mapping[str, float] | None = None,
         *,
         slots: bool = False,
+        operators: str = "hadamard",
     ) -> None:
-        self.recipe = Recipe(dim, seed, scheme, dtype, slots)
+        self.recipe = Recipe(dim, seed, scheme, dtype, slots, operators=operators)
         self.modules = ModuleTable()
         self.scales = dict(scales or {})
         for name, scale in self.scales.items():
@@ -75,7 +78,10 @@ class Sketcher:
     @classmethod
     def from_recipe(cls, recipe: Recipe, modules: ModuleTable) -> Sketcher:
         """Make a sketcher that shares an existing table (as a Memory does)."""
-        made = cls(recipe.dim, recipe.seed, recipe.scheme, recipe.dtype, slots=recipe.slots)
+        made = cls(
+            recipe.dim, recipe.seed, recipe.scheme, recipe.dtype,
+            slots=recipe.slots, operators=recipe.operators,
+        )  # fmt: skip
         made.modules = modules
         return made
 
