@@ -34,7 +34,7 @@ def verify(engine: Engine) -> Report:
         for number in np.unique(skeleton[skeleton >= 0]).tolist():
             engine.skeletons.bag(number)
         checked.append(f"{len(engine.skeletons)} skeletons can be read")
-        fresh = Ledger(engine.folder, engine.recipe.dim)
+        fresh = Ledger(engine.folder, engine.recipe.dim, engine.ledger.channel)
         total = engine.count(fresh)
         problems += engine.ledger.same_as(fresh)
         checked.append(

@@ -23,7 +23,6 @@ from recollect.memory.lock import WriterLock
 from recollect.memory.reservoir import Reservoir
 from recollect.memory.rows import FOLDER, Block, Rows, Where
 from recollect.memory.structures import SkeletonTable
-from recollect.memory.sums import to_fixed_point
 from recollect.sketching.recipe import ModuleTable, Recipe
 
 if TYPE_CHECKING:
@@ -60,8 +59,9 @@ class Engine:
         self.read_only = read_only
         self.lock = WriterLock(folder / "lock")
         self.modules = ModuleTable()
-        self.rows = Rows(folder, recipe.dim, recipe.dtype)
-        self.ledger = Ledger(folder, recipe.dim)
+        channel = 0 if recipe.channel is None else recipe.channel.size
+        self.rows = Rows(folder, recipe.dim, recipe.dtype, channel)
+        self.ledger = Ledger(folder, recipe.dim, channel)
         self.reservoir = Reservoir(folder, reservoir)
         self._skeletons: SkeletonTable | None = None
         self._seen: int | None = None
@@ -272,7 +272,7 @@ class Engine:
         return len(gone)
 
     def _fixed(self, block: Block) -> tuple[IntArray, IntArray, IntArray]:
-        return block.time, block.skeleton, to_fixed_point(block.codes, block.scale)
+        return block.time, block.skeleton, block.fixed
 
     def _note(self) -> None:
         """The ledger now stands at the newest version."""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from recollect import sketching
 from recollect._checks import check_integer, check_one_of
 from recollect.memory.audit import export, info, verify
+from recollect.memory.channels import channel_of, channels_at
 from recollect.memory.clock import microseconds_of_all
 from recollect.memory.engine import Engine
 from recollect.memory.intake import Added, filter_of, ids_of_all, labels_of_all, sources_of_all
@@ -250,7 +251,8 @@ class Memory:
             skeleton = self._engine.skeletons.add(sketches.skeletons.packed())
         host = sketches.cpu()
         scale = None if host.scale is None else host.scale.numpy()
-        block = Block(ids, times, sources, labels, skeleton, scale, host.codes.numpy())
+        channel = channel_of(host, self._recipe)
+        block = Block(ids, times, sources, labels, skeleton, scale, host.codes.numpy(), channel)
         replaced = self._engine.commit(block, trace)
         return Added(ids.tolist(), len(ids) - replaced, replaced)
 
@@ -379,6 +381,19 @@ class Memory:
                 self._engine.rows.find(chosen) if ids is None else places_of(self._engine, ids)
             )
             return sketches_at(self._engine, places, prefix)
+
+        return self._engine.reading(read)
+
+    def channels(self, where: str | None = None, since: Any = None, until: Any = None) -> Sketches:
+        """Return the distribution channel of glances, in the order of ``glances``.
+
+        Raises:
+            ValueError: if this memory's recipe has none.
+        """
+        chosen = filter_of(where, since, until)
+
+        def read() -> Sketches:
+            return channels_at(self._engine, self._engine.rows.find(chosen))
 
         return self._engine.reading(read)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from recollect.sketching.recipe import ModuleEntry, ModuleTable, Recipe
+from recollect.sketching.channel import Channel
+from recollect.sketching.recipe import ModuleEntry, ModuleTable, Recipe, channel_recipe
 from recollect.sketching.skeletons import Skeletons, Structure
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "Channel",
     "ModuleEntry",
     "ModuleTable",
     "Prior",
@@ -35,6 +37,7 @@ __all__ = [
     "Sketcher",
     "Sketches",
     "Structure",
+    "channel_recipe",
 ]
 
 

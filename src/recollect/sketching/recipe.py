@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from recollect._checks import RecipeMismatch, check_integer, check_one_of, unknown_name
+from recollect._seeds import seed_of
+from recollect.sketching.channel import Channel
 
-__all__ = ["OPERATOR_VERSION", "ModuleEntry", "ModuleTable", "Recipe"]
+__all__ = ["OPERATOR_VERSION", "ModuleEntry", "ModuleTable", "Recipe", "channel_recipe"]
 
 # Raised whenever the same seed would give other operators; stored with every memory.
 OPERATOR_VERSION = 1
@@ -30,6 +32,7 @@ class Recipe:
         dtype: how a sketch is kept: ``"int8"``, ``"float16"`` or ``"float32"``.
         slots: whether the place of an input among its siblings enters the sketch.
         version: version of the operators; only the current one can be encoded or decoded.
+        channel: the distribution channel kept beside the sketches, or None.
 
     Raises:
         ValueError: on a dim that is no multiple of 64 or an unknown scheme or dtype.
@@ -45,6 +48,7 @@ class Recipe:
     dtype: str = "int8"
     slots: bool = False
     version: int = OPERATOR_VERSION
+    channel: Channel | None = None
 
     def __post_init__(self) -> None:
         check_integer("dim", self.dim, minimum=64)
@@ -61,17 +65,22 @@ class Recipe:
 
     @property
     def bytes(self) -> int:
-        """Bytes of one sketch, its bfloat16 scale (int8 only) included."""
+        """Bytes of one sketch, its bfloat16 scale (int8 only) included, without the channel."""
         return self.dim * _BYTES[self.dtype] + (2 if self.dtype == "int8" else 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as plain values, for JSON."""
-        return asdict(self)
+        """Return the recipe as plain values, for JSON; without a channel it is not mentioned."""
+        values = asdict(self)
+        if self.channel is None:
+            del values["channel"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """Read what ``to_dict`` wrote."""
-        return cls(**values)
+        channel = values.get("channel")
+        read = None if channel is None else Channel.from_dict(channel)
+        return cls(**{**values, "channel": read})
 
     def check_same(self, other: Recipe) -> None:
         """Refuse another recipe.
@@ -81,6 +90,17 @@ class Recipe:
         """
         if self != other:
             raise RecipeMismatch(f"two recipes differ and cannot be mixed:\n  {self}\n  {other}")
+
+
+def channel_recipe(recipe: Recipe) -> Recipe:
+    """Return the recipe of a distribution channel's vectors, which are kept like sketches.
+
+    Raises:
+        ValueError: if the recipe has no channel.
+    """
+    if recipe.channel is None:
+        raise ValueError("this recipe has no distribution channel; give Sketcher(channel=...) one")
+    return Recipe(recipe.channel.size, seed_of(recipe.seed, "channel"), dtype="int8")
 
 
 @dataclass(frozen=True)
