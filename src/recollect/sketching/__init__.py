@@ -14,12 +14,16 @@ from recollect.sketching.recipe import ModuleEntry, ModuleTable, Recipe, channel
 from recollect.sketching.skeletons import Skeletons, Structure
 
 if TYPE_CHECKING:
+    from recollect.sketching.averages import Averages
+    from recollect.sketching.features import features_of
     from recollect.sketching.decode import Recollection
     from recollect.sketching.prior import Prior
     from recollect.sketching.sketcher import Sketcher
     from recollect.sketching.sketches import Sketches
 
 _LAZY = {
+    "Averages": "recollect.sketching.averages",
+    "features_of": "recollect.sketching.features",
     "Prior": "recollect.sketching.prior",
     "Recollection": "recollect.sketching.decode",
     "Sketcher": "recollect.sketching.sketcher",
@@ -27,6 +31,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "Averages",
     "Channel",
     "ModuleEntry",
     "ModuleTable",
@@ -38,6 +43,7 @@ __all__ = [
     "Sketches",
     "Structure",
     "channel_recipe",
+    "features_of",
 ]
 
 
