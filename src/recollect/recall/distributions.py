@@ -12,6 +12,7 @@ from recollect._answers import Z90, Answer, interval
 from recollect._checks import check_integer, check_one_of
 from recollect.recall.populations import (
     SOURCES,
+    Decoded,
     Feature,
     Population,
     feature_of,
@@ -46,6 +47,8 @@ def quantiles(
 
     The share F(t) of objects at or below t is estimated for many t, each with its deviation s(t);
     the quantile is where F crosses q, and its interval is where F + 1.645 s and F - 1.645 s do.
+    Of decoded glances they are the mean and the deviation of the quantiles of draws from all
+    objects' error bars.
 
     Args:
         memory: a Memory.
@@ -85,12 +88,11 @@ def quantiles(
     if len(asked) == 0 or not ((asked >= 0) & (asked <= 1)).all():
         raise ValueError(f"ranks lie between 0 and 1, got {asked.tolist()}")
     number, found, chosen = _ask(memory, module, feature, names, where, since, until, source)
-    thresholds = _grid(found, number)
-    if found.exact:
-        points, _ = found.points()
-        estimate = np.quantile(number.read(points), asked)
-        low = high = estimate
+    if isinstance(found, Decoded):
+        estimate, std = found.quantiles(number.read, asked)
+        low, high = interval(estimate, std)
     else:
+        thresholds = _grid(found, number)
         share, std = found.average(lambda x: number.read(x)[:, None] <= thresholds)
         estimate = _cross(thresholds, share, asked)
         low = _cross(thresholds, share + Z90 * std, asked)

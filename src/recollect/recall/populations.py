@@ -38,7 +38,7 @@ Function = Callable[[FloatArray], FloatArray]
 
 SOURCES = ("sketch", "channel")
 # Draws from the error bar of each decoded object, at least, and of all objects together.
-DRAWS, ALL_DRAWS = 32, 4096
+DRAWS, ALL_DRAWS = 64, 4096
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,30 @@ class Decoded(Population):
             ]
             error = error + np.square((moved[1] - moved[0]).mean(0) / 2)
         return mean, np.sqrt(error)
+
+    def quantiles(self, read: Function, ranks: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return quantiles of a number, and their deviations: those of each draw of all objects.
+
+        Where the objects are a sample, each draw takes as many of them with replacement.
+        """
+        n, draws, m = self._draws.shape
+        number = read(self._draws.reshape(-1, m)).reshape(n, draws)
+        if self.exact:
+            middle = np.quantile(number[:, 0], ranks)
+            return middle, np.zeros_like(middle)
+        middle = np.quantile(number, ranks, axis=0).mean(1)
+        if n < self.objects:
+            generator = np.random.Generator(np.random.PCG64(n + 1))
+            number = np.take_along_axis(number, generator.integers(0, n, number.shape), 0)
+        variance = np.quantile(number, ranks, axis=0).var(1)
+        if self.shift.any():
+            ends = [
+                read((self._draws + s * self.shift).reshape(-1, m)).reshape(n, draws)
+                for s in (-1.0, 1.0)
+            ]
+            moved = [np.quantile(u, ranks, axis=0).mean(1) for u in ends]
+            variance = variance + np.square((moved[1] - moved[0]) / 2)
+        return middle, np.sqrt(variance)
 
     def points(self) -> tuple[FloatArray, FloatArray]:
         """Return all draws, of equal weight."""

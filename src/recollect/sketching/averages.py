@@ -41,6 +41,8 @@ Function = Callable[[FloatArray], FloatArray]
 
 # Objects kept whole that a module needs before anything is said of its distribution.
 FEWEST = 16
+# Up to this excess a window is taken to hold nothing further out than records do.
+USUAL_EXCESS = 0.03
 EXCESSES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 # Load of a channel beyond which error bars are stretched.
 CROWDED = 1.25
@@ -68,6 +70,14 @@ class Reference:
     points: FloatArray
     weight: FloatArray
     records: int
+
+    @property
+    def near(self) -> FloatArray:
+        """The weights (R,) without the points that lie further out than any record."""
+        kept = self.weight.copy()
+        kept[-FAR:] = 0
+        near: FloatArray = kept / kept.sum()
+        return near
 
     @classmethod
     def of(cls, kept: FloatArray) -> Reference:
@@ -234,16 +244,25 @@ class Averages:
         chance.diagonal().add_(noise)
         usual = 1 / number + 1 / own.records
         difference = values - mean
-        kappa, factor, wider = _likeliest(chance, common, mine, usual, difference)
+        other, excess = _likeliest(chance, common, mine, usual, difference)
+        kappa = min(usual + excess, 1.0)
+        rest = chance + other * common
+        factor = torch.linalg.cholesky(rest + kappa * mine)
         g = torch.from_numpy(np.asarray(function(reference.points), dtype=np.float64))
         weight = torch.from_numpy(reference.weight)
         usual_g = weight @ g
-        centred = (g - usual_g) * weight[:, None]
-        phi = self._phi(module, reference.points) - own.mean
-        across = number * kappa * (centred.T @ phi) @ image  # (q, c)
+        centred = g - usual_g
+        phi = (self._phi(module, reference.points) - own.mean) @ image * number  # (R, c)
+        across = kappa * (centred * weight[:, None]).T @ phi  # (q, c)
         solved = torch.cholesky_solve(across.T, factor)  # (c, q)
         moved = usual_g + solved.T @ difference
-        variance = kappa * (centred * (g - usual_g)).sum(0) - (across * solved.T).sum(1)
+        # What the features leave of g, among objects as they usually are if nothing is unusual.
+        likely = weight if excess > USUAL_EXCESS else torch.from_numpy(reference.near)
+        left = centred - phi @ solved
+        variance = kappa * (likely @ left.square() - (likely @ left).square())
+        variance += (solved * (rest @ solved)).sum(0)
+        energy = (difference * torch.cholesky_solve(difference[:, None], factor)[:, 0]).sum()
+        wider = float(misfit(energy[None], len(difference))[0])
         wider *= max(self.load(counts) / CROWDED, 1.0) ** 0.5
         return moved.numpy(), (variance.clamp_min(0).sqrt() * wider).numpy()
 
@@ -289,28 +308,25 @@ class Averages:
 
 def _likeliest(
     chance: Tensor, common: Tensor, mine: Tensor, usual: float, difference: Tensor
-) -> tuple[float, Tensor, float]:
+) -> tuple[float, float]:
     """Choose the excess of the module asked about and of all others, by likelihood.
 
     Returns:
-        kappa of the module, the Cholesky factor (c, c) of the sum's covariance, and by how much
-        deviations must grow where even that does not explain the sum.
+        the excess of the others, and that of the module.
     """
-    found: dict[tuple[float, float], tuple[float, float, Tensor, float]] = {}
+    found: dict[tuple[float, float], float] = {}
 
     def loss(other: float, own: float) -> float:
         if (other, own) not in found:
             kappa = min(usual + own, 1.0)
             factor = torch.linalg.cholesky(chance + other * common + kappa * mine)
             energy = float(difference @ torch.cholesky_solve(difference[:, None], factor)[:, 0])
-            wider = float(misfit(torch.tensor([energy]), len(difference))[0])
-            loss = energy / 2 + float(factor.diagonal().log().sum())
-            found[other, own] = (loss, kappa, factor, wider)
-        return found[other, own][0]
+            found[other, own] = energy / 2 + float(factor.diagonal().log().sum())
+        return found[other, own]
 
     others = EXCESSES if float(common.abs().max()) > 0 else (0.0,)
     other, own = others[0], EXCESSES[3]
     for _ in range(2):  # one after the other: the two are nearly independent
         other = min(others, key=lambda e, own=own: loss(e, own))
         own = min(EXCESSES, key=lambda e, other=other: loss(other, e))
-    return found[other, own][1:]
+    return other, own
