@@ -5,6 +5,7 @@
     recall.attribute(memory, "cat")                 # how large, where: mean and spread
     recall.quantiles(memory, "cat", [0.5, 0.9])     # how distributed; histogram, fraction_above
     recall.drift(memory, (a, b), (b, c))            # do two windows differ, with a p-value
+    recall.statistics(memory, "cat")                # what streams were followed, with bounds
     recall.unroll(memory, 17)                       # one glance as a tree
     recall.why(memory, 17, 23)                      # what two glances have in common
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from recollect.recall.drifting import drift
     from recollect.recall.reasons import why
     from recollect.recall.similarity import similar
+    from recollect.recall.streams import statistics
     from recollect.recall.unrolling import Unrolled, unroll
 
 # Files are not named like their functions: a loaded file would take the function's place.
@@ -37,6 +39,7 @@ _WHERE = {
     "histogram": "recollect.recall.distributions",
     "quantiles": "recollect.recall.distributions",
     "similar": "recollect.recall.similarity",
+    "statistics": "recollect.recall.streams",
     "unroll": "recollect.recall.unrolling",
     "why": "recollect.recall.reasons",
 }
@@ -51,6 +54,7 @@ __all__ = [
     "histogram",
     "quantiles",
     "similar",
+    "statistics",
     "unroll",
     "why",
 ]
