@@ -25,6 +25,7 @@ __all__ = [
     "Key",
     "aged",
     "day_of",
+    "homes",
     "join_cells",
     "month_of",
     "pack_cells",
@@ -161,18 +162,29 @@ def _home(cells: Cells, span: Span) -> Span:
 
 def aged(cells: Cells, hours: int, days: int) -> Cells:
     """Join old hours to days and old days to months; newer ones stay apart."""
-    if not cells:
-        return {}
-    newest = max(last for _, last in cells)
     out: Cells = {}
-    for span in sorted(cells):
+    for span, home in homes(cells, hours, days).items():
+        join_cells(out, {home: cells[span]})
+    return out
+
+
+def homes(spans: Iterable[Span], hours: int, days: int) -> dict[Span, Span]:
+    """Return the window that each window belongs to by its age, in order of time.
+
+    >>> homes([(0, 1), (60, 61), (99, 100)], hours=40, days=30)
+    {(0, 1): (0, 24), (60, 61): (60, 61), (99, 100): (99, 100)}
+    """
+    ordered = sorted(spans)
+    newest = max((last for _, last in ordered), default=0)
+    found = {}
+    for span in ordered:
         home = span
         if span[1] - span[0] == 1 and span[1] <= newest - hours:
             home = day_of(span[0])
         if home[1] - home[0] <= 24 and home[1] <= newest - hours - 24 * days:
             home = month_of(span[0])
-        join_cells(out, {home: cells[span]})
-    return out
+        found[span] = home
+    return found
 
 
 def spans_inside(

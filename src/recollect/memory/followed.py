@@ -22,6 +22,7 @@ from recollect.memory.cells import (
     Cells,
     Key,
     aged,
+    homes,
     join_cells,
     pack_cells,
     spans_inside,
@@ -219,8 +220,10 @@ class Followed:
 
     def compact(self, version: int) -> None:
         """Join all parts; old hours become days, old days months."""
-        if len(self.files(version)) > 1:
-            self._rewrite(dict(self.cells(version)), version)
+        cells = self.cells(version)
+        where = homes(cells, self.following.hours, self.following.days)
+        if len(self.files(version)) > 1 or any(span != home for span, home in where.items()):
+            self._rewrite(dict(cells), version)
 
     def _rewrite(self, cells: Cells, version: int) -> None:
         old = self.files(version)
