@@ -47,9 +47,7 @@ def scenes(glances: int, seed: int, shift: float = 0.0) -> Trace:
 
 
 def scales_of(trace: Trace) -> dict[str, float]:
-    return {
-        n: float(c.attributes.square().sum(1).mean().sqrt()) for n, c in trace.columns.items()
-    }
+    return {n: float(c.attributes.square().sum(1).mean().sqrt()) for n, c in trace.columns.items()}
 
 
 def with_features(trace: Trace, sketcher: Sketcher, channel: Channel) -> Trace:
@@ -147,7 +145,10 @@ def main() -> None:
                 whole = Sketcher(size, seed, scales=scales)
                 whole.admit(kept)
                 beside = Sketcher(size // 2, seed, scales=scales, channel=channel)
-                plain, rich = with_features(kept, whole, channel), with_features(day, whole, channel)
+                plain, rich = (
+                    with_features(kept, whole, channel),
+                    with_features(day, whole, channel),
+                )
                 inside = Sketcher(size, seed, scales={**scales, **scales_of(plain)})
                 prior, richer = Prior.fit(kept), Prior.fit(plain)
                 found.append(

@@ -87,7 +87,9 @@ def test_records_give_exactly_what_was_seen(tmp_path: Any) -> None:
         assert {"first", "low"} <= set(found.to_pandas().columns)
 
 
-@pytest.mark.parametrize(("source", "least", "most"), [("sketch", 0.83, 0.97), ("channel", 0.85, 0.985)])
+@pytest.mark.parametrize(
+    ("source", "least", "most"), [("sketch", 0.83, 0.97), ("channel", 0.85, 0.985)]
+)
 def test_nine_in_ten_intervals_hold_the_truth(
     memory: Memory, trace: Trace, source: str, least: float, most: float
 ) -> None:

@@ -19,7 +19,9 @@ KEPT, DAY = SCENES.trace(150, 1), SCENES.trace(400, 2)
 
 
 def sketcher(size: int = 256, features: int = 48, **options: object) -> Sketcher:
-    scales = {n: float(c.attributes.square().sum(1).mean().sqrt()) for n, c in KEPT.columns.items()}
+    scales = {
+        n: float(c.attributes.square().sum(1).mean().sqrt()) for n, c in KEPT.columns.items()
+    }
     return Sketcher(
         dim=64, scales=scales, channel=Channel(size, features), **options  # type: ignore[arg-type]
     )  # fmt: skip
@@ -167,7 +169,7 @@ def test_shares_over_a_window_hold_their_bars_and_beat_the_records() -> None:
             x = day.objects(module).attributes.numpy()
             seen = KEPT.objects(module).attributes.numpy()
             t = np.quantile(x[:, 0], [0.1, 0.3, 0.5, 0.7, 0.9])
-            mean, std = averages.of(module, lambda a: a[:, :1] <= t, total, 300, counts(day))
+            mean, std = averages.of(module, lambda a, t=t: a[:, :1] <= t, total, 300, counts(day))
             true = (x[:, :1] <= t).mean(0)
             inside.append(np.abs(mean - true) <= 1.645 * std)
             error.append(np.abs(mean - true).mean())
@@ -187,7 +189,10 @@ def test_a_mean_of_the_attribute_itself() -> None:
     np.testing.assert_allclose(mean, x.mean(0), atol=0.1)
     assert (np.abs(mean - x.mean(0)) < 4 * std).all()
     one, none = averages.of("thing2", lambda a: np.ones((len(a), 1)), total, 400, counts(DAY))
-    assert (float(one[0]), float(none[0])) == (pytest.approx(1, abs=1e-9), pytest.approx(0, abs=1e-6))
+    assert (float(one[0]), float(none[0])) == (
+        pytest.approx(1, abs=1e-9),
+        pytest.approx(0, abs=1e-6),
+    )
 
 
 def test_a_crowded_channel_says_less() -> None:

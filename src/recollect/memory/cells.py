@@ -191,7 +191,8 @@ def spans_inside(
     cells: Iterable[Span], since: int | None, until: int | None
 ) -> tuple[list[Span], list[Span]]:
     """Return the windows inside since <= hour < until, and those that are cut."""
-    inside, cut = [], []
+    inside: list[Span] = []
+    cut: list[Span] = []
     for span in sorted(cells):
         if (until is not None and span[0] >= until) or (since is not None and span[1] <= since):
             continue

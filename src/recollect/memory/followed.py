@@ -63,8 +63,9 @@ class Followed:
 
     def files(self, version: int) -> list[Path]:
         """Return the files that count at a version: one of all up to some version, later parts."""
-        found = sorted((self.folder / _FOLDER).glob("*.all")), sorted(
-            (self.folder / _FOLDER).glob("*.part-of")
+        found = (
+            sorted((self.folder / _FOLDER).glob("*.all")),
+            sorted((self.folder / _FOLDER).glob("*.part-of")),
         )
         whole = [p for p in found[0] if _version(p) <= version][-1:]
         begin = _version(whole[0]) if whole else -1

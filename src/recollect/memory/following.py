@@ -185,9 +185,9 @@ def following_of(given: Following | Iterable[Follow] | bool | None) -> dict[str,
         return Following().to_dict()
     if isinstance(given, Following):
         return given.to_dict()
-    streams = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    streams: list[object] = list(given) if isinstance(given, Iterable) else [given]
     if not all(isinstance(s, Follow) for s in streams):
         raise TypeError(
             f"statistics is True, a Following, or a list of Follow(statistic, of), got {given!r}"
         )
-    return Following(tuple(streams)).to_dict()
+    return Following(tuple(s for s in streams if isinstance(s, Follow))).to_dict()

@@ -221,7 +221,7 @@ def histogram(
         edges = edges[1:-1] if len(edges) > 2 else edges[:0]
     ends = np.concatenate([[-np.inf], edges, [np.inf]])
 
-    def inside(x: FloatArray) -> FloatArray:
+    def inside(x: FloatArray) -> npt.NDArray[np.bool_]:
         u = number.read(x)[:, None]
         return (u > ends[:-1]) & (u <= ends[1:])
 

@@ -34,7 +34,7 @@ __all__ = ["Channelled", "Decoded", "Feature", "Population", "feature_of", "popu
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
-Function = Callable[[FloatArray], FloatArray]
+Function = Callable[[FloatArray], npt.NDArray[Any]]
 
 SOURCES = ("sketch", "channel")
 # Draws from the error bar of each decoded object, at least, and of all objects together.

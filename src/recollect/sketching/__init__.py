@@ -15,8 +15,8 @@ from recollect.sketching.skeletons import Skeletons, Structure
 
 if TYPE_CHECKING:
     from recollect.sketching.averages import Averages
-    from recollect.sketching.features import features_of
     from recollect.sketching.decode import Recollection
+    from recollect.sketching.features import features_of
     from recollect.sketching.prior import Prior
     from recollect.sketching.sketcher import Sketcher
     from recollect.sketching.sketches import Sketches

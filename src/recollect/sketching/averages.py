@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,7 @@ from recollect.sketching.solve import misfit
 __all__ = ["FEWEST", "Averages", "Reference", "TooFewRecords"]
 
 FloatArray = npt.NDArray[np.float64]
-Function = Callable[[FloatArray], FloatArray]
+Function = Callable[[FloatArray], npt.NDArray[Any]]
 
 # Objects kept whole that a module needs before anything is said of its distribution.
 FEWEST = 16
@@ -94,7 +95,9 @@ class Reference:
         one = generator.integers(0, m, FAR)[:, None] == np.arange(m)
         whole = (np.arange(FAR) % 2 == 0)[:, None]
         out = np.where(whole | one, reach, 1.0)
-        far = mean + out * (far - mean) + np.where(one, std * generator.standard_normal((FAR, m)), 0)
+        far = (
+            mean + out * (far - mean) + np.where(one, std * generator.standard_normal((FAR, m)), 0)
+        )
         weight = np.repeat(np.array(WEIGHTS) / [r, SMOOTH, FAR], [r, SMOOTH, FAR])
         return cls(np.concatenate([kept, smooth, far]), weight, r)
 
@@ -179,8 +182,7 @@ class Averages:
     def _kept(self, module: str) -> FloatArray:
         if module not in self.prior.modules:
             return np.zeros((0, 1))
-        kept = self.prior.sample.objects(module).attributes.numpy().astype(np.float64)
-        return kept
+        return np.asarray(self.prior.sample.objects(module).attributes.numpy(), np.float64)
 
     def _phi(self, module: str, points: FloatArray) -> Tensor:
         entry = self.table.family_of(self.table.id_of(module))
@@ -327,6 +329,6 @@ def _likeliest(
     others = EXCESSES if float(common.abs().max()) > 0 else (0.0,)
     other, own = others[0], EXCESSES[3]
     for _ in range(2):  # one after the other: the two are nearly independent
-        other = min(others, key=lambda e, own=own: loss(e, own))
-        own = min(EXCESSES, key=lambda e, other=other: loss(other, e))
+        other = min((loss(e, own), e) for e in others)[1]
+        own = min((loss(other, e), e) for e in EXCESSES)[1]
     return other, own

@@ -50,11 +50,12 @@ class Channel:
                 f"features come in pairs (a cosine and a sine), so their number is even, got "
                 f"{self.features}"
             )
+        given: object = self.modules
         if self.modules is not None:
-            if isinstance(self.modules, str):
+            if isinstance(given, str):
                 raise TypeError(
-                    f"modules must be a sequence of names, got the string {self.modules!r}; "
-                    f"write modules=({self.modules!r},)"
+                    f"modules must be a sequence of names, got the string {given!r}; "
+                    f"write modules=({given!r},)"
                 )
             object.__setattr__(self, "modules", tuple(self.modules))
             if not self.modules:

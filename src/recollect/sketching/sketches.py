@@ -200,9 +200,7 @@ class Sketches:
             and torch.equal(self.count, other.count)
             and (self.channel is None) == (other.channel is None)
             and (
-                self.channel is None
-                or other.channel is None
-                or self.channel.equal(other.channel)
+                self.channel is None or other.channel is None or self.channel.equal(other.channel)
             )
         )
 
