@@ -44,6 +44,10 @@ _STUDIES = {
         "recollect.studies.reverse_replay",
         "replayed backwards, a stream gives nearly the exact estimate; forward it does not",
     ),
+    "statistics": (
+        "recollect.studies.statistics",
+        "a day's roll-up tells quantiles, shares and drift; streams in 4 KB: beside reservoirs",
+    ),
     "subset-selection": (
         "recollect.studies.subset_selection",
         "chosen rows do the work of all: IWeS beside margin, BADGE, k-center, coverage, chance",
