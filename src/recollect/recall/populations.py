@@ -28,7 +28,7 @@ from recollect.recall.reading import CHUNK, Decoder, Selection, load_note, plura
 
 if TYPE_CHECKING:
     from recollect.memory import Memory
-    from recollect.sketching import Averages
+    from recollect.sketching import Averages, Recollection
 
 __all__ = ["Channelled", "Decoded", "Feature", "Population", "feature_of", "population_of"]
 
@@ -214,6 +214,7 @@ class Channelled(Population):
         values: (c,) the sum.
         glances: how many it sums.
         counts: module -> objects in the window, and the variance of that.
+        known: mean of the attribute and its deviation, from the sum of the sketches.
         notes: how it was read.
     """
 
@@ -224,10 +225,11 @@ class Channelled(Population):
         values: FloatArray,
         glances: int,
         counts: Mapping[str, tuple[float, float]],
+        known: tuple[FloatArray, FloatArray] | None,
         notes: list[str],
     ) -> None:
         self.averages, self.module, self.counts, self.notes = averages, module, counts, notes
-        self.values, self.glances = values, glances
+        self.values, self.glances, self.known = values, glances, known
         self.objects = counts[module][0]
 
     def average(self, function: Function) -> tuple[FloatArray, FloatArray]:
@@ -235,7 +237,9 @@ class Channelled(Population):
         import torch
 
         values = torch.from_numpy(self.values)
-        return self.averages.of(self.module, function, values, self.glances, self.counts)
+        return self.averages.of(
+            self.module, function, values, self.glances, self.counts, self.known
+        )
 
     def points(self) -> tuple[FloatArray, FloatArray]:
         """Return the smoothed records, which what the channel says is measured against."""
@@ -340,7 +344,8 @@ def channelled(memory: Memory, module: str, chosen: Selection) -> Channelled:
         total, sketches, read = codes.sum(0), rollups.sum.sum(0, keepdims=True), "roll-ups"
     else:
         found = memory.channels(**chosen.arguments)
-        n, sketches, read = len(found), None, "glances"
+        n, read = len(found), "glances"
+        sketches = memory.sketches(**chosen.arguments).sum().codes.numpy()
         total = found.sum().codes[0].numpy() if n else np.zeros(found.dim, np.int64)
         skeletons = memory.skeleton_counts(**chosen.arguments)
         known = int(skeletons.known.sum())
@@ -349,19 +354,22 @@ def channelled(memory: Memory, module: str, chosen: Selection) -> Channelled:
         raise NotRemembered(f"no glance is chosen{chosen.words}; widen the filter or the window")
     names = memory.modules.names
     counts = {name: (float(c), 0.0) for name, c in zip(names, counted.tolist(), strict=True)}
+    summed = decoder.decode(sums_of(memory, sketches, np.array([n])))
     notes = [f"from the sum of {plural(n, 'glance')} in the distribution channel ({read})"]
     if known < n:
-        counts = _estimated_counts(memory, chosen, decoder, n, sketches)
+        counts = _estimated_counts(summed)
         notes.append("without skeletons: the number of objects is itself an estimate")
     if counts[module][0] < 0.5:
         raise NotRemembered(
             f"no object of module {module!r} is in the {plural(n, 'chosen glance')}"
             f"{chosen.words}; widen the filter or the window"
         )
+    mean, std = summed.means(module, [counts[module][0]])
+    told = (mean[0].numpy().astype(np.float64), std[0].numpy().astype(np.float64))
     load = averages.load(counts)
     notes += [decoder.note.replace("decoded", "read"), f"load of the channel {load:.2g}"]
     values = total.astype(np.float64) * 2.0**-32
-    return Channelled(averages, module, values, n, counts, notes)
+    return Channelled(averages, module, values, n, counts, told, notes)
 
 
 def _averages_of(decoder: Decoder, module: str) -> Averages:
@@ -386,13 +394,8 @@ def _averages_of(decoder: Decoder, module: str) -> Averages:
     return averages
 
 
-def _estimated_counts(
-    memory: Memory, chosen: Selection, decoder: Decoder, n: int, sums: IntArray | None
-) -> dict[str, tuple[float, float]]:
+def _estimated_counts(summed: Recollection) -> dict[str, tuple[float, float]]:
     """Estimate each module's objects in a window, and the variance of that, from its sketches."""
-    if sums is None:
-        sums = memory.sketches(**chosen.arguments).sum().codes.numpy()
-    found = decoder.decode(sums_of(memory, sums, np.array([n])))
-    names, estimate, std = found.count_estimates()
+    names, estimate, std = summed.count_estimates()
     rows = zip(names, estimate[0].tolist(), std[0].tolist(), strict=True)
     return {name: (max(e, 0.0), s * s) for name, e, s in rows}

@@ -213,6 +213,7 @@ class Averages:
         values: Tensor,
         glances: int,
         counts: Mapping[str, tuple[float, float]],
+        known: tuple[FloatArray, FloatArray] | None = None,
     ) -> tuple[FloatArray, FloatArray]:
         """Estimate the mean of some functions over a window's objects of a module.
 
@@ -222,6 +223,8 @@ class Averages:
             values: (c,) float64, the channel's sum over the window.
             glances: how many it sums.
             counts: module -> number of its objects in the window, and its variance.
+            known: (m,) mean of the attribute as the sum of the sketches tells it, and (m,) its
+                deviation.
 
         Returns:
             means (q,) and standard deviations (q,).
@@ -237,30 +240,39 @@ class Averages:
             raise ValueError(f"no object of module {module!r} is in the window")
         own = self._usual(module)
         image = self.encoder.images(module, self.table)
+        points = torch.from_numpy(reference.points)
+        weight = torch.from_numpy(reference.weight)
+        # What is seen of the module: its features in the channel, and its mean from the sketch.
+        seen = (self._phi(module, reference.points) - own.mean) @ image * number
         chance, common = self._others(module, counts)
-        noise = self.usual_noise * max(glances, 1)
-        mean = self._mean(counts)
-        mine = image.T @ own.covariance @ image * number**2
         away = torch.outer(own.mean @ image, own.mean @ image)
         chance = chance + counts[module][1] * away
-        chance.diagonal().add_(noise)
+        chance.diagonal().add_(self.usual_noise * max(glances, 1))
+        difference = values - self._mean(counts)
+        if known is not None:
+            scale = self.table.family_of(self.table.id_of(module)).scale
+            middle = weight @ points
+            seen = torch.cat([seen, (points - middle) / scale], 1)
+            told = (torch.from_numpy(known[0]) - middle) / scale
+            difference = torch.cat([difference, told])
+            unsure = torch.from_numpy(known[1] / scale).square().clamp_min(1e-12)
+            chance = _beside(chance, torch.diag(unsure))
+            common = _beside(common, torch.zeros(len(told), len(told)))
+        mine = (seen * weight[:, None]).T @ seen  # (c, c)
         usual = 1 / number + 1 / own.records
-        difference = values - mean
         other, excess = _likeliest(chance, common, mine, usual, difference)
         kappa = min(usual + excess, 1.0)
         rest = chance + other * common
         factor = torch.linalg.cholesky(rest + kappa * mine)
         g = torch.from_numpy(np.asarray(function(reference.points), dtype=np.float64))
-        weight = torch.from_numpy(reference.weight)
         usual_g = weight @ g
         centred = g - usual_g
-        phi = (self._phi(module, reference.points) - own.mean) @ image * number  # (R, c)
-        across = kappa * (centred * weight[:, None]).T @ phi  # (q, c)
+        across = kappa * (centred * weight[:, None]).T @ seen  # (q, c)
         solved = torch.cholesky_solve(across.T, factor)  # (c, q)
         moved = usual_g + solved.T @ difference
-        # What the features leave of g, among objects as they usually are if nothing is unusual.
+        # What is seen leaves of g, among objects as they usually are if nothing is unusual.
         likely = weight if excess > USUAL_EXCESS else torch.from_numpy(reference.near)
-        left = centred - phi @ solved
+        left = centred - seen @ solved
         variance = kappa * (likely @ left.square() - (likely @ left).square())
         variance += (solved * (rest @ solved)).sum(0)
         energy = (difference * torch.cholesky_solve(difference[:, None], factor)[:, 0]).sum()
@@ -306,6 +318,13 @@ class Averages:
                 place = usual.mean @ image
                 chance += unsure * torch.outer(place, place)
         return chance, common
+
+
+def _beside(a: Tensor, b: Tensor) -> Tensor:
+    """Return the covariance of two things that have nothing in common."""
+    joined = torch.zeros(len(a) + len(b), len(a) + len(b), dtype=torch.float64)
+    joined[: len(a), : len(a)], joined[len(a) :, len(a) :] = a, b
+    return joined
 
 
 def _likeliest(

@@ -6,15 +6,15 @@ Used by studies that need objects of many modules whose truth is known.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from recollect.tracing import Trace
 
-__all__ = ["HIDDEN", "DigitScenes"]
+__all__ = ["HIDDEN", "NARROW", "DigitScenes"]
 
 HIDDEN = 32
+NARROW = ("score", "ink", "width", "height")
 
 
 class DigitScenes:
@@ -35,7 +35,9 @@ class DigitScenes:
         self._network = network
 
     @torch.no_grad()
-    def trace(self, glances: int, seed: int, light: float = 1.0, tilt: float = 0.0) -> Trace:
+    def trace(
+        self, glances: int, seed: int, light: float = 1.0, tilt: float = 0.0, *, wide: bool = True
+    ) -> Trace:
         """Return glances of 2 to 12 digits; the module of each is the class that it belongs to.
 
         Args:
@@ -43,6 +45,8 @@ class DigitScenes:
             seed: of the choice.
             light: by which the pictures' brightness is multiplied.
             tilt: how much commoner high digits are than low ones.
+            wide: whether an attribute is the ``HIDDEN`` hidden units, or the ``NARROW`` numbers
+                of a detection.
         """
         rng = np.random.default_rng([seed, 17])
         glance = np.repeat(np.arange(glances), rng.integers(2, 13, glances))
@@ -55,7 +59,7 @@ class DigitScenes:
             chosen[kind == k] = rng.choice(rows, int((kind == k).sum()))
         seen = self._pictures[torch.from_numpy(chosen)] * light
         seen = (seen + 0.05 * torch.from_numpy(rng.standard_normal(seen.shape))).float()
-        hidden = self._network[:2](seen)
+        hidden = self._network[:2](seen) if wide else self._detections(seen)
         return Trace.from_columns(
             {
                 f"digit {k}": {
@@ -67,11 +71,18 @@ class DigitScenes:
             num_glances=glances,
         )
 
+    def _detections(self, seen: Tensor) -> Tensor:
+        """Return (n, 4): the score of the best class, ink, and width and height of the strokes."""
+        score = self._network(seen).softmax(1).amax(1)
+        inked = seen.view(-1, 8, 8) > 0.3
+        sides = [inked.any(axis).sum(1).float() for axis in (1, 2)]
+        return torch.stack([score, seen.mean(1), *sides], 1)
+
     @property
-    def strokes(self) -> list[tuple[int, ...]]:
-        """Rows of eight pixels of all unseen digits, in order: a stream of repeated items."""
-        rows: npt.NDArray[np.int64] = (self._pictures.numpy().reshape(-1, 8) * 16).astype(np.int64)
-        return [tuple(r) for r in rows.tolist()]
+    def strokes(self) -> list[str]:
+        """Rows of eight pixels of all unseen digits, each 0, 1 or 2: a stream of words."""
+        rows = np.rint(self._pictures.numpy().reshape(-1, 8) * 2).astype(np.int64)
+        return ["".join(map(str, r)) for r in rows.tolist()]
 
 
 def _digits(seed: int) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,7 @@ from recollect.sketching.statistics import (
     Statistic,
     read_statistic,
 )
-from recollect.studies.digit_scenes import HIDDEN, DigitScenes
+from recollect.studies.digit_scenes import HIDDEN, NARROW, DigitScenes
 from recollect.tracing import Trace
 
 __all__ = ["picture", "study"]
@@ -45,8 +45,6 @@ FloatArray = npt.NDArray[np.float64]
 HOUR = 3_600_000_000
 CHANNEL = Channel(320, 32)
 DIM = 256
-# A record: class, scale and one byte a number.
-RECORD = HIDDEN + 3
 RANKS = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
 SHARDS = 4
 METHODS = ("ours", "reservoir", "decoded", "usual")
@@ -64,15 +62,18 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
         FileNotFoundError: if a folder is given and holds no texts.
     """
     scenes = DigitScenes(epochs=20 if quick else 60)
-    seeds, glances = ((0,), 400) if quick else ((0, 1, 2), 1000)
-    found = [_day(scenes, seed, glances) for seed in seeds]
+    seeds, glances = ((0,), 200) if quick else ((0, 1, 2), 1000)
+    found = [
+        [row for wide in (False, True) for row in _day(scenes, seed, glances, wide)]
+        for seed in seeds
+    ]
     rows: list[dict[str, Any]] = []
     for number, first in enumerate(found[0]):
         values = np.array([[f[number][m] for m in METHODS] for f in found], dtype=np.float64)
         mean = dict(zip(METHODS, values.mean(0).tolist(), strict=True))
         spread = float(values[:, 0].std(ddof=1)) if len(seeds) > 1 else math.nan
         rows.append({**first, **mean, "deviation": spread})
-    streams: dict[str, Sequence[Any]] = {"pixel rows": [str(s) for s in scenes.strokes]}
+    streams: dict[str, Sequence[Any]] = {"pixel rows": scenes.strokes}
     if data is not None:
         texts = sorted((Path(data) / "text").glob("*.txt"))
         if not texts:
@@ -87,9 +88,10 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
         {key: [r[key] for r in rows] for key in order},
         title=f"errors of summary statistics: a day of {glances} scenes, and streams in 4 KB",
         notes=[
-            f"day, ours: its roll-up alone, {size:,} bytes; reservoir: {size // RECORD} of its "
-            f"objects in the same bytes; decoded: all {glances} glances of {DIM} bytes; usual: "
-            "300 scenes kept whole the day before, with other light and other shares",
+            f"day, ours: its roll-up alone, {size:,} bytes; reservoir: {_records(False)} "
+            f"(hidden units {_records(True)}) of its objects in the same bytes; decoded: all "
+            f"{glances} glances of {DIM} bytes; usual: 300 scenes kept whole the day before, with other "
+            "light and other shares",
             f"mean over 10 modules and {len(seeds)} seeds; deviation over the seeds",
             "streams, ours: the worse of the whole stream and four merged shards; reservoir: a "
             "sample of 4 KB with the usual corrections (Chao for distinct, Miller-Madow for "
@@ -101,11 +103,11 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
 # -- a day of scenes --------------------------------------------------------------------------
 
 
-def _day(scenes: DigitScenes, seed: int, glances: int) -> list[dict[str, Any]]:
+def _day(scenes: DigitScenes, seed: int, glances: int, wide: bool) -> list[dict[str, Any]]:
     """Errors over one day, one row per statistic."""
-    kept = scenes.trace(300, 1000 + seed)
-    day = scenes.trace(glances, seed, light=0.85, tilt=0.7)
-    calm = scenes.trace(glances // 2, 2000 + seed)
+    kept = scenes.trace(300, 1000 + seed, wide=wide)
+    day = scenes.trace(glances, seed, light=0.85, tilt=0.7, wide=wide)
+    calm = scenes.trace(glances // 2, 2000 + seed, wide=wide)
     with TemporaryDirectory() as folder:
         sketcher = Sketcher(DIM, seed, channel=CHANNEL)
         with Memory(Path(folder) / "days", sketcher=sketcher, reservoir=0) as memory:
@@ -114,61 +116,67 @@ def _day(scenes: DigitScenes, seed: int, glances: int) -> list[dict[str, Any]]:
             before = np.linspace(-24 * HOUR, 0, len(calm), endpoint=False).astype(np.int64)
             memory.add(calm, time=before)
             memory._priors.fit(kept)
-            return _errors(memory, day, kept, seed)
+            return _errors(memory, day, kept, seed, wide)
 
 
-def _errors(memory: Memory, day: Trace, kept: Trace, seed: int) -> list[dict[str, Any]]:
+def _errors(
+    memory: Memory, day: Trace, kept: Trace, seed: int, wide: bool
+) -> list[dict[str, Any]]:
     chosen = Selection(None, 0, 24 * HOUR)
     names = day.modules
     truth = {n: _attributes(day, n) for n in names}
     usual = {n: _attributes(kept, n) for n in names}
-    sample = _reservoir(truth, 8 * (DIM + CHANNEL.size) // RECORD, seed)
+    sample = _reservoir(truth, _records(wide), seed)
     ours = {n: channelled(memory, n, chosen) for n in names}
     decoded = {n: population_of(memory, n, chosen, "sketch") for n in names}
-    rows = [_counts(memory, chosen, truth, sample, usual)]
+    rows = [] if wide else [_counts(memory, chosen, truth, sample, usual)]
     rows.append(_means(memory, chosen, truth, sample, decoded, usual))
+    rows[-1]["of"] = _called(wide)
 
-    def compare(
-        statistic: str, measure: str, read: Callable[[Any], FloatArray], bar: float = math.nan
-    ) -> None:
+    def compare(statistic: str, measure: str, read: Callable[[Any, str], FloatArray]) -> None:
         """Mean absolute error over modules of something read from each way's objects."""
         row: dict[str, Any] = {
-            "of": "day of scenes",
-            "statistic": statistic,
-            "error in": measure,
-            "bar": bar,
-        }
-        ways = (ours, sample, decoded, usual)
+            "of": _called(wide), "statistic": statistic, "error in": measure, "bar": math.nan
+        }  # fmt: skip
+        ways: tuple[dict[str, Any], ...] = (ours, sample, decoded, usual)
         for method, way in zip(METHODS, ways, strict=True):
-            errors = [np.abs(read(way[n], n) - read(truth[n], n)).mean() for n in names]  # type: ignore[call-arg]
+            errors = [np.abs(read(way[n], n) - read(truth[n], n)).mean() for n in names]
             row[method] = float(np.mean(errors))
         rows.append(row)
 
     size = {n: np.quantile(_size(truth[n]), RANKS) for n in names}
-    wide = {n: int(truth[n].std(0).argmax()) for n in names}
-    one = {n: np.quantile(truth[n][:, wide[n]], RANKS) for n in names}
     compare(
         "quantiles of the size",
         "rank",
-        lambda w, n: _mean(w, lambda x: _size(x)[:, None] <= size[n]),  # type: ignore[misc, arg-type]
+        lambda w, n: _mean(w, lambda x: _size(x)[:, None] <= size[n]),
+    )
+    if wide:
+        return rows
+    ink = {n: np.quantile(truth[n][:, 1], RANKS) for n in names}
+    score = {n: np.quantile(truth[n][:, 0], RANKS) for n in names}
+    compare("quantiles of the ink", "rank", lambda w, n: _mean(w, lambda x: x[:, 1:2] <= ink[n]))
+    compare(
+        "share with a low score", "share", lambda w, n: _mean(w, lambda x: x[:, :1] <= score[n][1])
     )
     compare(
-        "quantiles of one number",
-        "rank",
-        lambda w, n: _mean(w, lambda x: x[:, wide[n], None] <= one[n]),  # type: ignore[misc, arg-type]
-    )
+        "share with low score and much ink", "share",
+        lambda w, n: _mean(w, lambda x: (x[:, :1] <= score[n][2]) & (x[:, 1:2] > ink[n][2])),
+    )  # fmt: skip
     compare(
-        "share with two large numbers",
-        "share",
-        lambda w, n: _mean(w, lambda x: ((x > x.mean(1, keepdims=True) * 2).sum(1) >= 2)[:, None]),  # type: ignore[misc, arg-type]
-    )
-    compare(
-        "standard deviations",
-        "deviation of usual",
-        lambda w, n: _deviation(w) / usual[n].std(0).clip(1e-6).mean(),  # type: ignore[misc, arg-type]
-    )
+        "standard deviations", "part of usual",
+        lambda w, n: (_deviation(w) / usual[n].std(0).clip(1e-3))[:2],
+    )  # fmt: skip
     rows.append(_drift(memory))
     return rows
+
+
+def _called(wide: bool) -> str:
+    return f"{HIDDEN} hidden units" if wide else "detections"
+
+
+def _records(wide: bool) -> int:
+    """Records in the bytes of a roll-up: class, scale and one byte a number."""
+    return 8 * (DIM + CHANNEL.size) // ((HIDDEN if wide else len(NARROW)) + 3)
 
 
 def _attributes(trace: Trace, module: str) -> FloatArray:
@@ -188,7 +196,8 @@ def _mean(way: Any, function: Callable[[FloatArray], npt.NDArray[Any]]) -> Float
 
 def _deviation(way: Any) -> FloatArray:
     middle = _mean(way, lambda x: x)
-    return np.sqrt(np.maximum(_mean(way, lambda x: np.square(x - middle)), 0))
+    squared = _mean(way, lambda x: np.square(x - middle))
+    return np.asarray(np.sqrt(np.maximum(squared, 0)), dtype=np.float64)
 
 
 def _reservoir(truth: dict[str, FloatArray], number: int, seed: int) -> dict[str, FloatArray]:
@@ -220,7 +229,7 @@ def _counts(
     order, each, _ = single.count_estimates()
     rounded = dict(zip(order, np.rint(each).sum(0).tolist(), strict=True))
     return {
-        "of": "day of scenes",
+        "of": "detections",
         "statistic": "shares of the modules",
         "error in": "share",
         "ours": _apart(ours, true),
@@ -265,7 +274,7 @@ def _means(
         for method, mean in zip(METHODS, ways, strict=True):
             errors[method].append(float(np.linalg.norm(mean - x.mean(0))) / size)
     return {
-        "of": "day of scenes",
+        "of": "detections",
         "statistic": "mean attribute",
         "error in": "size of an attribute",
         **{m: float(np.mean(e)) for m, e in errors.items()},
@@ -280,8 +289,8 @@ def _drift(memory: Memory) -> dict[str, Any]:
     changed = recall.drift(memory, before, day, "digit 3", unit="hour", permutations=999)
     same = recall.drift(memory, *halves, "digit 3", unit="hour", permutations=999)
     return {
-        "of": "day of scenes",
-        "statistic": "drift of one module (p; same day under 'usual')",
+        "of": "detections",
+        "statistic": "drift of one module ('usual': of halves of one day)",
         "error in": "p-value",
         "ours": changed["p_value"][0],
         "reservoir": math.nan,
@@ -410,7 +419,9 @@ def picture(found: Answer, path: str | Path) -> None:
         values = [max(r[method], 1e-5) if r[method] == r[method] else math.nan for r in rows]
         axes.plot(values, range(len(rows)), mark, color=colour, label=names[method], ms=7)
     axes.plot([r["bar"] for r in rows], range(len(rows)), "x", color="#1b2333", ms=5, label="bar")
-    axes.set_yticks(range(len(rows)), [f"{r['statistic']} · {r['of'].split(' (')[0]}" for r in rows])
+    axes.set_yticks(
+        range(len(rows)), [f"{r['statistic']} · {r['of'].split(' (')[0]}" for r in rows]
+    )
     axes.set_xscale("log")
     axes.set_xlabel("error (share, rank, part or nats)")
     axes.grid(axis="x", alpha=0.3)
