@@ -90,7 +90,7 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
         notes=[
             f"day, ours: its roll-up alone, {size:,} bytes; reservoir: {_records(False)} "
             f"(hidden units {_records(True)}) of its objects in the same bytes; decoded: all "
-            f"{glances} glances of {DIM} bytes; usual: 300 scenes kept whole the day before, with other "
+            f"{glances} glances of {DIM} bytes; usual: 300 scenes kept whole before, with other "
             "light and other shares",
             f"mean over 10 modules and {len(seeds)} seeds; deviation over the seeds",
             "streams, ours: the worse of the whole stream and four merged shards; reservoir: a "
@@ -190,8 +190,9 @@ def _size(x: FloatArray) -> FloatArray:
 def _mean(way: Any, function: Callable[[FloatArray], npt.NDArray[Any]]) -> FloatArray:
     """Mean of a function over objects, kept or read."""
     if isinstance(way, Population):
-        return way.average(function)[0]
-    return np.asarray(function(way), dtype=np.float64).mean(0)
+        mean, _ = way.average(function)
+        return np.asarray(mean, dtype=np.float64)
+    return np.asarray(np.mean(function(way), axis=0), dtype=np.float64)
 
 
 def _deviation(way: Any) -> FloatArray:
