@@ -406,6 +406,7 @@ def picture(found: Answer, path: str | Path) -> None:
         ImportError: if matplotlib is missing.
     """
     try:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('pictures need matplotlib: pip install "recollect[demo]"') from error
@@ -426,5 +427,6 @@ def picture(found: Answer, path: str | Path) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("error (share, rank, part or nats)")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.35, 1.0), ncols=5, frameon=False, fontsize=8)
-    figure.savefig(path)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.2, 1.0), ncols=5, frameon=False, fontsize=8)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "statistics"}):
+        figure.savefig(path, metadata={"Date": None} if str(path).endswith(".svg") else None)
