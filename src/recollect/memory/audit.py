@@ -34,12 +34,20 @@ def verify(engine: Engine) -> Report:
         for number in np.unique(skeleton[skeleton >= 0]).tolist():
             engine.skeletons.bag(number)
         checked.append(f"{len(engine.skeletons)} skeletons can be read")
-        fresh = Ledger(engine.folder, engine.recipe.dim)
+        fresh = Ledger(engine.folder, engine.recipe.dim, engine.ledger.channel)
         total = engine.count(fresh)
         problems += engine.ledger.same_as(fresh)
         checked.append(
             f"roll-ups of {len(fresh.hours())} hours equal {total} glances counted anew"
         )
+        if engine.followed is not None:
+            cells = engine.followed.cells(engine.rows.version)
+            counted = sum(c.counted - c.deleted + c.missing for c in cells.values())
+            checked.append(f"statistics of {len(cells)} windows can be read")
+            if counted != len(ids) and not any(c.replaced for c in cells.values()):
+                problems.append(
+                    f"stream statistics know of {counted} glances, there are {len(ids)}"
+                )
         engine.reservoir.load(engine.rows.version)
         kept, _ = engine.reservoir.records()
         checked.append(f"{len(kept)} records can be read")
@@ -117,6 +125,8 @@ def info(engine: Engine, meta: Mapping[str, Any], priors: Sequence[int]) -> dict
         "reservoir": size_of(folder / "reservoir"),
         "priors": size_of(folder / "priors"),
     }
+    if engine.followed is not None:
+        parts["statistics"] = size_of(folder / "statistics")
     total = size_of(folder.path)
     parts["other"] = total - sum(parts.values())
     rollups = engine.ledger.between(None, None, engine.modules)

@@ -1,6 +1,7 @@
 """What stands behind a memory: its files, in step with each other, whatever happens.
 
-The order of a commit: module table, skeletons and records first (harmless if nothing follows),
+The order of a commit: module table, skeletons, records and stream statistics first (harmless if
+nothing follows),
 then the rows in one atomic Lance commit, which is the acknowledgement. Roll-ups are derived from
 the rows: they know the version that they cover, and what is missing is computed on opening.
 """
@@ -16,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from recollect._checks import CorruptMemory
+from recollect.memory.followed import Followed
+from recollect.memory.following import Following
 from recollect.memory.intake import SQL_KINDS, kind_of
 from recollect.memory.layout import Folder, Moved, disk_errors
 from recollect.memory.ledger import Cover, Ledger
@@ -23,7 +26,6 @@ from recollect.memory.lock import WriterLock
 from recollect.memory.reservoir import Reservoir
 from recollect.memory.rows import FOLDER, Block, Rows, Where
 from recollect.memory.structures import SkeletonTable
-from recollect.memory.sums import to_fixed_point
 from recollect.sketching.recipe import ModuleTable, Recipe
 
 if TYPE_CHECKING:
@@ -49,10 +51,17 @@ class Engine:
         reservoir: how many records are kept.
         busy_timeout: seconds to wait for another writer.
         read_only: whether writing is refused.
+        following: the stream statistics that are kept, or None.
     """
 
     def __init__(
-        self, folder: Folder, recipe: Recipe, reservoir: int, busy_timeout: float, read_only: bool
+        self,
+        folder: Folder,
+        recipe: Recipe,
+        reservoir: int,
+        busy_timeout: float,
+        read_only: bool,
+        following: Following | None = None,
     ) -> None:
         self.folder = folder
         self.recipe = recipe
@@ -60,9 +69,11 @@ class Engine:
         self.read_only = read_only
         self.lock = WriterLock(folder / "lock")
         self.modules = ModuleTable()
-        self.rows = Rows(folder, recipe.dim, recipe.dtype)
-        self.ledger = Ledger(folder, recipe.dim)
+        channel = 0 if recipe.channel is None else recipe.channel.size
+        self.rows = Rows(folder, recipe.dim, recipe.dtype, channel)
+        self.ledger = Ledger(folder, recipe.dim, channel)
         self.reservoir = Reservoir(folder, reservoir)
+        self.followed = None if following is None else Followed(folder, following)
         self._skeletons: SkeletonTable | None = None
         self._seen: int | None = None
         self._written = 0
@@ -196,6 +207,8 @@ class Engine:
         alive = self.rows.places(np.array(self.reservoir.members, np.int64)) >= 0
         gone = [n for n, here in zip(self.reservoir.members, alive, strict=True) if not here]
         self.reservoir.remove(gone, version)
+        if self.followed is not None:
+            self.followed.drop_newer(version)
 
     def store_modules(self) -> None:
         """Write the module table if it has grown."""
@@ -213,15 +226,18 @@ class Engine:
             rows: row of the block for each glance of the trace; by default all in order.
         """
         self._add_label_columns(block)
-        old = self.rows.places(block.ids)
-        old = old[old >= 0]
+        places = self.rows.places(block.ids)
+        old = places[places >= 0]
         before = [self._fixed(b) for b in self.rows.blocks(old)]
         chosen, path = self._write_records(block, trace, rows)
+        written = [] if path is None else [path]
         try:
+            if self.followed is not None and rows is None:
+                written.append(self._follow(block, trace, places))
             self.rows.write(block, replace=len(old) > 0)
         except BaseException:
-            if path is not None:
-                path.unlink(missing_ok=True)
+            for done in written:
+                done.unlink(missing_ok=True)
             raise
         for time, skeleton, fixed in before:
             self.ledger.add(time, skeleton, fixed, self.skeletons, sign=-1)
@@ -234,6 +250,14 @@ class Engine:
             self.reservoir.remove(stale, self.rows.version)
         self._settle()
         return len(old)
+
+    def _follow(self, block: Block, trace: Trace | None, places: IntArray) -> Path:
+        """Write what a commit adds to the stream statistics; return the file."""
+        assert self.followed is not None
+        replaced = self.rows.index()[1][places[places >= 0]]
+        return self.followed.write(
+            block.time, trace, self.modules, places < 0, replaced, self.rows.version + 1
+        )
 
     def _write_records(
         self, block: Block, trace: Trace | None, rows: list[int] | None
@@ -263,16 +287,27 @@ class Engine:
             return 0
         gone = self.rows.index()[0][places].tolist()
         before = [self._fixed(b) for b in self.rows.blocks(places)]
-        self.rows.delete(sql)
+        marked = None
+        if self.followed is not None:
+            times = self.rows.index()[1][places]
+            marked = self.followed.write_deletion(times, self.rows.version + 1)
+        try:
+            self.rows.delete(sql)
+        except BaseException:
+            if marked is not None:
+                marked.unlink(missing_ok=True)
+            raise
         for time, skeleton, fixed in before:
             self.ledger.add(time, skeleton, fixed, self.skeletons, sign=-1)
         self._note()
         self.reservoir.remove(gone, self.rows.version)
+        if self.followed is not None:
+            self.followed.deleted(self.rows.version)
         self.save()
         return len(gone)
 
     def _fixed(self, block: Block) -> tuple[IntArray, IntArray, IntArray]:
-        return block.time, block.skeleton, to_fixed_point(block.codes, block.scale)
+        return block.time, block.skeleton, block.fixed
 
     def _note(self) -> None:
         """The ledger now stands at the newest version."""
@@ -280,6 +315,8 @@ class Engine:
         self._written += 1
 
     def _settle(self) -> None:
+        if self.followed is not None:
+            self.followed.settle(self.rows.version)
         if self._written >= _COMMITS:
             self.compact()
         elif self.ledger.is_full:
@@ -321,6 +358,8 @@ class Engine:
         self.rows.compact(everything)
         self._seen = self.rows.version
         self.reservoir.compact(self._seen)
+        if self.followed is not None:
+            self.followed.compact(self._seen)
         self.save()
         self._written = 0
 

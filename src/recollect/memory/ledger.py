@@ -58,11 +58,13 @@ class Ledger:
     Args:
         folder: of the memory.
         dim: numbers in a sketch.
+        channel: numbers in the distribution channel, which is summed behind the sketch.
     """
 
-    def __init__(self, folder: Folder, dim: int) -> None:
+    def __init__(self, folder: Folder, dim: int, channel: int = 0) -> None:
         self.folder = folder
-        self.dim = dim
+        self.dim = dim + channel
+        self.channel = channel
         self.changes = 0
         self.clear()
 
@@ -172,7 +174,7 @@ class Ledger:
         Args:
             time: (B,) microseconds UTC.
             skeleton: (B,) ids, -1 where not kept.
-            fixed: (B, d) sketches in units of 2**-32.
+            fixed: (B, d) sketches in units of 2**-32, the channel behind them.
             table: where the skeletons are.
             sign: 1 or -1.
         """
@@ -209,7 +211,7 @@ class Ledger:
 
     def like(self) -> Ledger:
         """Return an empty ledger, in memory only, that shares the table of bags."""
-        other = Ledger(self.folder, self.dim)
+        other = Ledger(self.folder, self.dim - self.channel, self.channel)
         other.bags, other._bag_ids = self.bags, self._bag_ids
         return other
 
@@ -250,7 +252,7 @@ class Ledger:
 
         return RollUps(
             starts * HOUR, n, known, modules, "hour", (place, bag, value), self.bags,
-            (np.searchsorted(starts, extra[0]), extra[1], extra[2]), sums,
+            (np.searchsorted(starts, extra[0]), extra[1], extra[2]), sums, self.channel,
         )  # fmt: skip
 
     def sums(self, hours: IntArray) -> IntArray:

@@ -15,8 +15,11 @@ import numpy.typing as npt
 from recollect import sketching
 from recollect._checks import check_integer, check_one_of
 from recollect.memory.audit import export, info, verify
+from recollect.memory.channels import channel_of, channels_at
 from recollect.memory.clock import microseconds_of_all
 from recollect.memory.engine import Engine
+from recollect.memory.followed import Streams
+from recollect.memory.following import Follow, Following, following_of
 from recollect.memory.intake import Added, filter_of, ids_of_all, labels_of_all, sources_of_all
 from recollect.memory.layout import Folder
 from recollect.memory.merging import extend, merge
@@ -58,6 +61,8 @@ class Memory:
         timezone: name of the zone of the calendar (``"Europe/Berlin"``); kept, default UTC.
         reservoir: whole records to keep for priors and calibration, default 512; 0 for none.
         durability: ``"process"`` (safe against kill -9) or ``"power"`` (flushed to the disk).
+        statistics: stream statistics to keep beside the sketches, module by module and hour by
+            hour: True for the usual ones, a list of ``Follow``, or a ``Following``; default none.
         keep_skeletons: whether the structure of each glance is kept, default yes; without it
             counts come from the sketches alone.
         read_only: refuse to create or write.
@@ -89,6 +94,7 @@ class Memory:
         reservoir: int | None = None,
         durability: str = "process",
         keep_skeletons: bool | None = None,
+        statistics: Following | Iterable[Follow] | bool | None = None,
         read_only: bool = False,
         busy_timeout: float = 10.0,
     ) -> None:
@@ -97,7 +103,8 @@ class Memory:
         if reservoir is not None:
             check_integer("reservoir", reservoir, minimum=0)
         options = {
-            "timezone": timezone, "reservoir": reservoir, "keep_skeletons": keep_skeletons
+            "timezone": timezone, "reservoir": reservoir, "keep_skeletons": keep_skeletons,
+            "statistics": following_of(statistics),
         }  # fmt: skip
         if timezone is not None:
             ZoneInfo(timezone)
@@ -109,14 +116,16 @@ class Memory:
         if sketcher is not None:
             self._recipe.check_same(sketcher.recipe)
         for name, value in options.items():
-            if value is not None and value != meta[name]:
+            if value is not None and value != meta.get(name):
                 raise ValueError(
-                    f"{self.path} was made with {name}={meta[name]!r}, now {value!r} is asked "
+                    f"{self.path} was made with {name}={meta.get(name)!r}, now {value!r} is asked "
                     f"for; leave {name} out, or make a new memory and merge this one into it"
                 )
+        followed = meta.get("statistics")
         self._engine = Engine(
-            self._folder, self._recipe, meta["reservoir"], busy_timeout, read_only
-        )
+            self._folder, self._recipe, meta["reservoir"], busy_timeout, read_only,
+            None if followed is None else Following.from_dict(followed),
+        )  # fmt: skip
         self._own: Sketcher | None = None
         self._searcher = Searcher(self._engine.rows)
         self._priors = Priors(self._folder)
@@ -250,7 +259,8 @@ class Memory:
             skeleton = self._engine.skeletons.add(sketches.skeletons.packed())
         host = sketches.cpu()
         scale = None if host.scale is None else host.scale.numpy()
-        block = Block(ids, times, sources, labels, skeleton, scale, host.codes.numpy())
+        channel = channel_of(host, self._recipe)
+        block = Block(ids, times, sources, labels, skeleton, scale, host.codes.numpy(), channel)
         replaced = self._engine.commit(block, trace)
         return Added(ids.tolist(), len(ids) - replaced, replaced)
 
@@ -382,6 +392,19 @@ class Memory:
 
         return self._engine.reading(read)
 
+    def channels(self, where: str | None = None, since: Any = None, until: Any = None) -> Sketches:
+        """Return the distribution channel of glances, in the order of ``glances``.
+
+        Raises:
+            ValueError: if this memory's recipe has none.
+        """
+        chosen = filter_of(where, since, until)
+
+        def read() -> Sketches:
+            return channels_at(self._engine, self._engine.rows.find(chosen))
+
+        return self._engine.reading(read)
+
     def search(
         self,
         vector: Any,
@@ -427,6 +450,29 @@ class Memory:
 
         def read() -> SkeletonCounts:
             return counts_at(self._engine, self._engine.rows.find(chosen))
+
+        return self._engine.reading(read)
+
+    def streams(self, since: Any = None, until: Any = None) -> Streams:
+        """Return the stream statistics of a window, merged; see ``recall.statistics``.
+
+        Args:
+            since: first moment (with zone).
+            until: moment after the last.
+
+        Raises:
+            ValueError: if none are kept, or the window cuts an hour (of old times: a day, month).
+        """
+        span = filter_of(None, since, until)
+        followed = self._engine.followed
+        if followed is None:
+            raise ValueError(
+                f"{self.path} keeps no stream statistics; a memory does from its beginning, with "
+                "Memory(path, statistics=True)"
+            )
+
+        def read() -> Streams:
+            return followed.between(self._engine.rows.version, span.since, span.until)
 
         return self._engine.reading(read)
 

@@ -41,6 +41,7 @@ def extend(table: ModuleTable, other: ModuleTable) -> None:
 def merge(engine: Engine, other: Engine, keep_skeletons: bool) -> tuple[list[int], int]:
     """Add all glances of ``other``; return their ids and how many replaced ours."""
     engine.recipe.check_same(other.recipe)
+    _check_following(engine, other)
     with engine.writing():
         other.sync()
         extend(engine.modules.copy(), other.modules)  # refuses before anything changes
@@ -57,7 +58,32 @@ def merge(engine: Engine, other: Engine, keep_skeletons: bool) -> tuple[list[int
             ours = replace(block, skeleton=translate(block.skeleton))
             replaced += engine.commit(ours, records, rows)
             ids += block.ids.tolist()
+        _absorb(engine, other, len(ids), replaced)
     return ids, replaced
+
+
+def _absorb(engine: Engine, other: Engine, merged: int, replaced: int) -> None:
+    """Take in the other memory's stream statistics, unless its glances were here already."""
+    if engine.followed is None or other.followed is None or replaced == merged:
+        return
+    ours, theirs = engine.rows.version, other.rows.version
+    engine.followed.absorb(other.followed, ours, theirs, replaced)
+
+
+def _check_following(engine: Engine, other: Engine) -> None:
+    """Refuse to mix memories that follow different statistics.
+
+    Raises:
+        ValueError: showing both.
+    """
+    mine = None if engine.followed is None else engine.followed.following
+    theirs = None if other.followed is None else other.followed.following
+    if mine is not None and (theirs is None or theirs.streams != mine.streams):
+        raise ValueError(
+            f"this memory follows {mine}, the other one {theirs or 'no statistics'}, and stream "
+            "statistics cannot be made from sketches; add the traces themselves, or merge into a "
+            "memory without statistics"
+        )
 
 
 class _Translation:

@@ -58,6 +58,7 @@ class RollUps:
     _table: BagTable = field(repr=False)
     _extra: Sparse = field(repr=False)
     _sum: Callable[[], IntArray] = field(repr=False)
+    _channel: int = field(repr=False, default=0)
 
     def __len__(self) -> int:
         return len(self.start)
@@ -77,6 +78,20 @@ class RollUps:
         Raises:
             RuntimeError: if the memory has changed since these roll-ups were made.
         """
+        return self._vectors[:, : self._vectors.shape[1] - self._channel]
+
+    @cached_property
+    def channel(self) -> IntArray | None:
+        """(W, c) int64: sum of the distribution channel in units of 2**-32; None without one.
+
+        Raises:
+            RuntimeError: if the memory has changed since these roll-ups were made.
+        """
+        return self._vectors[:, -self._channel :] if self._channel else None
+
+    @cached_property
+    def _vectors(self) -> IntArray:
+        """(W, d + c): both, read together."""
         return self._sum()
 
     def count(self, module: str, unit: str = "objects") -> npt.NDArray[np.float64]:
@@ -139,8 +154,8 @@ class RollUps:
 
         def total() -> IntArray:
             cuts = np.searchsorted(place, np.arange(size + 1))
-            parts = [self.sum[a:b].sum(0) for a, b in pairwise(cuts.tolist())]
-            return np.stack(parts) if parts else self.sum
+            parts = [self._vectors[a:b].sum(0) for a, b in pairwise(cuts.tolist())]
+            return np.stack(parts) if parts else self._vectors
 
         return RollUps(
             start,
@@ -152,6 +167,7 @@ class RollUps:
             self._table,
             _move(self._extra, place),
             total,
+            self._channel,
         )
 
 

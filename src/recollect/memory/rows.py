@@ -1,7 +1,8 @@
 """The glances on disk: one Lance row each, the sketch cut into prefix tiers.
 
 A prefix of a fixed-size list column cannot be read alone, so a sketch stands in sibling columns
-``s0`` (the first 256 numbers), ``s1`` (the next 768) and ``s2`` (the rest).
+``s0`` (the first 256 numbers), ``s1`` (the next 768) and ``s2`` (the rest). Where the recipe has
+a distribution channel, its vector stands in a column of its own.
 """
 
 from __future__ import annotations
@@ -22,15 +23,17 @@ from recollect.memory.index import Index, Key, fragment_keys
 from recollect.memory.layout import Folder, Moved
 from recollect.memory.sums import to_fixed_point
 
-__all__ = ["FIXED", "FOLDER", "Block", "Rows", "Where", "newest_version", "tiers"]
+__all__ = ["CHANNEL", "FIXED", "FOLDER", "Block", "Rows", "Where", "newest_version", "tiers"]
 
 IntArray = npt.NDArray[np.int64]
 T = TypeVar("T")
 
 FOLDER = "glances.lance"
 
+# The channel's codes and their scale; no label can have such names.
+CHANNEL = ("channel-codes", "channel-scale")
 # Columns that are ours; every other column is a label.
-FIXED = ("id", "time", "source", "skeleton", "scale", "s0", "s1", "s2")
+FIXED = ("id", "time", "source", "skeleton", "scale", "s0", "s1", "s2", *CHANNEL)
 
 # Fragments of this many rows are left alone when small ones are joined. Joining encodes them
 # again, and part of the memory that this takes is never given back: more rows, more of it.
@@ -87,6 +90,8 @@ class Block:
         skeleton: (B,) int64, -1 where not kept.
         scale: (B,) float32, or None where the codes are no int8.
         codes: (B, d).
+        channel: (B, c) int8 and (B,) float32, the distribution channel's codes and their scale;
+            None where the recipe has none.
     """
 
     ids: IntArray
@@ -96,6 +101,15 @@ class Block:
     skeleton: IntArray
     scale: npt.NDArray[np.float32] | None
     codes: npt.NDArray[Any]
+    channel: tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]] | None = None
+
+    @property
+    def fixed(self) -> IntArray:
+        """Sketches, and behind them the channel, (B, d + c) in units of 2**-32."""
+        sketch = to_fixed_point(self.codes, self.scale)
+        if self.channel is None:
+            return sketch
+        return np.concatenate([sketch, to_fixed_point(*self.channel)], axis=1)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -122,11 +136,13 @@ class Rows:
         folder: of the memory.
         dim: numbers in a sketch.
         dtype: ``"int8"``, ``"float16"`` or ``"float32"``.
+        channel: numbers in the distribution channel; 0 for none.
     """
 
-    def __init__(self, folder: Folder, dim: int, dtype: str) -> None:
+    def __init__(self, folder: Folder, dim: int, dtype: str, channel: int = 0) -> None:
         self.folder = folder
         self.dim = dim
+        self.channel = channel
         self.dtype = np.dtype(dtype)
         self.tiers = tiers(dim)
         self._data: Any = None
@@ -229,10 +245,18 @@ class Rows:
         return {n: kinds.get(str(schema.field(n).type), "other") for n in self.label_names()}
 
     def sketch_part(self, table: Any) -> tuple[IntArray, IntArray, IntArray]:
-        """Return time, skeleton and fixed-point sketches of a table of ``sketch_columns``."""
+        """Return time, skeleton and what a block calls ``fixed`` of ``sketch_columns``."""
         scale = table.column("scale").to_numpy() if "scale" in table.column_names else None
         time, skeleton = _integers(table.column("time")), _integers(table.column("skeleton"))
-        return time, skeleton, to_fixed_point(self.codes(table), scale)
+        fixed = to_fixed_point(self.codes(table), scale)
+        if self.channel:
+            fixed = np.concatenate([fixed, to_fixed_point(*self.channel_part(table))], axis=1)
+        return time, skeleton, fixed
+
+    def channel_part(self, table: Any) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+        """Return the channel's codes (B, c) and scales (B,) of a table that holds them."""
+        codes, scale = (table.column(name) for name in CHANNEL)
+        return _matrix(codes, np.dtype(np.int8)), scale.to_numpy().astype(np.float32)
 
     def find(self, where: Where) -> IntArray:
         """Return the places of matching rows, ordered by time, then id.
@@ -314,6 +338,7 @@ class Rows:
             _integers(table.column("skeleton")),
             scale,
             self.codes(table),
+            self.channel_part(table) if self.channel else None,
         )
 
     def blocks(self, places: IntArray, size: int = 4096) -> Iterator[Block]:
@@ -348,7 +373,7 @@ class Rows:
     def sketch_columns(self) -> list[str]:
         """Columns from which sums are computed."""
         scaled = ["scale"] if self.dtype == np.int8 else []
-        return ["time", "skeleton", *scaled, *self.tiers]
+        return ["time", "skeleton", *scaled, *self.tiers, *(CHANNEL if self.channel else ())]
 
     def _read(self, read: Callable[[Any], T]) -> T:
         """Read from the dataset.
@@ -440,6 +465,11 @@ class Rows:
             flat = np.ascontiguousarray(block.codes[:, part], dtype=self.dtype).reshape(-1)
             width = part.stop - part.start
             columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
+        if block.channel is not None:
+            codes, scale = block.channel
+            flat = pa.array(np.ascontiguousarray(codes).reshape(-1))
+            columns[CHANNEL[0]] = pa.FixedSizeListArray.from_arrays(flat, self.channel)
+            columns[CHANNEL[1]] = pa.array(scale, pa.float32())
         data = self.data()
         types = {} if data is None else {n: data.schema.field(n).type for n in self.label_names()}
         for name in [*types, *[n for n in block.labels if n not in types]]:

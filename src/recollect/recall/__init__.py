@@ -3,6 +3,9 @@
     recall.count(memory, "cat", by="hour_of_day")   # how often, when
     recall.similar(memory, 17)                      # which glances are like this one
     recall.attribute(memory, "cat")                 # how large, where: mean and spread
+    recall.quantiles(memory, "cat", [0.5, 0.9])     # how distributed; histogram, fraction_above
+    recall.drift(memory, (a, b), (b, c))            # do two windows differ, with a p-value
+    recall.statistics(memory, "cat")                # what streams were followed, with bounds
     recall.unroll(memory, 17)                       # one glance as a tree
     recall.why(memory, 17, 23)                      # what two glances have in common
 
@@ -18,8 +21,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from recollect.recall.attributes import attribute
     from recollect.recall.counts import count
+    from recollect.recall.distributions import covariance, fraction_above, histogram, quantiles
+    from recollect.recall.drifting import drift
     from recollect.recall.reasons import why
     from recollect.recall.similarity import similar
+    from recollect.recall.streams import statistics
     from recollect.recall.unrolling import Unrolled, unroll
 
 # Files are not named like their functions: a loaded file would take the function's place.
@@ -27,12 +33,31 @@ _WHERE = {
     "Unrolled": "recollect.recall.unrolling",
     "attribute": "recollect.recall.attributes",
     "count": "recollect.recall.counts",
+    "covariance": "recollect.recall.distributions",
+    "drift": "recollect.recall.drifting",
+    "fraction_above": "recollect.recall.distributions",
+    "histogram": "recollect.recall.distributions",
+    "quantiles": "recollect.recall.distributions",
     "similar": "recollect.recall.similarity",
+    "statistics": "recollect.recall.streams",
     "unroll": "recollect.recall.unrolling",
     "why": "recollect.recall.reasons",
 }
 
-__all__ = ["Unrolled", "attribute", "count", "similar", "unroll", "why"]
+__all__ = [
+    "Unrolled",
+    "attribute",
+    "count",
+    "covariance",
+    "drift",
+    "fraction_above",
+    "histogram",
+    "quantiles",
+    "similar",
+    "statistics",
+    "unroll",
+    "why",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -25,7 +25,7 @@ from recollect.recall.reading import (
 if TYPE_CHECKING:
     from recollect.memory import Memory
 
-__all__ = ["attribute"]
+__all__ = ["Estimates", "attribute", "decode_objects", "holding", "pull_of", "usual_of"]
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -115,7 +115,7 @@ def attribute(
     entry = memory.modules.family_of(memory.modules.id_of(module))
     labels = _labels(names, module, entry.size)
     chosen = Selection.of(where, since, until)
-    ids, objects, blind = _holding(memory, module, chosen)
+    ids, objects, blind = holding(memory, module, chosen)
     decoder = Decoder.of(memory)
     if blind:
         moments, notes = _from_sums(memory, module, chosen, decoder, None)
@@ -126,14 +126,14 @@ def attribute(
     elif len(ids) > CHUNK and chosen.is_hours and decoder.prior is not None:
         moments, notes = _from_sums(memory, module, chosen, decoder, objects)
         sample = ids[np.unique(np.linspace(0, len(ids) - 1, CHUNK).astype(np.int64))]
-        found = _decode(memory, module, sample, decoder)
+        found = decode_objects(memory, module, sample, decoder)
         spread = _estimated(memory, module, found, decoder)
         sampled = spread.variance * np.sqrt(2.0 / len(found.value))
         wide = np.hypot(spread.variance_std, sampled)
         moments = Moments(moments.mean, moments.mean_std, spread.variance, wide)
         notes.append(f"the spread comes from {plural(len(sample), 'glance')}, evenly chosen")
     else:
-        found = _decode(memory, module, ids, decoder)
+        found = decode_objects(memory, module, ids, decoder)
         moments = _estimated(memory, module, found, decoder)
         notes = _notes(found, decoder, len(ids))
     title = f"attribute of {module!r}" + chosen.words
@@ -141,7 +141,7 @@ def attribute(
     return _answer(labels, moments, title, [*([counted] if not blind else []), *notes])
 
 
-def _holding(memory: Memory, module: str, chosen: Selection) -> tuple[IntArray, int, int]:
+def holding(memory: Memory, module: str, chosen: Selection) -> tuple[IntArray, int, int]:
     """Return the chosen glances that hold the module, its objects, and glances not known."""
     counts = memory.skeleton_counts(**chosen.arguments)
     objects = counts.count(module, "objects")
@@ -154,7 +154,7 @@ def _holding(memory: Memory, module: str, chosen: Selection) -> tuple[IntArray, 
     return counts.ids[objects > 0], int(objects.sum()), blind
 
 
-def _decode(memory: Memory, module: str, ids: IntArray, decoder: Decoder) -> Estimates:
+def decode_objects(memory: Memory, module: str, ids: IntArray, decoder: Decoder) -> Estimates:
     """Read the module's objects in some glances: from records where kept, else from sketches."""
     kept, trace = records_of(memory, ids)
     values, variances, loads, notes = [], [], [], []
@@ -174,7 +174,7 @@ def _decode(memory: Memory, module: str, ids: IntArray, decoder: Decoder) -> Est
 
 
 def _estimated(memory: Memory, module: str, found: Estimates, decoder: Decoder) -> Moments:
-    usual = _usual(decoder, module)
+    usual = usual_of(decoder, module)
     return _moments(found.value, found.variance, usual, memory.recipe.dim)
 
 
@@ -198,13 +198,13 @@ def _moments(
     # The n squared errors scatter around their mean, and multiply with the estimates.
     scatter = 2 * np.square(variance).mean(0) / n + 4 * (between * lost) / n
     if usual is not None:
-        error = error + _pull(mean, lost, n, dim, *usual)
+        error = error + pull_of(mean, lost, n, dim, *usual)
         # How much is lost is known from the prior's objects, so many and no more.
         scatter = scatter + 2 * np.square(lost) / max(usual[2], 1)
     return Moments(mean, np.sqrt(error), between + lost, np.sqrt(scatter))
 
 
-def _pull(
+def pull_of(
     mean: FloatArray,
     lost: FloatArray,
     n: int,
@@ -235,7 +235,7 @@ def _pull(
     return np.asarray(beyond * np.square(1 - kept) + leaked + own_error)
 
 
-def _usual(decoder: Decoder, module: str) -> tuple[FloatArray, FloatArray, int] | None:
+def usual_of(decoder: Decoder, module: str) -> tuple[FloatArray, FloatArray, int] | None:
     """Mean and variance of the module's attribute in the prior's glances, and their number."""
     if decoder.prior is None or module not in decoder.prior.modules:
         return None

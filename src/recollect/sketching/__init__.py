@@ -9,11 +9,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from recollect.sketching.recipe import ModuleEntry, ModuleTable, Recipe
+from recollect.sketching.channel import Channel
+from recollect.sketching.recipe import ModuleEntry, ModuleTable, Recipe, channel_recipe
 from recollect.sketching.skeletons import Skeletons, Structure
 
 if TYPE_CHECKING:
+    from recollect.sketching.averages import Averages
     from recollect.sketching.decode import Recollection
+    from recollect.sketching.features import features_of
     from recollect.sketching.linear import LinearSketch, SketchedRegression
     from recollect.sketching.prior import Prior
     from recollect.sketching.projection import ModuleReading, Projection
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from recollect.sketching.sketches import Sketches
 
 _LAZY = {
+    "Averages": "recollect.sketching.averages",
     "LinearSketch": "recollect.sketching.linear",
     "ModuleReading": "recollect.sketching.projection",
     "Prior": "recollect.sketching.prior",
@@ -29,9 +33,12 @@ _LAZY = {
     "SketchedRegression": "recollect.sketching.linear",
     "Sketcher": "recollect.sketching.sketcher",
     "Sketches": "recollect.sketching.sketches",
+    "features_of": "recollect.sketching.features",
 }
 
 __all__ = [
+    "Averages",
+    "Channel",
     "LinearSketch",
     "ModuleEntry",
     "ModuleReading",
@@ -45,6 +52,8 @@ __all__ = [
     "Sketcher",
     "Sketches",
     "Structure",
+    "channel_recipe",
+    "features_of",
 ]
 
 

@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from recollect._checks import RecipeMismatch, check_integer, check_one_of, unknown_name
+from recollect._seeds import seed_of
+from recollect.sketching.channel import Channel
 
-__all__ = ["OPERATOR_VERSION", "ModuleEntry", "ModuleTable", "Recipe"]
+__all__ = ["OPERATOR_VERSION", "ModuleEntry", "ModuleTable", "Recipe", "channel_recipe"]
 
 # Raised whenever the same seed would give other operators; stored with every memory.
 OPERATOR_VERSION = 1
@@ -34,6 +36,7 @@ class Recipe:
         version: version of the operators; only the current one can be encoded or decoded.
         operators: family of the attributes' operators: ``"hadamard"`` (default, fast),
             ``"orthogonal"``, ``"gaussian"`` or ``"block-sparse"``.
+        channel: the distribution channel kept beside the sketches, or None.
 
     Raises:
         ValueError: on a dim that is no multiple of 64 or an unknown scheme, dtype or family.
@@ -50,6 +53,7 @@ class Recipe:
     slots: bool = False
     version: int = OPERATOR_VERSION
     operators: str = "hadamard"
+    channel: Channel | None = None
 
     def __post_init__(self) -> None:
         check_integer("dim", self.dim, minimum=64)
@@ -67,20 +71,24 @@ class Recipe:
 
     @property
     def bytes(self) -> int:
-        """Bytes of one sketch, its bfloat16 scale (int8 only) included."""
+        """Bytes of one sketch, its bfloat16 scale (int8 only) included, without the channel."""
         return self.dim * _BYTES[self.dtype] + (2 if self.dtype == "int8" else 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as plain values, for JSON; the default family is not mentioned."""
+        """Return the recipe as plain values, for JSON; what is usual is not mentioned."""
         values = asdict(self)
         if self.operators == "hadamard":
             del values["operators"]
+        if self.channel is None:
+            del values["channel"]
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """Read what ``to_dict`` wrote."""
-        return cls(**values)
+        channel = values.get("channel")
+        read = None if channel is None else Channel.from_dict(channel)
+        return cls(**{**values, "channel": read})
 
     def check_same(self, other: Recipe) -> None:
         """Refuse another recipe.
@@ -90,6 +98,17 @@ class Recipe:
         """
         if self != other:
             raise RecipeMismatch(f"two recipes differ and cannot be mixed:\n  {self}\n  {other}")
+
+
+def channel_recipe(recipe: Recipe) -> Recipe:
+    """Return the recipe of a distribution channel's vectors, which are kept like sketches.
+
+    Raises:
+        ValueError: if the recipe has no channel.
+    """
+    if recipe.channel is None:
+        raise ValueError("this recipe has no distribution channel; give Sketcher(channel=...) one")
+    return Recipe(recipe.channel.size, seed_of(recipe.seed, "channel"), dtype="int8")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from recollect.sketching import decode as decoding
+from recollect.sketching.channel import Channel
 from recollect.sketching.encode import Encoder
+from recollect.sketching.features import ChannelEncoder
 from recollect.sketching.layout import ColumnCache
 from recollect.sketching.operators import Operators
 from recollect.sketching.prior import Prior
@@ -41,6 +43,8 @@ class Sketcher:
         slots: whether the place of an input among its siblings enters the sketch.
         operators: family of the attributes' operators: ``"hadamard"`` (default, fast), or, for
             conformance and study, ``"orthogonal"``, ``"gaussian"`` or ``"block-sparse"``.
+        channel: a ``Channel`` to keep the distribution of attributes beside the sketches (True
+            for the usual one); without it nothing changes.
 
     Raises:
         ValueError: on a dim that is no multiple of 64, or an unknown scheme, dtype or family.
@@ -64,14 +68,17 @@ class Sketcher:
         *,
         slots: bool = False,
         operators: str = "hadamard",
+        channel: Channel | bool | None = None,
     ) -> None:
-        self.recipe = Recipe(dim, seed, scheme, dtype, slots, operators=operators)
+        kept = (Channel() if channel else None) if isinstance(channel, bool) else channel
+        self.recipe = Recipe(dim, seed, scheme, dtype, slots, operators=operators, channel=kept)
         self.modules = ModuleTable()
         self.scales = dict(scales or {})
         for name, scale in self.scales.items():
             if not 0 < scale < float("inf"):
                 raise ValueError(f"the scale of module {name!r} must be positive, got {scale}")
         self._encoders: dict[torch.device, Encoder] = {}
+        self._channels: dict[torch.device, ChannelEncoder] = {}
         self._decoders: WeakKeyDictionary[Prior, dict[Any, decoding.Decoder]] = WeakKeyDictionary()
         self._without_prior: dict[Any, decoding.Decoder] = {}
 
@@ -80,7 +87,7 @@ class Sketcher:
         """Make a sketcher that shares an existing table (as a Memory does)."""
         made = cls(
             recipe.dim, recipe.seed, recipe.scheme, recipe.dtype,
-            slots=recipe.slots, operators=recipe.operators,
+            slots=recipe.slots, operators=recipe.operators, channel=recipe.channel,
         )  # fmt: skip
         made.modules = modules
         return made
@@ -134,14 +141,35 @@ class Sketcher:
         values = self.unrounded(trace)
         codes, scale = quantize(values, self.recipe.dtype)
         count = torch.ones(len(trace), dtype=torch.int64)
-        return Sketches(codes, scale, count, self._skeletons(trace), self.modules, self.recipe)
+        return Sketches(
+            codes, scale, count, self._skeletons(trace), self.modules, self.recipe,
+            self._channel(trace),
+        )  # fmt: skip
+
+    def _channel(self, trace: Trace) -> Sketches | None:
+        """Return the distribution channel of a trace's glances, if the recipe keeps one."""
+        if self.recipe.channel is None:
+            return None
+        encoder = self.channel_encoder(_device_of(trace))
+        codes, scale = quantize(encoder.encode(trace, self.modules), "int8")
+        count = torch.ones(len(trace), dtype=torch.int64)
+        return Sketches(codes, scale, count, None, self.modules, encoder.recipe)
+
+    def channel_encoder(self, device: torch.device | str = "cpu") -> ChannelEncoder:
+        """Return the encoder of this recipe's distribution channel on a device.
+
+        Raises:
+            ValueError: if the recipe has none.
+        """
+        device = torch.device(device)
+        if device not in self._channels:
+            self._channels[device] = ChannelEncoder(self.recipe, device)
+        return self._channels[device]
 
     def unrounded(self, trace: Trace) -> Tensor:
         """Return the (B, d) float32 sketches before they are rounded to the recipe's dtype."""
         self.admit(trace)
-        devices = {c.attributes.device for c in trace.columns.values()}
-        device = next(iter(devices)) if len(devices) == 1 else torch.device("cpu")
-        return self.encoder(device).encode(trace, self.modules)
+        return self.encoder(_device_of(trace)).encode(trace, self.modules)
 
     def encoder(self, device: torch.device | str = "cpu") -> Encoder:
         """Return the encoder with this recipe's operators on a device."""
@@ -250,6 +278,12 @@ class Sketcher:
                     f"scale {entry.scale:g}, this sketcher as number {known.first_id} with scale "
                     f"{known.scale:g}; decode them with the sketcher (or memory) that made them"
                 )
+
+
+def _device_of(trace: Trace) -> torch.device:
+    """Device of a trace's attributes, the host if there are several."""
+    devices = {c.attributes.device for c in trace.columns.values()}
+    return next(iter(devices)) if len(devices) == 1 else torch.device("cpu")
 
 
 def _scale(column: Column, glances: int) -> float:

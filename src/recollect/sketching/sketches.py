@@ -5,7 +5,7 @@ Shape letters: B rows, d numbers in a sketch (the recipe's dim, or a prefix of i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,6 +35,8 @@ class Sketches:
         skeletons: structure of each glance; None for sums or where it was not kept.
         modules: name, size and scale of the modules that were sketched.
         recipe: what made the sketches.
+        channel: the same glances' distribution channel, itself sketches of its own recipe; None
+            where there is none or it was not read.
 
     Example:
         >>> from recollect import Sketcher, Trace
@@ -51,6 +53,7 @@ class Sketches:
     skeletons: Skeletons | None
     modules: ModuleTable
     recipe: Recipe
+    channel: Sketches | None = None
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -88,6 +91,7 @@ class Sketches:
             scale=None if self.scale is None else self.scale[kept],
             count=self.count[kept],
             skeletons=None if self.skeletons is None else self.skeletons.select(rows),
+            channel=None if self.channel is None else self.channel[rows],
         )
 
     def prefix(self, dim: int) -> Sketches:
@@ -131,6 +135,7 @@ class Sketches:
             scale=None,
             count=self.count.sum(0, keepdim=True),
             skeletons=None,
+            channel=None if self.channel is None else self.channel.sum(),
         )
 
     def __add__(self, other: Sketches) -> Sketches:
@@ -152,6 +157,7 @@ class Sketches:
             count=self.count + other.count,
             skeletons=None,
             modules=_wider(self.modules, other.modules),
+            channel=_both(self.channel, other.channel, lambda a, b: a + b),
         )
 
     @classmethod
@@ -177,7 +183,9 @@ class Sketches:
         scales = [p.scale for p in parts if p.scale is not None]
         scale = torch.cat(scales) if scales and not summed else None
         count = torch.cat([p.count for p in parts])
-        return cls(codes, scale, count, skeletons, table, first.recipe)
+        channels = [p.channel for p in parts if p.channel is not None]
+        channel = cls.concat(channels) if len(channels) == len(parts) else None
+        return cls(codes, scale, count, skeletons, table, first.recipe, channel)
 
     def equal(self, other: Sketches) -> bool:
         """Whether the two hold the same bits, made with one recipe."""
@@ -190,17 +198,30 @@ class Sketches:
             and self.codes.dtype == other.codes.dtype
             and torch.equal(self.codes, other.codes)
             and torch.equal(self.count, other.count)
+            and (self.channel is None) == (other.channel is None)
+            and (
+                self.channel is None or other.channel is None or self.channel.equal(other.channel)
+            )
         )
 
     def cpu(self) -> Sketches:
         """Return the sketches on the host."""
         scale = None if self.scale is None else self.scale.cpu()
-        return replace(self, codes=self.codes.cpu(), scale=scale, count=self.count.cpu())
+        channel = None if self.channel is None else self.channel.cpu()
+        codes, count = self.codes.cpu(), self.count.cpu()
+        return replace(self, codes=codes, scale=scale, count=count, channel=channel)
 
     def _check_compatible(self, other: Sketches) -> None:
         self.recipe.check_same(other.recipe)
         if self.dim != other.dim:
             raise ValueError(f"sketches of {self.dim} and {other.dim} numbers cannot be mixed")
+
+
+def _both(
+    a: Sketches | None, b: Sketches | None, join: Callable[[Sketches, Sketches], Sketches]
+) -> Sketches | None:
+    """Join two channels; None if either is missing."""
+    return None if a is None or b is None else join(a, b)
 
 
 def _check_fits(values: Tensor, limit: float) -> None:

@@ -60,6 +60,10 @@ _STUDIES = {
         "recollect.studies.similarity",
         "unrelated glances are far, related ones near; shared parts are found at other places",
     ),
+    "statistics": (
+        "recollect.studies.statistics",
+        "a day's roll-up tells quantiles, shares and drift; streams in 4 KB: beside reservoirs",
+    ),
     "subset-selection": (
         "recollect.studies.subset_selection",
         "chosen rows do the work of all: IWeS beside margin, BADGE, k-center, coverage, chance",
