@@ -28,7 +28,7 @@ def test_streams_reach_their_bars_and_the_sample_does_not() -> None:
 def test_a_day_of_scenes_has_a_row_for_every_statistic() -> None:
     pytest.importorskip("sklearn")
     scenes = statistics.DigitScenes(epochs=3)
-    rows = {r["statistic"]: r for r in statistics._day(scenes, 0, 72, wide=False)}
+    rows = {r["statistic"]: r for r in statistics._day(scenes, 0, 120, wide=False)}
     assert rows["shares of the modules"]["ours"] < 0.1 * rows["shares of the modules"]["reservoir"]
     assert rows["mean attribute"]["ours"] <= 0.01
     assert rows["quantiles of the size"]["ours"] < rows["quantiles of the size"]["usual"]

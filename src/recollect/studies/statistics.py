@@ -205,7 +205,7 @@ def _reservoir(truth: dict[str, FloatArray], number: int, seed: int) -> dict[str
     """A uniform sample of all objects of the day; a module without any keeps its first one."""
     names = [n for n in truth for _ in range(len(truth[n]))]
     rows = np.concatenate([np.arange(len(x)) for x in truth.values()])
-    chosen = np.random.default_rng(seed).choice(len(rows), number, replace=False)
+    chosen = np.random.default_rng(seed).choice(len(rows), min(number, len(rows)), replace=False)
     found: dict[str, list[int]] = {n: [] for n in truth}
     for c in chosen.tolist():
         found[names[c]].append(int(rows[c]))
