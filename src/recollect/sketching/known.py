@@ -101,6 +101,9 @@ def decode_known(
     dim = values.shape[1]
     residual = values - layout.constant(dim)
     unknowns = layout.unknowns
+    if not unknowns:
+        nothing = torch.zeros(len(values), 0, dtype=torch.float64)
+        return Solution(nothing, nothing)
     if decoder.method == "transpose":
         return transpose(stack_columns(unknowns, decoder.cache, dim), residual)
     if decoder.prior is None or decoder.method == "least_squares":
