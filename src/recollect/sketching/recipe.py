@@ -30,6 +30,8 @@ class Recipe:
         dtype: how a sketch is kept: ``"int8"``, ``"float16"`` or ``"float32"``.
         slots: whether the place of an input among its siblings enters the sketch.
         version: version of the operators; only the current one can be encoded or decoded.
+        leading: numbers of an informed recipe's first tier (``InformedSketcher``), else 0.
+        basis: digest of an informed recipe's directions and gains, else empty.
 
     Raises:
         ValueError: on a dim that is no multiple of 64 or an unknown scheme or dtype.
@@ -45,6 +47,8 @@ class Recipe:
     dtype: str = "int8"
     slots: bool = False
     version: int = OPERATOR_VERSION
+    leading: int = 0
+    basis: str = ""
 
     def __post_init__(self) -> None:
         check_integer("dim", self.dim, minimum=64)
@@ -65,8 +69,11 @@ class Recipe:
         return self.dim * _BYTES[self.dtype] + (2 if self.dtype == "int8" else 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as plain values, for JSON."""
-        return asdict(self)
+        """Return the recipe as plain values, for JSON; an oblivious one has no basis."""
+        values = asdict(self)
+        if not self.leading:
+            del values["leading"], values["basis"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
