@@ -68,6 +68,14 @@ class Reading:
     deviations: Trace
 
 
+@dataclass(frozen=True, eq=False)
+class _Weighted:
+    """A joint prior, and what a sketch's numbers are multiplied with before it reads them."""
+
+    joint: JointPrior
+    weight: Tensor
+
+
 class InformedSketcher:
     """Makes sketches whose first numbers are the prior's leading directions.
 
@@ -290,16 +298,29 @@ class InformedSketcher:
             ValueError: if the prior's modules or sizes differ.
         """
         self.recipe.check_same(sketches.recipe)
-        joint, weight = self._joint(prior or self.prior, sketches.dim)
+        whole, rest = self._joint(prior or self.prior, sketches.dim)
         count = sketches.count.to(torch.float64)[:, None]
-        values = sketches.cpu().values.to(torch.float64) / count * weight
-        mean = joint.estimate(values)
+        values = sketches.cpu().values.to(torch.float64) / count
+        mean = self.mean + self._led(values / self.gains[: sketches.dim])
+        if rest is not None:
+            mean = mean + rest.joint.estimate(values * rest.weight)
         rounding = rounding_variance(sketches.cpu()) / count[:, 0].square()
-        std = joint.std(rounding * float(weight.square().mean()))
+        std = whole.joint.std(rounding * float(whole.weight.square().mean()))
         return Reading(self._trace(mean), self._trace(std))
 
-    def _joint(self, prior: Prior, dim: int) -> tuple[JointPrior, Tensor]:
-        """Return the joint prior of a prefix, and what its sketches' numbers are weighted by."""
+    def _led(self, image: Tensor) -> Tensor:
+        """Return the (B, K) part of u - c that the first tier alone tells, float32."""
+        lead = image[:, : self.leading]
+        axes = self.directions[: lead.shape[1]].to(torch.float32) * 2.0**-DIRECTION_BITS
+        led: Tensor = lead.to(torch.float32) @ axes
+        return led
+
+    def _joint(self, prior: Prior, dim: int) -> tuple[_Weighted, _Weighted | None]:
+        """Return the joint priors of a prefix: over all of u, and over what V leaves of it.
+
+        The second reads (the first tier is taken as it is), the first says how sure that is: its
+        leave-one-out errors do not forget that V has seen the recipe's own prior.
+        """
         key = (id(prior), dim)
         if key not in self._joints:
             missing = [k for k in self.families if k not in prior.static]
@@ -310,21 +331,32 @@ class InformedSketcher:
                 )
             only = Trace({k: prior.sample.columns[k] for k in self.families}, len(prior.sample))
             u = self._flat(only)
-            images = (self._image(u) * self.gains)[:, :dim]
-            best: tuple[float, JointPrior, Tensor] | None = None
-            for factor in TIER_WEIGHTS:
-                weight = 1 / self.gains[:dim]
-                weight[: self.leading] *= factor
-                joint = self._weighted(u, images, weight)
-                error = float(joint.residuals().square().mean())
-                if best is None or error < best[0]:
-                    best = (error, joint, weight)
-            assert best is not None
-            self._joints[key] = (prior, best[1], best[2])
+            image = self._image(u)[:, :dim]
+            left = u - self.mean - self._led(image)
+            small = float(left.square().sum()) < 1e-6 * float((u - self.mean).square().sum())
+            gained = image * self.gains[:dim]
+            self._joints[key] = (
+                prior,
+                self._best_weighted(u, gained),
+                None if small else self._best_weighted(left, gained),
+            )
         return self._joints[key][1:]
 
+    def _best_weighted(self, rows: Tensor, images: Tensor) -> _Weighted:
+        """Weigh the first tier against the rest by leave-one-out errors."""
+        best: tuple[float, _Weighted] | None = None
+        for factor in TIER_WEIGHTS:
+            weight = 1 / self.gains[: images.shape[1]]
+            weight[: self.leading] *= factor
+            joint = self._weighted(rows, images, weight)
+            error = float(joint.residuals().square().mean())
+            if best is None or error < best[0]:
+                best = (error, _Weighted(joint, weight))
+        assert best is not None
+        return best[1]
+
     @cached_property
-    def _joints(self) -> dict[tuple[int, int], tuple[Prior, JointPrior, Tensor]]:
+    def _joints(self) -> dict[tuple[int, int], tuple[Prior, _Weighted, _Weighted | None]]:
         return {}
 
     def _weighted(self, u: Tensor, images: Tensor, weight: Tensor) -> JointPrior:
