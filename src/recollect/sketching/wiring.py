@@ -166,9 +166,11 @@ def recover_wiring(
     for _ in range(rounds):
         tried = _searched(white, torch.cat([sources, whole], 1), starts, generator)
         polished = _polished(white, tried)
-        whole = _distinct(torch.cat([whole, _whole(white, polished)], 1))
+        whole = _distinct(torch.cat([whole, _whole(white, _active(polished))], 1))
         before = sources.shape[1]
         sources = _sparsest(torch.cat([sources, _one_signed(polished)], 1), whole, directions)
+        around = _whole(white, _around(white, sources))
+        whole = torch.unique(torch.cat([whole, around], 1), dim=1)
         counts = _modules(whole, sources)
         if sources.shape[1] + counts.shape[1] >= directions and sources.shape[1] == before:
             break
@@ -241,9 +243,31 @@ def _large(rows: Tensor) -> Tensor:
     return torch.quantile(rows.abs(), 0.995, dim=0).clamp_min(1e-12)
 
 
-def _whole(white: Tensor, rows: Tensor) -> Tensor:
-    """Round to 0, 1, 2, ... and project, by turns; return the rows that stay, (S, n)."""
-    t = (rows > ZERO * _large(rows)).to(torch.float32)
+def _active(rows: Tensor) -> Tensor:
+    """Return ones where rows are clearly positive, (S, n)."""
+    return (rows > ZERO * _large(rows)).to(torch.float32)
+
+
+def _around(white: Tensor, sources: Tensor) -> Tensor:
+    """Guess where the module of each source fires: there its activity is half foretold, (S, K).
+
+    The projection of a source's activity onto the row space holds some of its module's count,
+    which stands out where the module fires and this source is zero.
+    """
+    active = _active(sources)
+    foretold = white @ (white.T @ active)
+    quiet = torch.where(active > 0, torch.full_like(foretold, float("nan")), foretold)
+    height = torch.nanquantile(quiet, 0.97, dim=0)
+    return ((foretold > 0.5 * height) | (active > 0)).to(torch.float32)
+
+
+def _whole(white: Tensor, t: Tensor) -> Tensor:
+    """Project and round to 0, 1, 2, 3 by turns; return the rows that stay, (S, n).
+
+    Args:
+        white: (S, r).
+        t: (S, n) zeros and ones to start from.
+    """
     for _ in range(ROUNDINGS):
         p = white @ (white.T @ t)
         height = (p * t).sum(0) / t.square().sum(0).clamp_min(1)
@@ -281,7 +305,7 @@ def _modules(whole: Tensor, sources: Tensor) -> Tensor:
 
 def _inside(sources: Tensor, counts: Tensor) -> Tensor:
     """Return the share of each source's active glances in which a module fires, (K, P)."""
-    active = (sources > ZERO * _large(sources)).to(torch.float32) if sources.shape[1] else sources
+    active = _active(sources) if sources.shape[1] else sources
     fires = (counts > 0).to(torch.float32)
     return (active.T @ fires) / active.sum(0).clamp_min(1)[:, None]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from recollect.sketching import Prior, Sketcher
+from recollect.sketching.informed import InformedSketcher
 from recollect.studies.rivals.quantizer import ProductQuantizer
 from recollect.tracing import Trace
 
@@ -90,16 +92,40 @@ class SketchCode:
     def day(self, codes: Any, rows: Tensor) -> Tensor | None:
         if self.method != "joint":
             return None
-        # A day in the same bytes: half as many numbers, each a float16.
-        total = codes[rows.numpy()].prefix(codes.dim // 2).sum()
-        step = float(total.codes.abs().max()) / 65504
-        rounded = (total.codes.double() / step).to(torch.float16).double() * step
-        total = type(total)(
-            rounded.round().to(torch.int64), None, total.count, None, total.modules, total.recipe
-        )
+        total = _halved(codes[rows.numpy()])
         found = self.sketcher.decode(total, prior=self.prior)
         means = [found.means(k)[0][0] / self.sketcher.modules[k].scale for k in self.where]
         return torch.cat(means)
+
+
+class InformedCode:
+    """An informed sketch: the first numbers are the prior's leading directions."""
+
+    def __init__(self, fit: Glances, size: int) -> None:
+        self.sketcher = InformedSketcher(Prior.fit(fit.trace), size, scales=fit.scales)
+        self.where, self.scales = fit.where, fit.scales
+
+    def encode(self, glances: Glances) -> Any:
+        return self.sketcher.encode(glances.trace)
+
+    def read_all(self, codes: Any) -> Tensor:
+        """Return all (B, K) scaled numbers at once."""
+        return Glances(self.sketcher.decode(codes).trace, self.scales).x
+
+    def read(self, codes: Any, where: slice) -> Tensor:
+        return self.read_all(codes)[:, where]
+
+    def day(self, codes: Any, rows: Tensor) -> Tensor | None:
+        total = _halved(codes[rows.numpy()])
+        return self.read_all(total)[0]
+
+
+def _halved(codes: Any) -> Any:
+    """Return the sum of sketches in the bytes of one: half as many numbers, each a float16."""
+    total = codes.prefix(codes.dim // 2).sum()
+    step = float(total.codes.abs().max()) / 65504
+    kept = ((total.codes.double() / step).to(torch.float16).double() * step).round()
+    return replace(total, codes=kept.to(torch.int64))
 
 
 class _Linear:
@@ -284,6 +310,7 @@ CODES: dict[str, Callable[[Glances, int], StaticCode | None]] = {
     "sketch, keyed": lambda fit, size: SketchCode(fit, size, "keyed"),
     "sketch, paper": lambda fit, size: SketchCode(fit, size, "paper"),
     "paper, transpose": lambda fit, size: SketchCode(fit, size, "paper", "transpose"),
+    "sketch, informed": lambda fit, size: InformedCode(fit, size) if size >= 128 else None,
     "PCA": pca,
     "product quantisation": QuantizedCode,
     "records, KLT": klt,
