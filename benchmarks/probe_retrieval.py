@@ -38,8 +38,10 @@ def repository(glances: int) -> tuple[Trace, np.ndarray, np.ndarray]:
         noise = rng.standard_normal((len(glance), SIZE)).astype(np.float32)
         x = prototypes[k, which[glance, k]] + NOISE / SIZE**0.5 * noise
         columns[f"module/{k}"] = {"attributes": torch.from_numpy(x), "glance": glance}
-    return Trace.from_columns(columns, num_glances=glances), prototypes, np.where(
-        present, which, -1
+    return (
+        Trace.from_columns(columns, num_glances=glances),
+        prototypes,
+        np.where(present, which, -1),
     )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scenes import static_network
 
 from recollect import Prior, Sketcher, Trace
 from recollect._checks import RecipeMismatch
 from recollect.sketching import Recipe
 from recollect.sketching.informed import InformedSketcher, _exact_product, similar_across
-from tests.sketching.scenes import static_network
 
 LEARN, JUDGE = static_network(160, 0), static_network(60, 1)
 

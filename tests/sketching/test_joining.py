@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from scenes import DigitLikeScenes, static_network
 
 from recollect import Memory, Prior, Sketcher, Trace, recall
-from tests.sketching.scenes import DigitLikeScenes, static_network
 
 OLD, LATER = static_network(80, 0), static_network(40, 1)
 

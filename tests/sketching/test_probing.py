@@ -21,7 +21,11 @@ def repository(glances: int) -> tuple[Trace, np.ndarray, np.ndarray]:
         rows = np.flatnonzero(present[:, k])
         x = prototypes[k, which[rows, k]] + 0.1 * rng.standard_normal((len(rows), 16))
         columns[f"m{k}"] = {"attributes": torch.from_numpy(x.astype(np.float32)), "glance": rows}
-    return Trace.from_columns(columns, num_glances=glances), prototypes, np.where(present, which, -1)
+    return (
+        Trace.from_columns(columns, num_glances=glances),
+        prototypes,
+        np.where(present, which, -1),
+    )
 
 
 TRACE, PROTOTYPES, HELD = repository(2000)

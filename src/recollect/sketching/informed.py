@@ -366,7 +366,7 @@ class InformedSketcher:
             k = entry.size * len(entry.members)
             slices[name] = slice(start, start + k)
             start += k
-        codes, scale = quantize(images[:32].to(torch.float32), self.recipe.dtype)
+        _, scale = quantize(images[:32].to(torch.float32), self.recipe.dtype)
         noise = 0.0 if scale is None else float((scale.double().square() / 12).mean())
         weighted = images * weight
         mean = weighted.mean(0)

@@ -6,8 +6,9 @@ With the mean ``mu`` and the covariance C of the repository's own sketches the w
 
     w = (C + ridge I)^-1 a,      score = w' (s - mu),
 
-the linear score that tells glances with the thing best from glances without it (Fisher's
-discriminant for one rare class). It costs one d x d solve for a repository, and a product a glance.
+the linear score that best tells glances with the thing from glances without it (Fisher's
+discriminant for one rare class). It costs one d x d solve for a repository and one product for
+a glance.
 
 Shape letters: N sketches, d numbers of a sketch.
 

@@ -83,7 +83,7 @@ class Sketcher:
         if recipe.leading:
             raise RecipeMismatch(
                 f"this recipe leads with {recipe.leading} directions of a prior (basis "
-                f"{recipe.basis}); make its sketcher again from that prior: InformedSketcher(prior)"
+                f"{recipe.basis}); make its sketcher from that prior: InformedSketcher(prior)"
             )
         made = cls(recipe.dim, recipe.seed, recipe.scheme, recipe.dtype, slots=recipe.slots)
         made.modules = modules

@@ -169,7 +169,8 @@ def recover_wiring(
         whole = _distinct(torch.cat([whole, _whole(white, _active(polished))], 1))
         before = sources.shape[1]
         sources = _sparsest(torch.cat([sources, _one_signed(polished)], 1), whole, directions)
-        around = _whole(white, _around(white, sources))
+        tried = torch.cat([_active(sources), _around(white, sources)], 1)
+        around = _whole(white, tried)
         whole = torch.unique(torch.cat([whole, around], 1), dim=1)
         counts = _modules(whole, sources)
         if sources.shape[1] + counts.shape[1] >= directions and sources.shape[1] == before:
@@ -219,7 +220,8 @@ def _searched(white: Tensor, known: Tensor, starts: int, generator: torch.Genera
             slope = ((1 - y.square()) * bell).mean(0) / width
             w = (y * bell).T @ white / root - slope[:, None] * w
             w = w / w.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    return white @ w.T
+    found: Tensor = white @ w.T
+    return found
 
 
 def _polished(white: Tensor, rows: Tensor) -> Tensor:

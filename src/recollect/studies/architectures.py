@@ -79,7 +79,8 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
     seen = _digits(quick) if data is None else _trained(data, quick)
     cut = int(0.6 * len(next(iter(seen.values()))))
     remembered = {
-        name: _remembered(t[:cut], t[cut:], dim, seed) for seed, (name, t) in enumerate(seen.items())
+        name: _remembered(t[:cut], t[cut:], dim, seed)
+        for seed, (name, t) in enumerate(seen.items())
     }
     exact = {name: _parts(t[cut:]) for name, t in seen.items()}
     rows: list[dict[str, Any]] = []
@@ -99,7 +100,9 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
             }
         )
     rows.sort(key=lambda r: -r["alike, sketches"])
-    total = {n: [r["alike, sketches"] for r in rows if n in (r["network"], r["other"])] for n in seen}
+    total = {
+        n: [r["alike, sketches"] for r in rows if n in (r["network"], r["other"])] for n in seen
+    }
     most = max(total, key=lambda n: float(np.mean(total[n])))
     return Answer(
         {k: [r[k] for r in rows] for k in rows[0]},
@@ -112,7 +115,9 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
     )
 
 
-def _remembered(known: Trace, shown: Trace, dim: int, seed: int) -> tuple[dict[str, Tensor], Tensor]:
+def _remembered(
+    known: Trace, shown: Trace, dim: int, seed: int
+) -> tuple[dict[str, Tensor], Tensor]:
     """Return what is read of each module from sketches, and the sketches' values."""
     sketcher = Sketcher(dim=dim, seed=seed)
     sketcher.admit(known, measure_scales=True)
@@ -136,7 +141,7 @@ def _side(parts: Mapping[str, Tensor]) -> Tensor:
 def _table(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> np.ndarray[Any, Any]:
     """Return CKA of every module of one with every module of the other; constant ones are 0."""
     table = [[linear_cka(x, y) for y in b.values()] for x in a.values()]
-    return np.nan_to_num(np.array(table))
+    return np.asarray(np.nan_to_num(np.array(table)))
 
 
 def _alike(table: np.ndarray[Any, Any]) -> float:

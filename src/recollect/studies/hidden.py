@@ -55,7 +55,9 @@ class HiddenNetwork:
         rng = np.random.default_rng([self.seed, 1])
         further = self.composers * self.candidates - self.leaves
         while True:
-            slots = np.r_[rng.permutation(self.leaves), rng.choice(self.leaves, further, replace=False)]
+            slots = np.r_[
+                rng.permutation(self.leaves), rng.choice(self.leaves, further, replace=False)
+            ]
             rows = rng.permutation(slots).reshape(self.composers, self.candidates)
             if all(len(set(row)) == self.candidates for row in rows.tolist()):
                 return [sorted(row) for row in rows.tolist()]

@@ -164,7 +164,7 @@ class SketchCode:
         probe = self.sketcher.unrounded(alone)[0].double()
         if self.method == "joint":
             probe = self.white @ probe
-        return ((codes.values.double() - self.mean) @ probe).numpy().astype(np.float32)
+        return np.asarray((codes.values.double() - self.mean) @ probe, np.float32)
 
 
 class RecordCode:
@@ -189,7 +189,7 @@ class RecordCode:
         self.quantizers = {k: ProductQuantizer(y, k) for k in self.parts} if quantized else {}
 
     def _turned(self, scenes: Scenes) -> Floats:
-        return np.einsum("nm,nmk->nk", scenes.x, self.axes[scenes.kind])
+        return np.asarray(np.einsum("nm,nmk->nk", scenes.x, self.axes[scenes.kind]), np.float32)
 
     def _rounded(self, y: Floats, room: Ints) -> Floats:
         """Return components as they come back from so many bytes an object."""
@@ -211,7 +211,8 @@ class RecordCode:
         return scenes, self._rounded(self._turned(scenes), room[scenes.glance])
 
     def read(self, codes: Any, scenes: Scenes) -> Floats | None:
-        return np.einsum("nk,nmk->nm", codes[1], self.axes[codes[0].kind]).astype(np.float32)
+        x = np.einsum("nk,nmk->nm", codes[1], self.axes[codes[0].kind])
+        return np.asarray(x, np.float32)
 
     def counts(self, codes: Any) -> Floats | None:
         found: Floats = codes[0].counts
@@ -228,7 +229,8 @@ class RecordCode:
         sums = np.zeros((len(counts), x.shape[1]), np.float32)
         np.add.at(sums, scenes.kind[kept], x)
         # Shrunk to the module's mean, which is zero: a sample of few says little.
-        return counts * len(objects) / len(kept), sums / (counts[:, None] + 1)
+        whole = np.asarray(counts * (len(objects) / len(kept)), np.float32)
+        return whole, np.asarray(sums / (counts[:, None] + 1), np.float32)
 
     def probe(self, codes: Any, kind: int, x: Floats) -> Floats | None:
         return None
@@ -306,7 +308,9 @@ class VectorCode:
             for p in range(len(fit.names))
         ])  # fmt: skip
         spread = (y - self.mean).T @ (y - self.mean) / len(y)
-        self.white = np.linalg.inv(spread + 1e-3 * np.trace(spread) / len(spread) * np.eye(len(spread)))
+        self.white = np.linalg.inv(
+            spread + 1e-3 * np.trace(spread) / len(spread) * np.eye(len(spread))
+        )
 
     def _images(self, scenes: Scenes) -> Floats:
         raw = scenes.raw / scenes.scales[scenes.kind, None]
@@ -328,14 +332,15 @@ class VectorCode:
     def read(self, codes: Any, scenes: Scenes) -> Floats | None:
         if self.learned:
             centred = (codes - self.mean)[scenes.glance]
-            return np.einsum("nd,ndm->nm", centred, self.to_x[scenes.kind]).astype(np.float32)
+            x = np.einsum("nd,ndm->nm", centred, self.to_x[scenes.kind])
+            return np.asarray(x, np.float32)
         raw = np.einsum("nd,nmd->nm", codes[scenes.glance], self.into[scenes.kind, :-1])
         off = raw - (self.fit.means / self.fit.scales[:, None])[scenes.kind]
-        return off.astype(np.float32)
+        return np.asarray(off, np.float32)
 
     def counts(self, codes: Any) -> Floats | None:
         if not self.learned:
-            return np.einsum("bd,pd->bp", codes, self.into[:, -1]).astype(np.float32)
+            return np.asarray(np.einsum("bd,pd->bp", codes, self.into[:, -1]), np.float32)
         found = self.fit.counts.mean(0) + (codes - self.mean) @ self.to_counts
         return np.asarray(found, np.float32)
 

@@ -43,7 +43,8 @@ def average_precision(score: npt.NDArray[Any], hits: Bools) -> float:
     """Return the mean precision at the hits, best score first.
 
     Example:
-        >>> average_precision(np.array([3.0, 2.0, 1.0]), np.array([True, False, True])).__round__(3)
+        >>> found = average_precision(np.array([3.0, 2.0, 1.0]), np.array([True, False, True]))
+        >>> round(found, 3)
         0.833
     """
     found = hits[np.argsort(-score, kind="stable")]
@@ -54,7 +55,8 @@ def average_precision(score: npt.NDArray[Any], hits: Bools) -> float:
 def _nearest(distance: npt.NDArray[Any], total: int) -> Bools:
     """Mark the nearest 2 % of the glances, five at least."""
     number = min(max(5, total // 50), len(distance))
-    return distance <= np.partition(distance, number - 1)[number - 1]
+    near: Bools = distance <= np.partition(distance, number - 1)[number - 1]
+    return near
 
 
 def judge_static(

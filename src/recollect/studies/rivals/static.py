@@ -156,7 +156,8 @@ def _components(x: Tensor, most: int) -> Tensor:
     squares, turned = squares.flip(0)[:kept], turned.flip(1)[:, :kept]
     if g <= k:
         turned = x.T.double() @ (turned / squares.sqrt())
-    return turned.to(torch.float32)
+    axes: Tensor = turned.to(torch.float32)
+    return axes
 
 
 def pca(fit: Glances, size: int) -> StaticCode:
@@ -271,13 +272,15 @@ class BundleCode:
     def _rounded(self, glances: Glances) -> Tensor:
         y = (glances.x - self.mean) @ self.into
         step = y.abs().amax(1, keepdim=True) / 127
-        return torch.round(y / step) * step
+        rounded: Tensor = torch.round(y / step) * step
+        return rounded
 
     def encode(self, glances: Glances) -> Tensor:
         return self._rounded(glances)
 
     def read(self, codes: Tensor, where: slice) -> Tensor:
-        return self.mean[where] + codes @ self.back[:, where]
+        read: Tensor = self.mean[where] + codes @ self.back[:, where]
+        return read
 
     def day(self, codes: Tensor, rows: Tensor) -> Tensor | None:
         return None
@@ -295,7 +298,8 @@ def _ridge(y: Tensor, x: Tensor) -> Tensor:
         error = float(((weights @ some) / spare).square().mean())
         if error < best:
             best, chosen = error, ridge
-    return (y.T @ (left / (squares + chosen))) @ (left.T @ x)
+    found: Tensor = (y.T @ (left / (squares + chosen))) @ (left.T @ x)
+    return found
 
 
 def _bundle(learned: bool) -> Callable[[Glances, int], StaticCode | None]:
