@@ -15,15 +15,15 @@ from recollect.sketching.informed import InformedSketcher, _exact_product, simil
 LEARN, JUDGE = static_network(160, 0), static_network(60, 1)
 
 
-def wide(glances: int, seed: int, rank: int = 40, *, unlike: bool = False) -> Trace:
+def wide(glances: int, seed: int, *, unlike: bool = False, fall: float = 0.8) -> Trace:
     """A network whose spectrum falls slowly, so that 128 numbers do not hold all of it."""
     fixed = np.random.default_rng(7 if unlike else 5)
     rng = np.random.default_rng(seed)
-    code = rng.standard_normal((glances, 300)) / np.arange(1, 301) ** 0.8
+    code = rng.standard_normal((glances, 300)) / np.arange(1, 301) ** fall
     columns = {}
     for i, m in enumerate((200, 120)):
         x = code @ fixed.standard_normal((300, m))
-        columns[f"layer{i}"] = torch.from_numpy((x + rank / 40).astype(np.float32))
+        columns[f"layer{i}"] = torch.from_numpy((x + 1).astype(np.float32))
     return Trace.from_columns(columns)
 
 
@@ -36,7 +36,7 @@ def unexplained(true: Trace, read: Trace) -> float:
 
 
 def test_what_the_prior_spans_is_read_back_and_better_than_obliviously() -> None:
-    known, judged = wide(400, 0), wide(80, 1)
+    known, judged = wide(500, 0, fall=0.5), wide(80, 1, fall=0.5)
     prior = Prior.fit(known)
     plain = Sketcher(dim=256)
     plain.admit(known, measure_scales=True)

@@ -12,10 +12,10 @@ from recollect.studies.hidden import HiddenNetwork
 
 
 def test_a_small_network_of_two_levels_is_wired() -> None:
-    network = HiddenNetwork(1, composers=2, leaves=4, candidates=3, inputs=12)
-    u = np.random.default_rng(0).standard_normal((1500, 12))
+    network = HiddenNetwork(1, composers=3, leaves=9, candidates=3)
+    u = np.random.default_rng(0).standard_normal((1500, network.inputs))
     trace = network.trace(u)
-    found = recover_wiring(Sketcher(dim=128).encode(trace).values, starts=150, rounds=3)
+    found = recover_wiring(Sketcher(dim=128).encode(trace).values, starts=150, rounds=4)
     fires = {
         k: torch.from_numpy(np.bincount(c.glance, minlength=len(trace)) > 0)
         for k, c in trace.columns.items()
@@ -29,7 +29,7 @@ def test_a_small_network_of_two_levels_is_wired() -> None:
     assert len(got & network.edges) >= 0.8 * len(network.edges)
     assert len(got - network.edges) <= 1
     assert all(e.chance < 1e-6 for e in found.edges)
-    assert found.directions == 6 * 5 + 2 * 5 + 6
+    assert found.directions == 9 * 5 + 3 * 5 + 12
 
 
 def test_modules_that_always_come_together_are_named_as_a_doubt() -> None:

@@ -46,7 +46,7 @@ def scenes(glances: int, seed: int) -> Trace:
 
 
 def test_every_code_of_a_static_network_is_judged() -> None:
-    fit = static.Glances(network(150, 0))
+    fit = static.Glances(network(70, 0))
     judged = static.Glances(network(60, 1), fit.scales)
     days = np.arange(60) % 3
     rows = {}
@@ -84,7 +84,7 @@ def test_every_code_of_scenes_is_judged() -> None:
 
 
 def test_codes_keep_to_their_bytes() -> None:
-    fit = static.Glances(network(150, 0))
+    fit = static.Glances(network(40, 0))
     judged = static.Glances(network(5, 1), fit.scales)
     assert static.pca(fit, 64).encode(judged).shape[1] <= 66
     assert static.klt(fit, 64).encode(judged).shape[1] <= 66

@@ -102,8 +102,8 @@ class Wiring:
         found = []
         share = (self.counts > 0).to(torch.float64).mean(0)
         pairs = max(1, self.counts.shape[1] ** 2)
-        linked = torch.unique(torch.stack([self.parent, self.owner], 1), dim=0).tolist()
-        for q, p in linked:
+        linked = set(zip(self.parent.tolist(), self.owner.tolist(), strict=True))
+        for q, p in sorted(linked):
             if q < 0 or p < 0:
                 continue
             own = (self.parent == q) & (self.owner == p)

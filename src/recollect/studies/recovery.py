@@ -54,8 +54,8 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
             f"modules fire, {KEPT} of 16 features each; named: the true column of the same module "
             "and place, cosine above 0.95",
             f"two levels: int8 energy sketches of {DIM} numbers, operators unknown; four "
-            "composers read twelve leaves along 16 edges; named: a source that equals one true attribute "
-            "(cosine above 0.98), edges up to the names of modules",
+            "composers read twelve leaves along 16 edges; named: a source that equals one true "
+            "attribute (cosine above 0.98); edges up to the names of modules",
             "signs of features cannot be known; weights are compared up to them",
         ],
     )
