@@ -38,9 +38,8 @@ def test_modules_that_always_come_together_are_named_as_a_doubt() -> None:
     labels = torch.zeros(0, dtype=torch.int64)
     found = Wiring(counts, none, none, none, labels, labels, 5)
     assert found.edges == ()
-    assert found.doubts[0] == (
-        "modules 1 and 0 fire in the same glances: who feeds whom cannot be told"
-    )
+    together = [d for d in found.doubts if "in the same glances" in d]
+    assert together == ["modules 1 and 0 fire in the same glances: who feeds whom cannot be told"]
     assert sum("no attribute was found" in d for d in found.doubts) == 3
     assert found.doubts[-1] == "2 of 5 directions were not explained"
 

@@ -198,3 +198,34 @@ def _fit_features(u: Tensor, read: Tensor) -> Tensor:
         if int(active.sum()) >= u.shape[1]:
             fitted[k] = torch.linalg.lstsq(u[active], read[active, k, None]).solution[:, 0]
     return fitted
+
+
+def draw(answer: Answer, path: str) -> None:
+    """Draw what was recovered of flat networks over pairs, and of each of two levels.
+
+    Raises:
+        ImportError: if matplotlib is missing.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = list(answer)
+    flat = [r for r in rows if r["network"] == "flat"]
+    deep = [r for r in rows if r["network"] != "flat"]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.2), layout="constrained")
+    for name, colour in (("columns named", "#e08e0b"), ("weight cosine", "#1b6ca8")):
+        pairs = [r["pairs"] for r in flat]
+        left.plot(pairs, [r[name] for r in flat], "o-", label=name, color=colour)
+    left.set(xlabel="pairs of input and sketch", title="one level", ylim=(0.4, 1.02))
+    left.legend(frameon=False)
+    place = np.arange(len(deep))
+    for shift, name, colour in ((-0.2, "edge precision", "#e08e0b"), (0.2, "edge F1", "#1b6ca8")):
+        right.bar(place + shift, [r[name] for r in deep], 0.38, label=name, color=colour)
+    right.axhline(0.9, color="grey", lw=0.8)
+    right.set(xlabel="network (seed)", title="two levels, operators unknown", ylim=(0, 1.25))
+    right.set_xticks(place, [str(i) for i in place])
+    right.legend(frameon=False, ncols=2)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -124,6 +124,7 @@ def draw(answer: Answer, path: str) -> None:
             panel.set_ylim(0 if column != "day: means" else -0.02, 1.02)
             panel.set_xticks(SIZES, [str(s) for s in SIZES], minor=False)
             panel.minorticks_off()
-    axes[0][0].legend(fontsize=6, frameon=False)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
