@@ -10,7 +10,8 @@ from scenes import static_network
 from recollect import Prior, Sketcher, Trace
 from recollect._checks import RecipeMismatch
 from recollect.sketching import Recipe
-from recollect.sketching.informed import InformedSketcher, _exact_product, similar_across
+from recollect.sketching.epochs import similar_across
+from recollect.sketching.informed import InformedSketcher, _exact_product
 
 LEARN, JUDGE = static_network(160, 0), static_network(60, 1)
 

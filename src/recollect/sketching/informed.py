@@ -28,7 +28,7 @@ oblivious corrections ("Finding structure with randomness", Halko, Martinsson an
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -387,39 +387,3 @@ def _exact_product(x: Tensor, whole: Tensor) -> Tensor:
     unit = torch.exp2(torch.ceil(torch.log2(largest)) - ATTRIBUTE_BITS)
     product: Tensor = torch.round(x / unit) @ whole.T
     return product * (unit * 2.0**-DIRECTION_BITS)
-
-
-def similar_across(
-    epochs: Sequence[tuple[Sketcher | InformedSketcher, Sketches]], query: Trace, k: int = 10
-) -> list[tuple[int, int, float]]:
-    """Find the glances most like a query in all epochs together.
-
-    Args:
-        epochs: sketcher and sketches of each; plain and informed ones of one network.
-        query: a trace of one glance.
-        k: how many.
-
-    Returns:
-        (epoch, row, cosine) of the most similar, best first: in every epoch the cosine of
-        coordinates, which estimates the cosine of all scaled attributes.
-
-    Raises:
-        ValueError: if there is no epoch, or the query is not one glance.
-    """
-    if not epochs or len(query) != 1:
-        raise ValueError(
-            f"a query is one glance asked of one epoch at least, got {len(query)} glances and "
-            f"{len(epochs)} epochs"
-        )
-    found: list[tuple[int, int, float]] = []
-    for number, (sketcher, sketches) in enumerate(epochs):
-        if isinstance(sketcher, InformedSketcher):
-            rows, asked = sketcher.coordinates(sketches), sketcher.image(query)[0]
-        else:
-            rows = sketches.values.to(torch.float64)
-            asked = sketcher.unrounded(query)[0].to(torch.float64)
-        asked = asked[: sketches.dim]
-        size = rows.norm(dim=1).clamp_min(1e-300) * asked.norm().clamp_min(1e-300)
-        cosine = rows @ asked / size
-        found += [(number, row, score) for row, score in enumerate(cosine.tolist())]
-    return sorted(found, key=lambda f: -f[2])[:k]
