@@ -1,7 +1,7 @@
 """Epochs: sketches of one network, made with other recipes at other times, asked together.
 
-Coordinates of every recipe estimate the same inner products of scaled attributes, so cosines may be
-compared across recipes (as long as the modules have the same scales).
+Coordinates of every recipe estimate the same inner products of scaled attributes, so cosines may
+be compared across recipes (as long as the modules have the same scales).
 """
 
 from __future__ import annotations
