@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from recollect._answers import Answer
-from recollect.studies.rivals import dynamic, static
+from recollect.studies.rivals.dynamic import CODES as DYNAMIC_CODES
+from recollect.studies.rivals.dynamic import Scenes
 from recollect.studies.rivals.judging import COLUMNS, judge_dynamic, judge_static
 from recollect.studies.rivals.quantizer import backend
+from recollect.studies.rivals.static import CODES as STATIC_CODES
+from recollect.studies.rivals.static import Glances
 from recollect.studies.rivals.worlds import World, digit_scenes, real_networks
 
 __all__ = ["draw", "study"]
@@ -62,10 +65,10 @@ def _judged(world: World, quick: bool) -> Iterator[dict[str, Any]]:
     questions = 20 if quick else 60
     sizes = (64, 256) if quick else SIZES
     if world.static:
-        fit = static.Glances(world.fit)
-        judged = static.Glances(world.judged, fit.scales)
+        fit = Glances(world.fit)
+        judged = Glances(world.judged, fit.scales)
         for size in sizes:
-            for name, make in static.CODES.items():
+            for name, make in STATIC_CODES.items():
                 code = make(fit, size)
                 about = {"network": world.name, "bytes": size, "code": name}
                 if code is None:
@@ -74,10 +77,10 @@ def _judged(world: World, quick: bool) -> Iterator[dict[str, Any]]:
                 row = judge_static(code, fit, judged, world.days, questions)
                 yield about | {"missing": False} | row
         return
-    known = dynamic.Scenes(world.fit, sorted(world.fit.columns))
+    known = Scenes(world.fit, sorted(world.fit.columns))
     seen = known.like(world.judged)
     for size in sizes:
-        for name, make_dynamic in dynamic.CODES.items():
+        for name, make_dynamic in DYNAMIC_CODES.items():
             other = make_dynamic(known, size)
             about = {"network": world.name, "bytes": size, "code": name}
             if other is None:
