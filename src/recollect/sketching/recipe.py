@@ -37,6 +37,8 @@ class Recipe:
         operators: family of the attributes' operators: ``"hadamard"`` (default, fast),
             ``"orthogonal"``, ``"gaussian"`` or ``"block-sparse"``.
         channel: the distribution channel kept beside the sketches, or None.
+        leading: numbers of an informed recipe's first tier (``InformedSketcher``), else 0.
+        basis: digest of an informed recipe's directions and gains, else empty.
 
     Raises:
         ValueError: on a dim that is no multiple of 64 or an unknown scheme, dtype or family.
@@ -54,6 +56,8 @@ class Recipe:
     version: int = OPERATOR_VERSION
     operators: str = "hadamard"
     channel: Channel | None = None
+    leading: int = 0
+    basis: str = ""
 
     def __post_init__(self) -> None:
         check_integer("dim", self.dim, minimum=64)
@@ -81,6 +85,8 @@ class Recipe:
             del values["operators"]
         if self.channel is None:
             del values["channel"]
+        if not self.leading:
+            del values["leading"], values["basis"]
         return values
 
     @classmethod

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recollect._checks import RecipeMismatch
 from recollect.sketching import decode as decoding
 from recollect.sketching.channel import Channel
 from recollect.sketching.encode import Encoder
@@ -84,7 +85,16 @@ class Sketcher:
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, modules: ModuleTable) -> Sketcher:
-        """Make a sketcher that shares an existing table (as a Memory does)."""
+        """Make a sketcher that shares an existing table (as a Memory does).
+
+        Raises:
+            RecipeMismatch: if the recipe is an informed one, whose directions are not in it.
+        """
+        if recipe.leading:
+            raise RecipeMismatch(
+                f"this recipe leads with {recipe.leading} directions of a prior (basis "
+                f"{recipe.basis}); make its sketcher from that prior: InformedSketcher(prior)"
+            )
         made = cls(
             recipe.dim, recipe.seed, recipe.scheme, recipe.dtype,
             slots=recipe.slots, operators=recipe.operators, channel=recipe.channel,

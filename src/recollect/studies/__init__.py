@@ -16,6 +16,10 @@ __all__ = ["listed", "run"]
 
 # name -> (module, what it shows)
 _STUDIES = {
+    "architectures": (
+        "recollect.studies.architectures",
+        "which networks see the world most alike, told from their sketches alone",
+    ),
     "clipping": (
         "recollect.studies.clipping",
         "scale-invariant Transformers train by clipped SGD from any initial scale",
@@ -46,11 +50,15 @@ _STUDIES = {
     ),
     "recovery": (
         "recollect.studies.recovery",
-        "a hidden modular network is learned from inputs and sketches alone",
+        "hidden modular networks, of one level and of two, are learned from inputs and sketches",
     ),
     "reverse-replay": (
         "recollect.studies.reverse_replay",
         "replayed backwards, a stream gives nearly the exact estimate; forward it does not",
+    ),
+    "rivals": (
+        "recollect.studies.rivals",
+        "sketches beside PCA, product quantisation, records, top-k, bundles, at equal bytes",
     ),
     "schemes": (
         "recollect.studies.schemes",

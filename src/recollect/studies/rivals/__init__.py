@@ -1,0 +1,133 @@
+"""Rivals at equal bytes: sketches beside PCA, product quantisation, records, top-k, bundles.
+
+Every code gets the same bytes for a glance, at each of five sizes (64 stands for 66: 64 codes of
+a sketch and its two-byte scale), and is judged by the same questions. ``judging`` says what the
+columns are, ``static`` and ``dynamic`` how each rival codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from recollect._answers import Answer
+from recollect.studies.rivals.dynamic import CODES as DYNAMIC_CODES
+from recollect.studies.rivals.dynamic import Scenes
+from recollect.studies.rivals.judging import COLUMNS, judge_dynamic, judge_static
+from recollect.studies.rivals.quantizer import backend
+from recollect.studies.rivals.static import CODES as STATIC_CODES
+from recollect.studies.rivals.static import Glances
+from recollect.studies.rivals.worlds import World, digit_scenes, real_networks
+
+__all__ = ["draw", "study"]
+
+SIZES = (64, 128, 256, 512, 1024)
+
+
+def study(quick: bool = False, data: str | None = None) -> Answer:
+    """Return one table of all rivals: network, bytes, code, then what they are judged by.
+
+    Args:
+        quick: two sizes and fewer glances.
+        data: folder with networks and pictures: MobileNetV2, ResNet-56 and YOLOX-nano besides.
+
+    Raises:
+        ImportError: if scikit-learn is missing.
+        FileNotFoundError: if there is no such folder.
+    """
+    worlds = [digit_scenes(quick)]
+    rows: list[dict[str, Any]] = []
+    for world in worlds:
+        rows += list(_judged(world, quick))
+    if data is not None:
+        for world in real_networks(data, quick):
+            rows += list(_judged(world, quick))
+    left_out = sorted({r["code"] for r in rows if r["missing"] and "torchhd" in r["code"]})
+    kept = [r for r in rows if not r["missing"]]
+    columns = {k: [r[k] for r in kept] for k in ("network", "bytes", "code", *COLUMNS)}
+    notes = [
+        "64 bytes stand for 66: every code also gets the two bytes of a sketch's scale; beside it "
+        "stands a byte for each object that names its module, where objects come and go",
+        f"product quantisation with {backend()}",
+        "day: one code of the same bytes for a whole day; means as a share of the day's distance "
+        "from the usual (1: knows nothing); records keep a sample",
+        "microseconds of processor time a glance, on whatever machine this ran",
+    ]
+    if left_out:
+        notes.append(f"not installed, left out: {', '.join(left_out)} (pip install torch-hd)")
+    if data is None:
+        notes.append("--data FOLDER adds MobileNetV2, ResNet-56 and YOLOX-nano")
+    return Answer(columns, title="rivals at equal bytes", notes=notes)
+
+
+def _judged(world: World, quick: bool) -> Iterator[dict[str, Any]]:
+    """Judge all codes at all sizes."""
+    questions = 20 if quick else 60
+    sizes = (64, 256) if quick else SIZES
+    if world.static:
+        fit = Glances(world.fit)
+        judged = Glances(world.judged, fit.scales)
+        for size in sizes:
+            for name, make in STATIC_CODES.items():
+                code = make(fit, size)
+                about = {"network": world.name, "bytes": size, "code": name}
+                if code is None:
+                    yield about | {"missing": True}
+                    continue
+                row = judge_static(code, fit, judged, world.days, questions)
+                yield about | {"missing": False} | row
+        return
+    known = Scenes(world.fit, sorted(world.fit.columns))
+    seen = known.like(world.judged)
+    for size in sizes:
+        for name, make_dynamic in DYNAMIC_CODES.items():
+            other = make_dynamic(known, size)
+            about = {"network": world.name, "bytes": size, "code": name}
+            if other is None:
+                yield about | {"missing": True}
+                continue
+            yield about | {"missing": False} | judge_dynamic(other, seen, world.days, questions)
+
+
+def draw(answer: Answer, path: str) -> None:
+    """Draw R2 and average precision over bytes, one row of panels for each network.
+
+    Args:
+        answer: of ``study``.
+        path: of the picture to write.
+
+    Raises:
+        ImportError: if matplotlib is missing.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = list(answer)
+    worlds = list(dict.fromkeys(r["network"] for r in rows))
+    shown = ("R2 within modules", "average precision", "day: means")
+    figure, axes = plt.subplots(
+        len(worlds), 3, figsize=(9, 2.6 * len(worlds)), layout="constrained", squeeze=False
+    )
+    codes = [c for c in dict.fromkeys(r["code"] for r in rows) if c != "sketch, keyed"]
+    for line, world in zip(axes, worlds, strict=True):
+        for panel, column in zip(line, shown, strict=True):
+            for number, code in enumerate(codes):
+                points = [
+                    (r["bytes"], r[column])
+                    for r in rows
+                    if (r["network"], r["code"]) == (world, code) and r[column] is not None
+                ]
+                if points:
+                    style = {"lw": 2.5, "color": "#1b6ca8"} if code == "sketch, energy" else {
+                        "lw": 1, "color": f"C{number}"}  # fmt: skip
+                    panel.plot(*zip(*points, strict=True), "o-", ms=3, label=code, **style)
+            panel.set(xscale="log", xlabel="bytes", title=f"{world}\n{column}")
+            panel.set_ylim(0 if column != "day: means" else -0.02, 1.02)
+            panel.set_xticks(SIZES, [str(s) for s in SIZES], minor=False)
+            panel.minorticks_off()
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
