@@ -1,0 +1,425 @@
+"""Feature reconstruction against the pull of simple features, and together with DAFT.
+
+Three settings, from bare to real: copies of a simple number beside one complex number; copies of a
+bright strip beside what a network made of handwritten digits; and dominoes, a simple picture on
+top of a complex one, read by a network that learns all by itself (digits under strips, or MNIST
+over CIFAR-10 of a folder). In training both halves tell the class. Accuracy counts where the
+simple half is drawn at random.
+
+Shape letters: N examples, R copies, d features, K classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recollect._answers import Answer
+from recollect._seeds import seed_of
+from recollect.studies.pictures import Shuffled, cifar, digits, mnist, refit
+from recollect.training import (
+    Attack,
+    DistillationLoss,
+    Dominoes,
+    FRRHead,
+    adversarial_finetune,
+    feature_replication_report,
+    fixed_linear_finetune,
+    train_frr_linear,
+)
+
+__all__ = ["copies", "dominoes", "study", "two_by_two"]
+
+LAMBDAS = (0.3, 1.0, 3.0, 10.0)
+ALLOWED = 0.02  # training accuracy that the penalty may cost
+Halves = tuple[Tensor, Tensor]
+Found = dict[str, dict[str, float]]
+
+
+def study(quick: bool = False, data: str | None = None) -> Answer:
+    """Return accuracy with the simple half at random, ERM beside FRR, DAFT and their like.
+
+    Args:
+        quick: 5 seeds and fewer settings, instead of 10.
+        data: folder with ``mnist`` and ``cifar10``, for MNIST | CIFAR-10 dominoes.
+
+    Raises:
+        ImportError: if scikit-learn is missing.
+        FileNotFoundError: if the folder holds no such files.
+    """
+    torch.set_flush_denormal(True)
+    seeds = range(5 if quick else 10)
+    rows: list[dict[str, Any]] = []
+    for number in (5,) if quick else (5, 20):
+        rows += _rows(f"{number} copies, made", [copies(number, s) for s in seeds])
+    rows += _rows("10 copies of a strip, digits", [digit_copies(10, s) for s in seeds])
+    name, task = ("strip | digit dominoes", _strips) if data is None else _of_folder(data)
+    if data is not None and quick:
+        seeds = range(2)
+    found = [dominoes(task(s), s) for s in seeds]
+    rows += _rows(name, found)
+    for share in (1.0, 0.1):
+        cells = [two_by_two(task(s, share), s, share) for s in seeds]
+        rows += _rows(f"{name}, {share:.0%} of the data, student", cells)
+    return Answer(
+        {k: [r[k] for r in rows] for k in rows[0]},
+        title=f"accuracy where the simple half is random, {len(seeds)} seeds",
+        notes=[
+            f"lambda: the largest of {LAMBDAS} that costs at most {ALLOWED:.0%} of training "
+            "accuracy; the random half chooses nothing",
+            "DFR trains the head on data without the correlation: what the features would allow",
+            _replication(task(0)),
+        ],
+    )
+
+
+def _rows(setting: str, runs: list[Found]) -> list[dict[str, Any]]:
+    rows = []
+    for method in runs[0]:
+        random = np.array([run[method]["simple"] for run in runs])
+        rows.append(
+            {
+                "setting": setting,
+                "method": method,
+                "simple half random": float(random.mean()),
+                "deviation": float(random.std(ddof=1)) if len(random) > 1 else float("nan"),
+                "in distribution": float(np.mean([run[method]["none"] for run in runs])),
+            }
+        )
+    return rows
+
+
+# -- copies of a simple feature --------------------------------------------------------------------
+
+
+def copies(number: int, seed: int, *, steps: int = 1000) -> Found:
+    """Return accuracies on R copies of a simple score beside one complex score.
+
+    Both scores are the class +-1 times a magnitude in [1, 1.5]. Using both equally is right in
+    three of four cases where the simple score is random; the copies alone in one of two.
+
+    Args:
+        number: R.
+        seed: of the scores.
+        steps: of each training.
+    """
+    draws = torch.Generator().manual_seed(seed_of(seed, "copies"))
+
+    def scores(signs: Tensor) -> Tensor:
+        return signs * (1 + 0.5 * torch.rand(len(signs), generator=draws))
+
+    def drawn(count: int, random: bool) -> Halves:
+        y = torch.randint(2, (count,), generator=draws)
+        other = torch.randint(2, (count,), generator=draws) if random else y
+        simple, complex_ = scores(2.0 * other - 1), scores(2.0 * y - 1)
+        return torch.cat([simple[:, None].expand(-1, number), complex_[:, None]], 1), y
+
+    train = drawn(1000, False)
+    tests = {"none": drawn(2000, False), "simple": drawn(2000, True)}
+    return _compared(train, tests, seed, steps, _VARIANTS)
+
+
+def digit_copies(number: int, seed: int, *, steps: int = 1000) -> Found:
+    """Return accuracies on R copies of a strip beside a score read from a real digit.
+
+    The class is whether the digit is 5 or more; the score is the tanh of a small network that was
+    trained for it, the strip a bright or dark bar with noise.
+
+    Args:
+        number: R.
+        seed: of splits, networks and noise.
+        steps: of each training of a head.
+    """
+    x, y = digits()
+    y = (y >= 5).long()
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed_of(seed, "rows")))
+    cut = 1000
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "reader"))
+        reader = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(reader.parameters(), 1e-2)
+    target = 2.0 * y[order[:cut], None] - 1
+    for _ in range(200):
+        optimizer.zero_grad()
+        F.mse_loss(torch.tanh(reader(x[order[:cut]])), target).backward()
+        optimizer.step()
+    with torch.no_grad():
+        score = torch.tanh(reader(x))  # (N, 1)
+    draws = torch.Generator().manual_seed(seed_of(seed, "strip"))
+
+    def drawn(rows: Tensor, random: bool) -> Halves:
+        label = y[rows]
+        told = label[torch.randperm(len(rows), generator=draws)] if random else label
+        strip = (2.0 * told - 1) * (1 + 0.5 * torch.rand(len(rows), generator=draws))
+        return torch.cat([strip[:, None].expand(-1, number), score[rows]], 1), label
+
+    train = drawn(order[:cut], False)
+    tests = {"none": drawn(order[cut:], False), "simple": drawn(order[cut:], True)}
+    return _compared(train, tests, seed, steps, _VARIANTS)
+
+
+_VARIANTS: dict[str, dict[str, Any]] = {
+    "FRR-L, l1": {"p": "1"},
+    "FRR-L, l2": {"p": "2"},
+    "FRR-L, l-inf, raw logits": {"centre_logits": False},
+    "FRR-L, l-inf": {},
+}
+
+
+def _compared(
+    train: Halves,
+    tests: dict[str, Halves],
+    seed: int,
+    steps: int,
+    variants: dict[str, dict[str, Any]],
+) -> Found:
+    """Accuracies of an ordinary head and of FRR heads (lambda 1) on fixed features."""
+    z, y = train
+    linear = refit(z, y, seed, steps=steps // 2)
+    found = {"ERM": _accuracies(linear, tests)}
+    for name, options in variants.items():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(seed, "head"))
+            head = FRRHead(z.shape[1], int(y.max()) + 1, **options).start_from(linear)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a collapse shows in the table
+            train_frr_linear(nn.Identity(), head, [train], 1.0, epochs=steps)
+        found[name] = _accuracies(head, tests)
+    return found
+
+
+@torch.no_grad()
+def _accuracies(model: Callable[[Tensor], Tensor], tests: dict[str, Halves]) -> dict[str, float]:
+    return {
+        name: float((torch.cat([model(part) for part in x.split(500)]).argmax(1) == y).float().mean())
+        for name, (x, y) in tests.items()
+    }  # fmt: skip
+
+
+# -- dominoes --------------------------------------------------------------------------------------
+
+
+class Task:
+    """Dominoes of one seed: training data, data without the correlation, tests, and networks."""
+
+    def __init__(
+        self,
+        train: tuple[Halves, Halves],
+        test: tuple[Halves, Halves],
+        seed: int,
+        network: Callable[[int], nn.Sequential],
+        epochs: int,
+        eps: float,
+        correlation: float = 1.0,
+    ) -> None:
+        self.data = Dominoes(*train, correlation=correlation, seed=seed)
+        self.train = self.data.tensors()
+        self.fair = Dominoes(*train, randomise="simple", seed=seed).tensors()
+        self.held = {
+            r: Dominoes(*test, randomise=r, seed=seed) for r in ("none", "simple", "complex")
+        }
+        self.tests = {name: held.tensors() for name, held in self.held.items()}
+        self.network, self.epochs, self.eps = network, epochs, eps
+        self.classes = int(self.train[1].max()) + 1
+
+
+def _strips(seed: int, share: float = 1.0) -> Task:
+    """Handwritten digits under strips whose brightness tells the digit, with noise."""
+    x, y = digits()
+    draws = torch.Generator().manual_seed(seed_of(seed, "strips"))
+    order = torch.randperm(len(y), generator=draws)
+    bright = (y.float() / 9)[:, None, None, None].expand(-1, 1, 4, 8)
+    strip = bright + 0.2 * torch.randn(bright.shape, generator=draws)
+    strip = strip.clamp(0, 1)
+    learn, held = order[: round(1400 * share)], order[1400:]
+    parts = [((strip[rows], y[rows]), (x[rows], y[rows])) for rows in (learn, held)]
+
+    def network(width: int) -> nn.Sequential:
+        backbone = nn.Sequential(
+            nn.Flatten(), nn.Linear(96, 2 * width), nn.ReLU(), nn.Linear(2 * width, width), nn.ReLU()
+        )  # fmt: skip
+        return nn.Sequential(backbone, nn.Linear(width, 10))
+
+    return Task(parts[0], parts[1], seed, network, round(40 / share**0.5), 0.5)
+
+
+def _of_folder(folder: str) -> tuple[str, Callable[..., Task]]:
+    """MNIST 0 and 1 over automobiles and trucks, each half 16 x 16; 95 % agree."""
+    upper, lower = mnist(folder), cifar(folder)
+
+    def chosen(
+        source: dict[str, Halves], part: str, kinds: tuple[int, int], n: int, s: int
+    ) -> Any:
+        x, y = source[part]
+        draws = torch.Generator().manual_seed(seed_of(s, part, str(kinds)))
+        rows, labels = [], []
+        for number, kind in enumerate(kinds):
+            of_kind = (y == kind).nonzero()[:, 0]
+            rows.append(of_kind[torch.randperm(len(of_kind), generator=draws)[:n]])
+            labels.append(torch.full((len(rows[-1]),), number))
+        return x[torch.cat(rows)], torch.cat(labels)
+
+    def network(width: int) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        channels = [3, width // 4, width // 2, width // 2]
+        for a, b in zip(channels, channels[1:], strict=False):
+            layers += [
+                nn.Conv2d(a, b, 3, padding=1),
+                nn.BatchNorm2d(b),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
+        backbone = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(channels[-1] * 8, width), nn.ReLU()
+        )
+        return nn.Sequential(backbone, nn.Linear(width, 2))
+
+    def task(seed: int, share: float = 1.0) -> Task:
+        n = round(2000 * share)
+        train = chosen(upper, "train", (0, 1), n, seed), chosen(lower, "train", (1, 9), n, seed)
+        test = chosen(upper, "test", (0, 1), 500, 0), chosen(lower, "test", (1, 9), 500, 0)
+        return Task(train, test, seed, network, round(6 / share**0.5), 0.5, 0.95)
+
+    return "MNIST | CIFAR-10 dominoes", task
+
+
+def _trained(task: Task, width: int, seed: int) -> nn.Sequential:
+    """Train a network plainly."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "network", width))
+        model = task.network(width)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    for x, y in Shuffled(*task.train, 64, task.epochs, seed):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def _features(backbone: nn.Module, x: Tensor) -> Tensor:
+    return torch.cat([backbone(part) for part in x.split(500)])
+
+
+def _frr(
+    task: Task,
+    model: nn.Sequential,
+    seed: int,
+    lambdas: tuple[float, ...] = LAMBDAS,
+    **options: Any,
+) -> FRRHead:
+    """Return the FRR head with the largest lambda that keeps the training accuracy."""
+    backbone, linear = model[0], model[1]
+    assert isinstance(linear, nn.Linear)
+    features = _features(backbone, task.train[0]), task.train[1]
+    best: FRRHead | None = None
+    for lam in lambdas:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(seed, "head"))
+            head = FRRHead(linear.in_features, task.classes, **options).start_from(linear)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such a lambda is not chosen
+            done = train_frr_linear(nn.Identity(), head, [features], lam, epochs=300)
+        if best is None or done.accuracy_after >= done.accuracy_before - ALLOWED:
+            best = head
+    assert best is not None
+    return best
+
+
+def dominoes(task: Task, seed: int, width: int = 64) -> Found:
+    """Return accuracies of ERM, FRR-L, FRR-FLFT and DFR on dominoes.
+
+    Args:
+        task: training and test data.
+        seed: of networks and batches.
+        width: of the features.
+    """
+    model = _trained(task, width, seed)
+    found = {"ERM": _accuracies(model, task.tests)}
+    x, y = task.train
+    decayed = refit(_features(model[0], x), y, seed, weight_decay=0.1)
+    found["head again, weight decay"] = _accuracies(nn.Sequential(model[0], decayed), task.tests)
+    variants: dict[str, dict[str, Any]] = {
+        "l2": {"p": "2"},
+        "l-inf": {},
+        "l-inf, 20 components": {"components": 20},
+    }
+    for name, options in variants.items():
+        head = _frr(task, model, seed, **options)
+        found[f"FRR-L, {name}"] = _accuracies(nn.Sequential(model[0], head), task.tests)
+        if name != "l2":
+            tuned = copy.deepcopy(model[0])
+            head.requires_grad_(False)
+            fixed_linear_finetune(tuned, head, Shuffled(x, y, 64, 3, seed))
+            found[f"FRR-FLFT, {name}"] = _accuracies(nn.Sequential(tuned, head), task.tests)
+    fair = refit(_features(model[0], task.fair[0]), task.fair[1], seed)
+    found["DFR (upper bound)"] = _accuracies(nn.Sequential(model[0], fair), task.tests)
+    return found
+
+
+def two_by_two(task: Task, seed: int, share: float = 1.0, width: int = 64) -> Found:
+    """Return accuracies of students whose teachers had FRR, DAFT, both or neither.
+
+    Args:
+        task: training and test data.
+        seed: of networks, batches and attacks.
+        share: of the data that the task has; fewer pictures are walked more often.
+        width: of the teacher's features; the student's is 16.
+    """
+    model = _trained(task, width, seed)
+    attack = Attack(eps=task.eps)
+    epochs = round(task.epochs / 4)
+    found: Found = {}
+    head = _frr(task, model, seed)
+    for name, has_frr, has_daft in (
+        ("neither (distilled)", False, False),
+        ("FRR", True, False),
+        ("DAFT", False, True),
+        ("FRR and DAFT", True, True),
+    ):
+        last: nn.Module = copy.deepcopy(head if has_frr else model[1])
+        teacher = nn.Sequential(copy.deepcopy(model[0]), last)
+        batches = Shuffled(*task.train, 64, epochs, seed)
+        if has_daft:
+            scope = "backbone" if has_frr else "full"
+            adversarial_finetune(teacher, batches, attack, scope, head=last, seed=seed)
+        elif has_frr:
+            fixed_linear_finetune(teacher[0], last.requires_grad_(False), batches)
+        found[name] = _accuracies(_student(task, teacher, seed), task.tests)
+    return found
+
+
+def _student(task: Task, teacher: nn.Module, seed: int) -> nn.Module:
+    """Distil a teacher to a narrow network."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "student"))
+        student = task.network(16)
+    optimizer, loss = torch.optim.AdamW(student.parameters(), 2e-3), DistillationLoss()
+    teacher.eval()
+    for x, y in Shuffled(*task.train, 64, task.epochs, seed):
+        with torch.no_grad():
+            soft = teacher(x)
+        optimizer.zero_grad()
+        loss(student(x), soft, y).backward()
+        optimizer.step()
+    return student.eval()
+
+
+def _replication(task: Task) -> str:
+    """Say how often each half stands in the features."""
+    model = _trained(task, 64, 0)
+    report = feature_replication_report(model[0], model[1], task.held)
+    counts, mass = report.features, report.weight_mass
+    return (
+        f"features of one ERM network: {counts['simple']} belong to the simple half, "
+        f"{counts['complex']} to the complex one, {counts['neither']} to neither; the head's weight "
+        f"on them {mass['simple']:.2f}, {mass['complex']:.2f}, {mass['neither']:.2f}; the first "
+        f"principal component holds {float(report.spectrum[0]):.0%} of the variance"
+    )
