@@ -2,8 +2,8 @@
 
 ``LocoProp`` turns one backward pass into a local problem per layer. ``RelativeClipSGD`` trains
 scale-invariant networks without any optimiser memory; ``MaskedLanguageModel`` and its parts are
-such networks, and ``scale_deviation`` tells whether a network is one. ``FRRHead`` makes a head carry
-every feature; ``DAFT`` fine-tunes a teacher on adversarial examples and distils it.
+such networks, and ``scale_deviation`` tells whether a network is one. ``FRRHead`` makes a head
+carry every feature; ``DAFT`` fine-tunes a teacher on adversarial examples and distils it.
 """
 
 from __future__ import annotations

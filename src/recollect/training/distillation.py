@@ -334,6 +334,7 @@ def leave_one_domain_out(
     domains: Mapping[str, Domain],
     trainers: Mapping[str, Trainer],
     *,
+    held_out: Sequence[str] | None = None,
     validation: float = 0.2,
     seed: int = 0,
 ) -> Answer:
@@ -345,6 +346,7 @@ def leave_one_domain_out(
     Args:
         domains: name -> data; at least three, so that two are left.
         trainers: name -> function of source domains that returns a predictor of logits.
+        held_out: domains that are left out in turn; all by default.
         validation: share of each source domain that is kept for the choice.
         seed: of the split.
 
@@ -369,7 +371,10 @@ def leave_one_domain_out(
         raise ValueError(f"expected at least three domains, got {list(domains)}")
     held = checked_domains(domains)
     rows: list[dict[str, Any]] = []
-    for unseen, (x_out, y_out) in held.items():
+    for unseen in held if held_out is None else held_out:
+        if unseen not in held:
+            raise ValueError(f"there is no domain {unseen!r} to hold out, only {list(held)}")
+        x_out, y_out = held[unseen]
         sources: dict[str, Domain] = {}
         kept = []
         for name, (x, y) in held.items():

@@ -169,7 +169,8 @@ def feature_replication_report(
 
     Example:
         >>> digits = torch.rand(6, 1, 4, 4), torch.arange(6) % 2
-        >>> both = {r: Dominoes(digits, digits, randomise=r) for r in ("none", "simple", "complex")}
+        >>> kinds = ("none", "simple", "complex")
+        >>> both = {r: Dominoes(digits, digits, randomise=r) for r in kinds}
         >>> report = feature_replication_report(nn.Flatten(), nn.Linear(32, 2), both)
         >>> sum(report.features.values()), sorted(report.accuracy)
         (32, ['complex', 'none', 'simple'])

@@ -254,14 +254,15 @@ def train_frr_linear(
     lr: float = 1e-2,
     decoder_lr: float | None = None,
     weight_decay: float = 0.0,
+    restart: bool = False,
 ) -> HeadTraining:
     """Train head and decoder on a frozen backbone (FRR-L): cross-entropy + lam * penalty.
 
-    The head should come from ordinary training (``FRRHead.start_from``). A
-    decoder that is much slower than the classifier makes the penalty merely shrink the weights; one
-    that is faster settles on what the logits carry already. The statistics of the
-    features are measured first, in one pass. The weights are those for standardised features while
-    they learn (a change of variables), and plain again afterwards.
+    The head should come from ordinary training (``FRRHead.start_from``). A decoder that is much
+    slower than the classifier makes the penalty merely shrink the weights; one that is faster
+    settles on what the logits carry already. The statistics of the features are measured first, in
+    one pass. The weights are those for standardised features while they learn (a change of
+    variables), and plain again afterwards.
 
     Args:
         backbone: inputs -> features (B, d); put into eval mode and frozen while this runs.
@@ -272,6 +273,8 @@ def train_frr_linear(
         lr: of Adam for the classifier.
         decoder_lr: of Adam for the decoder; the same by default.
         weight_decay: decoupled, on the classifier.
+        restart: begin with a classifier of zeros rather than with the head as given. A head that
+            leans on the simple features already is slow to let go of them.
 
     Raises:
         ValueError: for numbers out of range, an empty loader, or features that do not fit.
@@ -296,7 +299,8 @@ def train_frr_linear(
         head.fit_statistics(features)
         before = _accuracy(head, features, labels)
         # In standardised coordinates the classifier's problem is well conditioned.
-        weight, bias = (t.clone().requires_grad_() for t in head.expressed())
+        factor = 0.0 if restart else 1.0
+        weight, bias = (t.mul(factor).requires_grad_() for t in head.expressed())
         optimizer = torch.optim.AdamW(
             [
                 {"params": [weight, bias], "weight_decay": weight_decay},
