@@ -170,6 +170,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "FRR-L, l2": {"p": "2"},
     "FRR-L, l-inf, raw logits": {"centre_logits": False},
     "FRR-L, l-inf": {},
+    "FRR-L, l-inf, 2 components, anew": {"components": 2, "restart": True},
 }
 
 
@@ -185,14 +186,28 @@ def _compared(
     linear = refit(z, y, seed, steps=steps // 2)
     found = {"ERM": _accuracies(linear, tests)}
     for name, options in variants.items():
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(seed, "head"))
-            head = FRRHead(z.shape[1], int(y.max()) + 1, **options).start_from(linear)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a collapse shows in the table
-            train_frr_linear(nn.Identity(), head, [train], 1.0, epochs=steps)
+        head = _head(train, linear, seed, LAMBDA, steps, **options)
         found[name] = _accuracies(head, tests)
     return found
+
+
+def _head(
+    train: Halves,
+    linear: nn.Linear,
+    seed: int,
+    lam: float,
+    steps: int,
+    restart: bool = False,
+    **options: Any,
+) -> FRRHead:
+    """Return an FRR head for fixed features (N, d), which starts from an ordinary one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "head"))
+        head = FRRHead(linear.in_features, linear.out_features, **options).start_from(linear)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a collapse shows in the table
+        train_frr_linear(nn.Identity(), head, [train], lam, epochs=steps, restart=restart)
+    return head.requires_grad_(False)
 
 
 @torch.no_grad()
@@ -314,25 +329,13 @@ def _features(backbone: nn.Module, x: Tensor) -> Tensor:
 
 
 def _frr(
-    task: Task,
-    model: nn.Sequential,
-    seed: int,
-    *,
-    lam: float,
-    restart: bool = True,
-    **options: Any,
+    task: Task, model: nn.Sequential, seed: int, lam: float = LAMBDA, **options: Any
 ) -> FRRHead:
-    """Return an FRR head for the features of a network."""
-    backbone, linear = model[0], model[1]
+    """Return an FRR head for the features of a network; anew unless the options say otherwise."""
+    linear = model[1]
     assert isinstance(linear, nn.Linear)
-    features = _features(backbone, task.train[0]), task.train[1]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, "head"))
-        head = FRRHead(linear.in_features, task.classes, **options).start_from(linear)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a collapse shows in the table
-        train_frr_linear(nn.Identity(), head, [features], lam, epochs=300, restart=restart)
-    return head.requires_grad_(False)
+    features = _features(model[0], task.train[0]), task.train[1]
+    return _head(features, linear, seed, lam, 300, **{"restart": True, **options})
 
 
 def dominoes(task: Task, seed: int, width: int = 64) -> Found:
@@ -347,10 +350,10 @@ def dominoes(task: Task, seed: int, width: int = 64) -> Found:
     found = {"ERM": _accuracies(model, task.tests)}
     variants: dict[str, dict[str, Any]] = {
         "head anew, lambda = 0": {"lam": 0.0},
-        "FRR-L, from the ERM head": {"lam": LAMBDA, "restart": False},
-        "FRR-L, anew, l2": {"lam": LAMBDA, "p": "2"},
-        "FRR-L, anew, 20 components": {"lam": LAMBDA, "components": 20},
-        "FRR-L, anew": {"lam": LAMBDA},
+        "FRR-L, from the ERM head": {"restart": False},
+        "FRR-L, anew, l2": {"p": "2"},
+        "FRR-L, anew, 20 components": {"components": 20},
+        "FRR-L, anew": {},
     }
     for name, options in variants.items():
         head = _frr(task, model, seed, **options)
@@ -378,7 +381,7 @@ def two_by_two(task: Task, seed: int, width: int = 64) -> Found:
     model = _trained(task, width, seed)
     attack = Attack(eps=task.eps, reference="start")
     batches = Shuffled(*task.train, 64, max(1, task.epochs // 10), seed)
-    head = _frr(task, model, seed, lam=LAMBDA)
+    head = _frr(task, model, seed)
     found: Found = {}
     for name, last in (("neither", model[1]), ("FRR", head)):
         teacher = nn.Sequential(copy.deepcopy(model[0]), copy.deepcopy(last))
@@ -387,6 +390,8 @@ def two_by_two(task: Task, seed: int, width: int = 64) -> Found:
         adversarial_finetune(teacher, batches, attack, scope, head=teacher[1], seed=seed)
         also = "DAFT" if name == "neither" else "FRR and DAFT"
         found[also] = _accuracies(_student(task, teacher, seed), task.tests)
+    control = nn.Sequential(model[0], _frr(task, model, seed, lam=0.0))
+    found["head anew, lambda = 0"] = _accuracies(_student(task, control, seed), task.tests)
     return found
 
 
