@@ -148,7 +148,8 @@ def digit_copies(number: int, seed: int, *, steps: int = 1000) -> Found:
     target = 2.0 * y[order[:cut], None] - 1
     for _ in range(200):
         optimizer.zero_grad()
-        F.mse_loss(torch.tanh(reader(x[order[:cut]])), target).backward()
+        loss = F.mse_loss(torch.tanh(reader(x[order[:cut]])), target)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     with torch.no_grad():
         score = torch.tanh(reader(x))  # (N, 1)
@@ -214,7 +215,7 @@ def _head(
 def _accuracies(model: Callable[[Tensor], Tensor], tests: dict[str, Halves]) -> dict[str, float]:
     found = {}
     for name, (x, y) in tests.items():
-        logits = torch.cat([model(part) for part in x.split(500)])
+        logits = torch.cat([model(part) for part in torch.split(x, 500)])
         found[name] = float((logits.argmax(1) == y).float().mean())
     return found
 
@@ -318,14 +319,14 @@ def _trained(task: Task, width: int, seed: int) -> nn.Sequential:
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     for x, y in Shuffled(*task.train, 64, task.epochs, seed):
         optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()
+        F.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return model.eval()
 
 
 @torch.no_grad()
 def _features(backbone: nn.Module, x: Tensor) -> Tensor:
-    return torch.cat([backbone(part) for part in x.split(500)])
+    return torch.cat([backbone(part) for part in torch.split(x, 500)])
 
 
 def _frr(

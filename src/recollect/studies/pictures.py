@@ -119,7 +119,7 @@ class Shuffled:
         draws = torch.Generator().manual_seed(seed_of(self.seed, "batches"))
         for _ in range(self.epochs):
             order = torch.randperm(len(self.y), generator=draws)
-            for rows in order.split(self.batch):
+            for rows in torch.split(order, self.batch):
                 yield self.x[rows], self.y[rows]
 
 
@@ -138,9 +138,9 @@ def refit(
     standard = (z - mean) / deviation
     for _ in range(steps):
         optimizer.zero_grad()
-        F.cross_entropy(linear(standard), y).backward()
+        F.cross_entropy(linear(standard), y).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     with torch.no_grad():
-        linear.weight /= deviation
-        linear.bias -= linear.weight @ mean
+        linear.weight.div_(deviation)
+        linear.bias.sub_(linear.weight @ mean)
     return linear

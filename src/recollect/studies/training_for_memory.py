@@ -12,6 +12,7 @@ Shape letters: N pictures, B scenes, d features.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -80,7 +81,7 @@ def _plain(x: Tensor, y: Tensor, seed: int) -> nn.Sequential:
     optimizer = torch.optim.RMSprop(model.parameters(), 1e-3, alpha=0.9, momentum=0.9, eps=1e-5)
     for pictures, labels in Shuffled(x, y, 100, 15, seed):
         optimizer.zero_grad()
-        F.cross_entropy(model(pictures), labels).backward()
+        F.cross_entropy(model(pictures), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return model
 
@@ -112,7 +113,7 @@ def _with_frr(base: Callable[..., nn.Sequential]) -> Callable[..., nn.Sequential
         tuned = copy.deepcopy(backbone)
         head.requires_grad_(False)
         fixed_linear_finetune(tuned, head, Shuffled(x, y, 100, 5, seed), lr=5e-4)
-        return nn.Sequential(*tuned, head.linear)
+        return nn.Sequential(tuned, head.linear)
 
     return train
 
@@ -213,7 +214,7 @@ def _features(trace: Trace) -> Tensor:
 
 
 def _size(trace: Trace) -> float:
-    return float(_features(trace).std()) * WIDTH**0.5
+    return float(_features(trace).std()) * math.sqrt(WIDTH)
 
 
 def _explained(truth: Tensor, found: Tensor) -> float:
@@ -239,7 +240,7 @@ def _probe(z: Tensor, facts: Tensor, z_new: Tensor, facts_new: Tensor) -> float:
     guess = F.pad(z_new, (0, 1), value=1.0) @ weights
     target = (facts_new - mean) / deviation
     left = ((target - guess) ** 2).sum(0) / ((target - target.mean(0)) ** 2).sum(0)
-    return float(1 - left.mean())
+    return 1 - float(left.mean())
 
 
 def _drift(a: Tensor, b: Tensor) -> float:

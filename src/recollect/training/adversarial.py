@@ -108,7 +108,7 @@ def adversarial_examples(
 def _size(t: Tensor, norm: str) -> Tensor:
     """Norm of each example, shaped to divide it."""
     order = 2.0 if norm == "l2" else math.inf
-    flat = torch.linalg.vector_norm(t.flatten(1), order, dim=1).clamp_min(1e-12)
+    flat: Tensor = torch.linalg.vector_norm(t.flatten(1), order, dim=1).clamp_min(1e-12)
     return flat.reshape(-1, *[1] * (t.ndim - 1))
 
 

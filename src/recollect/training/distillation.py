@@ -38,7 +38,7 @@ __all__ = [
     "leave_one_domain_out",
 ]
 
-Domain = Dataset[tuple[Tensor, Tensor]]
+Domain = Dataset[Any]
 Minibatches = Sequence[tuple[Tensor, Tensor]]
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
@@ -341,7 +341,8 @@ def leave_one_domain_out(
     """Hold out each domain in turn; train on the others, choose by them, judge on the held-out.
 
     Candidates are chosen by training-domain validation (DomainBed's rule): by their mean accuracy
-    on a part kept from each source domain. The held-out domain chooses nothing.
+    on a part kept from each source domain (the same rows where domains have one length, so that
+    versions of one picture stay together). The held-out domain chooses nothing.
 
     Args:
         domains: name -> data; at least three, so that two are left.
@@ -380,7 +381,7 @@ def leave_one_domain_out(
         for name, (x, y) in held.items():
             if name == unseen:
                 continue
-            draws = torch.Generator().manual_seed(seed_of(seed, "validation", name))
+            draws = torch.Generator().manual_seed(seed_of(seed, "validation"))
             order = torch.randperm(len(y), generator=draws)
             cut = max(1, round(validation * len(y)))
             sources[name] = TensorDataset(x[order[cut:]], y[order[cut:]])
@@ -411,7 +412,7 @@ def accuracy(predict: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> float
     return float((predict(x).argmax(1) == y).float().mean())
 
 
-def image_folder_domains(root: str | Path, side: int = 64) -> dict[str, TensorDataset]:
+def image_folder_domains(root: str | Path, side: int = 64) -> dict[str, Domain]:
     """Read pictures from ``root/domain/class/*``, the layout of DomainBed.
 
     Args:
@@ -428,7 +429,7 @@ def image_folder_domains(root: str | Path, side: int = 64) -> dict[str, TensorDa
     from PIL import Image
 
     check_integer("side", side, minimum=1)
-    found: dict[str, TensorDataset] = {}
+    found: dict[str, Domain] = {}
     classes: dict[str, list[str]] = {}
     for domain in sorted(p for p in Path(root).glob("*") if p.is_dir()):
         kinds = classes[domain.name] = sorted(p.name for p in domain.iterdir() if p.is_dir())

@@ -116,7 +116,7 @@ def _check_halves(simple: Halves, complex: Halves) -> None:  # noqa: A002
 def _same_class(upper: Tensor, lower: Tensor, draws: torch.Generator) -> Tensor:
     """For each label of ``lower`` the row of a label in ``upper`` that is equal: (N,)."""
     found = torch.empty(len(lower), dtype=torch.long)
-    for label in upper.unique():
+    for label in torch.unique(upper):
         rows, places = (upper == label).nonzero()[:, 0], lower == label
         chosen = torch.randint(len(rows), (int(places.sum()),), generator=draws)
         found[places] = rows[chosen]
@@ -218,7 +218,7 @@ def _read(
 def _explained(z: Tensor, labels: Tensor) -> Tensor:
     """Share of each feature's variance that lies between classes: (d,)."""
     centred = z - z.mean(0)
-    kinds, place = labels.unique(return_inverse=True)
+    kinds, place = torch.unique(labels, return_inverse=True)
     counts = torch.bincount(place).to(z.dtype)
     means = torch.zeros(len(kinds), z.shape[1], dtype=z.dtype).index_add_(0, place, centred)
     means /= counts[:, None]

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +113,7 @@ class FRRHead(nn.Module):
         )
 
     @torch.no_grad()
-    def start_from(self, linear: nn.Linear) -> FRRHead:
+    def start_from(self, linear: nn.Linear) -> Self:
         """Copy the weights of a trained classifier; return the head.
 
         Raises:
@@ -130,9 +131,8 @@ class FRRHead(nn.Module):
                 f"{linear.out_features}"
             )
         self.linear.weight.copy_(linear.weight)
-        if linear.bias is None:
-            self.linear.bias.zero_()
-        else:
+        self.linear.bias.zero_()
+        if linear.bias is not None:
             self.linear.bias.copy_(linear.bias)
         return self
 
@@ -211,7 +211,8 @@ class FRRHead(nn.Module):
     def penalty(self, standardised: Tensor, logits: Tensor) -> Tensor:
         """Return the penalty of logits (B, K) for features that are standardised (B, m)."""
         rest = self.reconstruct(logits) - standardised
-        return torch.linalg.vector_norm(rest, _NORMS[self.p], dim=1).mean()
+        mean: Tensor = torch.linalg.vector_norm(rest, _NORMS[self.p], dim=1).mean()
+        return mean
 
     def _check(self, features: Tensor) -> None:
         if features.ndim != 2 or features.shape[1] != self.linear.in_features:
