@@ -30,6 +30,7 @@ from recollect.training import InvariantConfig, MaskedLanguageModel, RelativeCli
 __all__ = ["Text", "study", "train"]
 
 CLIPPED = "invariant, relative clip"
+RIVALS = ("standard, LAMB", "invariant, SGD, AGC", "invariant, relative clip, head by LAMB")
 
 WIDTH, LENGTH, BATCH = 64, 48, 16
 ASKED = 0.15  # share of symbols that are hidden and asked for
@@ -108,9 +109,10 @@ class Method:
 
 def _lamb(lr: float) -> Any:
     def build(params: list[Tensor]) -> torch.optim.Optimizer:
-        from timm.optim import Lamb
+        from pytorch_optimizer import Lamb
 
-        return Lamb(params, lr, weight_decay=0.01)
+        made: torch.optim.Optimizer = Lamb(params, lr, weight_decay=0.01)
+        return made
 
     return build
 
@@ -146,21 +148,21 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
             the descriptions of scikit-learn's data sets are read.
 
     Raises:
-        ImportError: if scikit-learn is missing and there is no folder, or timm is missing.
+        ImportError: if scikit-learn is missing and there is no folder.
     """
-    if find_spec("timm") is None:
-        raise ImportError('AGC and LAMB come from timm: pip install "recollect[timm]"')
+    has_rivals = find_spec("pytorch_optimizer") is not None
+    methods = [m for m in METHODS if has_rivals or m.name not in RIVALS]
     texts = [read_text(data)] if data is None else [read_text(data), read_text(data, "wikitext2")]
     scales, seeds, steps = ((1.0, 10.0), 1, 300) if quick else ((0.1, 1.0, 10.0, 30.0), 3, 600)
     rows = []
     for text in texts:
-        rows += [_row(text, m, s, seeds, steps) for m in METHODS for s in scales]
+        rows += [_row(text, m, s, seeds, steps) for m in methods for s in scales]
         for k in (1, 8) if quick else (1, 4, 16, 64):
             method = replace(next(m for m in METHODS if m.name == CLIPPED), positions=k)
             rows.append(_row(text, method, 1.0, seeds, steps))
         if not quick:
             hidden = replace(text, masked=True)
-            rows += [_row(hidden, m, s, seeds, 5 * steps) for m in METHODS for s in (1.0, 10.0)]
+            rows += [_row(hidden, m, s, seeds, 5 * steps) for m in methods for s in (1.0, 10.0)]
     return Answer(
         {k: [r[k] for r in rows] for k in rows[0]},
         title=f"reading text: validation nats a symbol, {steps} steps, {seeds} seed(s)",
@@ -170,6 +172,7 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
             "no rate is tuned again for a scale; at scale 1 AdamW is the one to beat",
             "state: bytes of optimiser memory per parameter of the whole model; 'head too' trains "
             "every parameter by plain clipped SGD",
+            *([] if has_rivals else [f"left out, for want of pytorch_optimizer: {RIVALS}"]),
             "position: numbers per position, each with a linear map where fewer than the width",
         ],
     )
@@ -218,9 +221,11 @@ def train(text: Text, method: Method, scale: float, seed: int, steps: int) -> di
         model.zero_grad()
         model(ids, labels=labels, is_causal=not text.masked).backward()
         if method.by_unit:
-            from timm.utils import adaptive_clip_grad
+            from pytorch_optimizer.optimizer import agc
 
-            adaptive_clip_grad(body, method.clip)
+            for p in body:
+                if p.grad is not None:
+                    p.grad.copy_(agc(p.detach(), p.grad, agc_clip_val=method.clip))
         elif method.clip is not None:
             nn.utils.clip_grad_norm_(body, method.clip)
         for part, schedule in zip(optimizers, schedules, strict=True):

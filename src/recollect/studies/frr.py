@@ -172,6 +172,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "FRR-L, l-inf, raw logits": {"centre_logits": False},
     "FRR-L, l-inf": {},
     "FRR-L, l-inf, 2 components, anew": {"components": 2, "restart": True},
+    "the same, lambda = 0": {"components": 2, "restart": True, "lam": 0.0},
 }
 
 
@@ -187,7 +188,7 @@ def _compared(
     linear = refit(z, y, seed, steps=steps // 2)
     found = {"ERM": _accuracies(linear, tests)}
     for name, options in variants.items():
-        head = _head(train, linear, seed, LAMBDA, steps, **options)
+        head = _head(train, linear, seed, steps=steps, **{"lam": LAMBDA, **options})
         found[name] = _accuracies(head, tests)
     return found
 
@@ -196,6 +197,7 @@ def _head(
     train: Halves,
     linear: nn.Linear,
     seed: int,
+    *,
     lam: float,
     steps: int,
     restart: bool = False,
@@ -336,7 +338,7 @@ def _frr(
     linear = model[1]
     assert isinstance(linear, nn.Linear)
     features = _features(model[0], task.train[0]), task.train[1]
-    return _head(features, linear, seed, lam, 300, **{"restart": True, **options})
+    return _head(features, linear, seed, lam=lam, steps=300, **{"restart": True, **options})
 
 
 def dominoes(task: Task, seed: int, width: int = 64) -> Found:

@@ -30,7 +30,10 @@ def installed() -> dict[str, bool]:
 def rivals() -> dict[str, Build]:
     """Return name -> optimiser of a model, for the libraries that are there.
 
-    Rates are the best of 4-point grids on the digits autoencoder (30 epochs, one seed).
+    Rates are the best of small grids on the digits autoencoder (30 epochs, one seed).
+
+    >>> all(callable(build) for build in rivals().values())
+    True
     """
     found: dict[str, Build] = {}
     there = installed()
