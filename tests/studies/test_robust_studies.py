@@ -11,7 +11,8 @@ import torch
 
 pytest.importorskip("sklearn")
 
-from recollect.studies import daft, frr, pictures
+from recollect._answers import Answer
+from recollect.studies import daft, frr, locoprop, pictures, second_order
 from recollect.studies import training_for_memory as memory
 from recollect.training import Attack, DAFTConfig
 
@@ -128,3 +129,25 @@ def test_pictures_of_a_folder(tmp_path: Path) -> None:
     lower = made.train[0][:, 0, 24, 8] * 255 / 25
     assert sorted(set(lower.round().int().tolist())) == [1, 9]
     assert task(0).network(64)(made.train[0]).shape == (8, 2)
+
+
+def test_tables_become_bars(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    answer = Answer({"method": ["a", "b"], "unseen": [0.5, 0.7], "deviation": [0.1, float("nan")]})
+    daft.draw(answer, str(tmp_path / "bars.svg"))
+    drawn = (tmp_path / "bars.svg").read_text()
+    assert "unseen" in drawn
+    with pytest.raises(ValueError, match=r"written as \.svg or \.png"):
+        daft.draw(answer, str(tmp_path / "bars.pdf"))
+
+
+def test_second_order_rivals_are_told_when_missing() -> None:
+    there = second_order.installed()
+    rows = [{"compared at": "equal batches", "method": m, "train": t, "seconds": 1.0}
+            for m, t in (("LocoProp-M, gamma 50", 3.0), ("RMSProp", 5.0), ("K-FAC", 2.0), ("Shampoo", 4.0))]  # fmt: skip  # noqa: E501
+    (note,) = locoprop._against_second_order(rows)
+    if all(there.values()):
+        assert note.startswith("behind K-FAC, the better of K-FAC and Shampoo: LocoProp-M +1.00")
+    else:
+        assert note.startswith("second-order rivals left out, for want of")
+        assert "K-FAC" not in second_order.rivals() or there["curvlinops"]

@@ -303,13 +303,16 @@ def study(
     data: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder of data for studies that need it.")
     ] = None,
+    picture: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Draw it: .svg or .png, where it can be.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a study: one claim as a table, the method beside its rivals."""
     from recollect import studies
     from recollect.app.shown import show
 
-    show(studies.listed() if name is None else studies.run(name, quick, data), as_json)
+    show(studies.listed() if name is None else studies.run(name, quick, data, picture), as_json)
 
 
 @app.command()

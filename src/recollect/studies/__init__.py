@@ -75,19 +75,30 @@ def listed() -> Answer:
     )
 
 
-def run(name: str, quick: bool = False, data: str | None = None) -> Answer:
+def run(
+    name: str, quick: bool = False, data: str | None = None, picture: str | None = None
+) -> Answer:
     """Run a study and return its table.
 
     Args:
         name: of the study.
         quick: whether a smaller run will do.
         data: folder of data, for the studies that need it.
+        picture: file to draw the table into, for the studies that draw (``.svg`` or ``.png``).
 
     Raises:
         NotRemembered: if there is no such study.
         ImportError: if it needs a library that is not installed.
+        ValueError: if a picture is asked of a study that draws none.
     """
     if name not in _STUDIES:
         raise unknown_name("study", name, _STUDIES)
-    study: Callable[[bool, str | None], Answer] = import_module(_STUDIES[name][0]).study
-    return study(quick, data)
+    module = import_module(_STUDIES[name][0])
+    draw: Callable[[Answer, str], None] | None = getattr(module, "draw", None)
+    if picture is not None and draw is None:
+        raise ValueError(f"study {name!r} draws no picture; leave picture out")
+    study: Callable[[bool, str | None], Answer] = module.study
+    answer = study(quick, data)
+    if picture is not None and draw is not None:
+        draw(answer, picture)
+    return answer

@@ -25,9 +25,10 @@ from torch.nn import functional as F
 
 from recollect._answers import Answer
 from recollect._seeds import seed_of
+from recollect.studies.bars import bars
 from recollect.training import InvariantConfig, MaskedLanguageModel, RelativeClipSGD
 
-__all__ = ["Text", "study", "train"]
+__all__ = ["Text", "draw", "study", "train"]
 
 CLIPPED = "invariant, relative clip"
 RIVALS = ("standard, LAMB", "invariant, SGD, AGC", "invariant, relative clip, head by LAMB")
@@ -176,6 +177,11 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
             "position: numbers per position, each with a linear map where fewer than the width",
         ],
     )
+
+
+def draw(answer: Answer, path: str) -> None:
+    """Draw ``loss`` of each row into a picture, ``.svg`` or ``.png``."""
+    bars(answer, path, "loss", ("task", "method", "scale", "position"))
 
 
 def _row(text: Text, method: Method, scale: float, seeds: int, steps: int) -> dict[str, Any]:

@@ -23,12 +23,13 @@ from torch.utils.data import Dataset, TensorDataset
 
 from recollect._answers import Answer
 from recollect._seeds import seed_of
+from recollect.studies.bars import bars
 from recollect.studies.pictures import digits, mnist
 from recollect.training import DAFT, Attack, DAFTConfig, leave_one_domain_out
 from recollect.training.adversarial import robust_loss
 from recollect.training.distillation import accuracy, batches_of
 
-__all__ = ["READINGS", "digit_settings", "study", "trainers"]
+__all__ = ["READINGS", "digit_settings", "draw", "study", "trainers"]
 
 ATTACK = Attack(eps=0.7)
 Domains = dict[str, Dataset[Any]]
@@ -92,6 +93,11 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
             "direct adversarial training needs no teacher, and is the baseline to beat",
         ],
     )
+
+
+def draw(answer: Answer, path: str) -> None:
+    """Draw ``unseen`` of each row into a picture, ``.svg`` or ``.png``."""
+    bars(answer, path, "unseen", ("method",))
 
 
 def _one_seed(

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from recollect._answers import Answer
 from recollect._seeds import seed_of
+from recollect.studies.bars import bars
 from recollect.studies.pictures import Shuffled, cifar, digits, mnist, refit
 from recollect.training import (
     Attack,
@@ -36,7 +37,7 @@ from recollect.training import (
     train_frr_linear,
 )
 
-__all__ = ["copies", "dominoes", "study", "two_by_two"]
+__all__ = ["copies", "dominoes", "draw", "study", "two_by_two"]
 
 LAMBDA = 1.0
 Halves = tuple[Tensor, Tensor]
@@ -78,6 +79,11 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
             _replication(task(0)),
         ],
     )
+
+
+def draw(answer: Answer, path: str) -> None:
+    """Draw ``simple half random`` of each row into a picture, ``.svg`` or ``.png``."""
+    bars(answer, path, "simple half random", ("setting", "method"))
 
 
 def _rows(setting: str, runs: list[Found]) -> list[dict[str, Any]]:

@@ -23,10 +23,11 @@ from torch.nn import functional as F
 
 from recollect._answers import Answer
 from recollect._seeds import seed_of
+from recollect.studies.bars import bars
 from recollect.studies.second_order import installed, rivals
 from recollect.training import LocoProp
 
-__all__ = ["Task", "study", "train"]
+__all__ = ["Task", "draw", "study", "train"]
 
 STEPS = 10  # local steps K
 Build = Callable[[nn.Module], torch.optim.Optimizer]
@@ -92,6 +93,11 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
             "gamma 50 fits the training pictures best and overfits small data: compare test",
         ],
     )
+
+
+def draw(answer: Answer, path: str) -> None:
+    """Draw ``train`` of each row into a picture, ``.svg`` or ``.png``."""
+    bars(answer, path, "train", ("compared at", "method"))
 
 
 def _against_second_order(rows: list[dict[str, Any]]) -> list[str]:

@@ -39,23 +39,21 @@ def rivals() -> dict[str, Build]:
     there = installed()
     if there["pytorch_optimizer"]:
         found["Shampoo"] = _shampoo(3e-2)
-        found["SOAP"] = _soap(1e-2)
+        found["SOAP"] = _soap(3e-2)
     if there["curvlinops"]:
-        found["K-FAC"] = lambda model: KFAC(model, lr=0.1, damping=1e-3)
+        found["K-FAC"] = lambda model: KFAC(model, lr=0.1, damping=3e-2)
     return found
 
 
 def _shampoo(lr: float) -> Build:
     def build(model: nn.Module) -> torch.optim.Optimizer:
         from pytorch_optimizer import ScalableShampoo
-        from pytorch_optimizer.optimizer.utils.graft import LayerWiseGrafting
 
         made: torch.optim.Optimizer = ScalableShampoo(
             model.parameters(),
             lr,
             start_preconditioning_step=5,
             preconditioning_compute_steps=5,
-            graft_type=LayerWiseGrafting.RMSPROP,
         )
         return made
 

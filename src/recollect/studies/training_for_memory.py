@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from recollect._answers import Answer
 from recollect._seeds import seed_of
 from recollect.sketching import Prior, Sketcher
+from recollect.studies.bars import bars
 from recollect.studies.pictures import Shuffled, digits
 from recollect.tracing import Trace
 from recollect.training import (
@@ -33,7 +34,7 @@ from recollect.training import (
     train_frr_linear,
 )
 
-__all__ = ["TRAININGS", "measure", "study"]
+__all__ = ["TRAININGS", "draw", "measure", "study"]
 
 WIDTH, BYTES, PER_SCENE = 32, 64, 3
 
@@ -71,6 +72,11 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
             "deviations of one sketch along it (split in halves; two ordinary days: about 0)",
         ],
     )
+
+
+def draw(answer: Answer, path: str) -> None:
+    """Draw ``facts R2`` of each row into a picture, ``.svg`` or ``.png``."""
+    bars(answer, path, "facts R2", ("trained by",))
 
 
 # -- training -----------------------------------------------------------------------------------
