@@ -32,7 +32,7 @@ def test_a_digit_beside_copies_is_read_once_copies_count_once() -> None:
 
 
 def test_dominoes_have_every_row_and_the_margin() -> None:
-    found = frr.dominoes(frr._strips(0), 0)
+    found = frr.dominoes(frr.strips(0), 0)
     assert found["FRR-L, anew"]["simple"] > found["ERM"]["simple"] + 0.02
     assert found["DFR (upper bound)"]["simple"] > 0.85
     assert found["FRR-L, anew"]["none"] > 0.95
@@ -40,7 +40,7 @@ def test_dominoes_have_every_row_and_the_margin() -> None:
 
 
 def test_students_of_frr_teachers_keep_the_complex_half() -> None:
-    found = frr.two_by_two(frr._strips(0, 0.3), 0)
+    found = frr.two_by_two(frr.strips(0, 0.3), 0)
     assert set(found) == {"neither", "FRR", "DAFT", "FRR and DAFT", "head anew, lambda = 0"}
     assert found["FRR"]["simple"] > found["neither"]["simple"] + 0.03
 
@@ -122,7 +122,7 @@ def test_pictures_of_a_folder(tmp_path: Path) -> None:
         stored[f"{part}_offset"] = np.cumsum([0, *map(len, files)])
         stored[f"{part}_label"] = y
     np.savez(tmp_path / "cifar10/cifar10_jpeg.npz", **stored)
-    name, task = frr._of_folder(str(tmp_path))
+    name, task = frr.of_folder(str(tmp_path))
     made = task(0)
     assert name == "MNIST | CIFAR-10 dominoes"
     assert made.train[0].shape == (8, 3, 32, 16)

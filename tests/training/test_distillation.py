@@ -26,7 +26,7 @@ from recollect.training import (
     leave_one_domain_out,
 )
 from recollect.training.adversarial import divergence, robust_loss, trained_parameters
-from recollect.training.distillation import batches_of
+from recollect.training.domains import batches_of
 
 
 @settings(max_examples=20, deadline=None)

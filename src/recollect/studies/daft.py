@@ -27,7 +27,7 @@ from recollect.studies.bars import bars
 from recollect.studies.pictures import digits, mnist
 from recollect.training import DAFT, Attack, DAFTConfig, leave_one_domain_out
 from recollect.training.adversarial import robust_loss
-from recollect.training.distillation import accuracy, batches_of
+from recollect.training.domains import accuracy, batches_of
 
 __all__ = ["READINGS", "digit_settings", "draw", "study", "trainers"]
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,11 +24,11 @@ from torch.nn import functional as F
 from recollect._answers import Answer
 from recollect._seeds import seed_of
 from recollect.studies.bars import bars
-from recollect.studies.pictures import Shuffled, cifar, digits, mnist, refit
+from recollect.studies.domino_tasks import Task, of_folder, strips
+from recollect.studies.pictures import Shuffled, digits, refit
 from recollect.training import (
     Attack,
     DistillationLoss,
-    Dominoes,
     FRRHead,
     adversarial_finetune,
     feature_replication_report,
@@ -61,7 +60,7 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
     for number in (5,) if quick else (5, 20):
         rows += _rows(f"{number} copies, made", [copies(number, s) for s in seeds])
     rows += _rows("10 copies of a strip, digits", [digit_copies(10, s) for s in seeds])
-    name, task = ("strip | digit dominoes", _strips) if data is None else _of_folder(data)
+    name, task = ("strip | digit dominoes", strips) if data is None else of_folder(data)
     if data is not None and quick:
         seeds = range(2)
     found = [dominoes(task(s), s) for s in seeds]
@@ -229,94 +228,6 @@ def _accuracies(model: Callable[[Tensor], Tensor], tests: dict[str, Halves]) -> 
 
 
 # -- dominoes -----------------------------------------------------------------------------------
-
-
-class Task:
-    """Dominoes of one seed: training data, data without the correlation, tests, and networks."""
-
-    def __init__(
-        self,
-        train: tuple[Halves, Halves],
-        test: tuple[Halves, Halves],
-        seed: int,
-        network: Callable[[int], nn.Sequential],
-        epochs: int,
-        eps: float,
-        correlation: float = 1.0,
-    ) -> None:
-        self.data = Dominoes(*train, correlation=correlation, seed=seed)
-        self.train = self.data.tensors()
-        self.fair = Dominoes(*train, randomise="simple", seed=seed).tensors()
-        self.held = {
-            r: Dominoes(*test, randomise=r, seed=seed) for r in ("none", "simple", "complex")
-        }
-        self.tests = {name: held.tensors() for name, held in self.held.items()}
-        self.network, self.epochs, self.eps = network, epochs, eps
-        self.classes = int(self.train[1].max()) + 1
-
-
-def _strips(seed: int, share: float = 1.0) -> Task:
-    """Handwritten digits under strips whose brightness tells the digit, with noise."""
-    x, y = digits()
-    draws = torch.Generator().manual_seed(seed_of(seed, "strips"))
-    order = torch.randperm(len(y), generator=draws)
-    bright = (y.float() / 9)[:, None, None, None].expand(-1, 1, 4, 8)
-    strip = bright + 0.2 * torch.randn(bright.shape, generator=draws)
-    strip = strip.clamp(0, 1)
-    learn, held = order[: round(1400 * share)], order[1400:]
-    parts = [((strip[rows], y[rows]), (x[rows], y[rows])) for rows in (learn, held)]
-
-    def network(width: int) -> nn.Sequential:
-        backbone = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(96, 2 * width),
-            nn.ReLU(),
-            nn.Linear(2 * width, width),
-            nn.ReLU(),
-        )
-        return nn.Sequential(backbone, nn.Linear(width, 10))
-
-    return Task(parts[0], parts[1], seed, network, round(40 / share**0.5), 0.5)
-
-
-def _of_folder(folder: str) -> tuple[str, Callable[..., Task]]:
-    """MNIST 0 and 1 over automobiles and trucks, each half 16 x 16; 95 % agree."""
-    upper, lower = mnist(folder), cifar(folder)
-
-    def chosen(
-        source: dict[str, Halves], part: str, kinds: tuple[int, int], n: int, s: int
-    ) -> Any:
-        x, y = source[part]
-        draws = torch.Generator().manual_seed(seed_of(s, part, str(kinds)))
-        rows, labels = [], []
-        for number, kind in enumerate(kinds):
-            of_kind = (y == kind).nonzero()[:, 0]
-            rows.append(of_kind[torch.randperm(len(of_kind), generator=draws)[:n]])
-            labels.append(torch.full((len(rows[-1]),), number))
-        return x[torch.cat(rows)], torch.cat(labels)
-
-    def network(width: int) -> nn.Sequential:
-        layers: list[nn.Module] = []
-        channels = [3, width // 4, width // 2, width // 2]
-        for a, b in pairwise(channels):
-            layers += [
-                nn.Conv2d(a, b, 3, padding=1),
-                nn.BatchNorm2d(b),
-                nn.ReLU(),
-                nn.MaxPool2d(2),
-            ]
-        backbone = nn.Sequential(
-            *layers, nn.Flatten(), nn.Linear(channels[-1] * 8, width), nn.ReLU()
-        )
-        return nn.Sequential(backbone, nn.Linear(width, 2))
-
-    def task(seed: int, share: float = 1.0) -> Task:
-        n = round(2000 * share)
-        train = chosen(upper, "train", (0, 1), n, seed), chosen(lower, "train", (1, 9), n, seed)
-        test = chosen(upper, "test", (0, 1), 500, 0), chosen(lower, "test", (1, 9), 500, 0)
-        return Task(train, test, seed, network, round(6 / share**0.5), 0.5, 0.95)
-
-    return "MNIST | CIFAR-10 dominoes", task
 
 
 def _trained(task: Task, width: int, seed: int) -> nn.Sequential:

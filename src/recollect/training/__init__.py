@@ -12,13 +12,8 @@ from recollect.training.adversarial import Attack, adversarial_examples, adversa
 from recollect.training.bert import InvariantConfig
 from recollect.training.checks import gradient_radiality, scale_deviation
 from recollect.training.clipping import RelativeClipSGD, equilibrium_norm
-from recollect.training.distillation import (
-    DAFT,
-    DAFTConfig,
-    DistillationLoss,
-    image_folder_domains,
-    leave_one_domain_out,
-)
+from recollect.training.distillation import DAFT, DAFTConfig, DistillationLoss
+from recollect.training.domains import image_folder_domains, leave_one_domain_out
 from recollect.training.dominoes import (
     Dominoes,
     FeatureReplication,

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from recollect._checks import check_integer, check_one_of
 from recollect._seeds import seed_of
-from recollect.training.reconstruction import evaluating
+from recollect.training.modes import evaluating
 
 __all__ = ["Attack", "adversarial_examples", "adversarial_finetune", "last_linear", "robust_loss"]
 

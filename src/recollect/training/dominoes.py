@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from recollect._checks import check_one_of
 from recollect._seeds import seed_of
-from recollect.training.reconstruction import FRRHead, frozen
+from recollect.training.modes import frozen
+from recollect.training.reconstruction import FRRHead
 
 __all__ = ["Dominoes", "FeatureReplication", "feature_replication_report"]
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -22,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recollect._checks import check_integer, check_one_of
+from recollect.training.domains import accuracy
+from recollect.training.modes import evaluating, frozen
 
 __all__ = ["FRRHead", "HeadTraining", "fixed_linear_finetune", "train_frr_linear"]
 
@@ -298,7 +299,7 @@ def train_frr_linear(
     with frozen(backbone):
         features, labels = _features(backbone, loader, head.mean.device)
         head.fit_statistics(features)
-        before = _accuracy(head, features, labels)
+        before = accuracy(head, features, labels)
         # In standardised coordinates the classifier's problem is well conditioned.
         factor = 0.0 if restart else 1.0
         weight, bias = (t.mul(factor).requires_grad_() for t in head.expressed())
@@ -324,7 +325,7 @@ def train_frr_linear(
                 optimizer.step()
                 sums += len(y) * torch.tensor([1.0, float(fit.detach()), float(penalty.detach())])
         head.express(weight, bias)
-    after = _accuracy(head, features, labels)
+    after = accuracy(head, features, labels)
     if after < before - _LARGEST_LOSS:
         warnings.warn(
             f"training accuracy fell from {before:.3f} to {after:.3f}: lam={lam} is too large "
@@ -392,31 +393,6 @@ def fixed_linear_finetune(
     return mean
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module and its parts into eval mode for a while."""
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, mode in modes:
-            m.training = mode
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Put a module into eval mode and switch off its gradients for a while."""
-    asked = [(p, p.requires_grad) for p in module.parameters()]
-    module.requires_grad_(False)
-    try:
-        with evaluating(module):
-            yield
-    finally:
-        for p, wanted in asked:
-            p.requires_grad_(wanted)
-
-
 @torch.no_grad()
 def _features(backbone: nn.Module, loader: Batches, device: torch.device) -> tuple[Tensor, Tensor]:
     """Features (N, d) and labels (N,) of all batches."""
@@ -425,8 +401,3 @@ def _features(backbone: nn.Module, loader: Batches, device: torch.device) -> tup
         raise ValueError("the loader gave no batch; give a list or a DataLoader")
     features, labels = zip(*pairs, strict=True)
     return torch.cat(features), torch.cat(labels)
-
-
-@torch.no_grad()
-def _accuracy(head: nn.Module, features: Tensor, labels: Tensor) -> float:
-    return float((head(features).argmax(1) == labels).float().mean())
