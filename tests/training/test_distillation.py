@@ -182,6 +182,15 @@ def test_daft_walks_its_three_steps() -> None:
         daft.update([])
 
 
+def test_a_teacher_that_comes_trained_is_asked_in_eval_mode() -> None:
+    x, y = points(40)
+    config = DAFTConfig(Attack(0.1), teacher_steps=0, finetune_steps=0, student_steps=2)
+    teacher = nn.Sequential(network(), nn.Dropout(0.5)).train()
+    daft = DAFT(teacher, network(), config).fit({name: TensorDataset(x, y) for name in "ab"})
+    assert daft.steps_done == 2
+    assert not any(m.training for m in teacher.modules())
+
+
 def test_daft_learns_and_repeats_itself() -> None:
     x, y = points(200)
     domains = {"near": TensorDataset(x, y), "bright": TensorDataset(x.clamp(0.2, 1), y)}

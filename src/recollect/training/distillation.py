@@ -148,7 +148,8 @@ class DAFT(nn.Module):
         self.teacher, self.student, self.config = teacher, student, config
         self.loss = DistillationLoss(config.alpha, config.tau)
         self.steps_done = 0
-        self.start: nn.Module | None = None
+        self._last = ""
+        self._first: list[nn.Module] = []  # a list, so that it is no part of the state
         self._optimizer: torch.optim.Optimizer | None = None
         self._draws = torch.Generator().manual_seed(seed_of(config.seed, "attack"))
 
@@ -169,7 +170,8 @@ class DAFT(nn.Module):
         """
         if not minibatches:
             raise ValueError("expected one batch (x, y) for each domain, got none")
-        x, y = (torch.cat(list(part)) for part in zip(*minibatches, strict=True))
+        device = next(self.teacher.parameters()).device
+        x, y = (torch.cat(list(part)).to(device) for part in zip(*minibatches, strict=True))
         phase = self.phase
         if self._optimizer is None or phase != self._last:
             self._begin(phase)
@@ -180,7 +182,7 @@ class DAFT(nn.Module):
             loss = F.cross_entropy(self.teacher(x), y)
         else:
             with torch.no_grad():
-                start = None if self.start is None else self.start(x)
+                start = self._first[0](x) if self._first else None
             loss = robust_loss(self.teacher, self.config.attack, x, y, start, self._draws)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -196,7 +198,8 @@ class DAFT(nn.Module):
             self._optimizer = torch.optim.Adam(self.teacher.parameters(), c.lr)
         elif phase == "fine-tune":
             self.teacher.eval()  # adversarial examples leave no trace in running statistics
-            self.start = copy.deepcopy(self.teacher) if c.attack.reference == "start" else None
+            if c.attack.reference == "start":
+                self._first = [copy.deepcopy(self.teacher)]
             self._optimizer = torch.optim.Adam(
                 trained_parameters(self.teacher, c.scope), c.finetune_lr
             )
