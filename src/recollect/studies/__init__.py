@@ -24,6 +24,14 @@ _STUDIES = {
         "recollect.studies.clipping",
         "scale-invariant Transformers train by clipped SGD from any initial scale",
     ),
+    "daft": (
+        "recollect.studies.daft",
+        "adversarially fine-tuned teachers, distilled, for domains never seen",
+    ),
+    "frr": (
+        "recollect.studies.frr",
+        "heads that must carry every feature, where simple features turn random",
+    ),
     "hindsight": (
         "recollect.studies.hindsight",
         "old sketches answer better as the prior learns; PCA at equal bytes cannot",
@@ -75,6 +83,10 @@ _STUDIES = {
     "subset-selection": (
         "recollect.studies.subset_selection",
         "chosen rows do the work of all: IWeS beside margin, BADGE, k-center, coverage, chance",
+    ),
+    "training-for-memory": (
+        "recollect.studies.training_for_memory",
+        "what LocoProp and FRR do to what a sketch of the network can recall",
     ),
 }
 

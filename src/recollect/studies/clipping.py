@@ -2,8 +2,8 @@
 
 A small model reads plain text and predicts the next symbol, or hidden ones. All weights before
 the head are multiplied by a number at the start, and nothing is tuned again: the ordinary network
-under SGD and AdamW, the scale-invariant one under SGD, with a constant clip, and with the clip
-relative to its weights.
+under SGD, AdamW and LAMB, the scale-invariant one under SGD, with a constant clip, with a clip for
+each unit (AGC), and with the clip relative to its weights.
 
 Shape letters: B texts, T symbols of a text, V symbols of the alphabet.
 """
@@ -11,8 +11,10 @@ Shape letters: B texts, T symbols of a text, V symbols of the alphabet.
 from __future__ import annotations
 
 import importlib.resources
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,13 @@ from torch.nn import functional as F
 
 from recollect._answers import Answer
 from recollect._seeds import seed_of
+from recollect.studies.bars import bars
 from recollect.training import InvariantConfig, MaskedLanguageModel, RelativeClipSGD
 
-__all__ = ["Text", "study", "train"]
+__all__ = ["Text", "draw", "study", "train"]
+
+CLIPPED = "invariant, relative clip"
+RIVALS = ("standard, LAMB", "invariant, SGD, AGC", "invariant, relative clip, head by LAMB")
 
 WIDTH, LENGTH, BATCH = 64, 48, 16
 ASKED = 0.15  # share of symbols that are hidden and asked for
@@ -39,12 +45,14 @@ class Text:
         train: (N,).
         test: (M,).
         size: V.
+        name: shown in the table.
         masked: whether hidden symbols are asked for, rather than the next one.
     """
 
     train: Tensor
     test: Tensor
     size: int
+    name: str = ""
     masked: bool = False
 
 
@@ -84,7 +92,9 @@ class Method:
         name: shown.
         invariant: whether the network ignores its scale.
         body: parameters -> optimiser of all weights before the head.
-        clip: constant bound of the gradient's norm, or None.
+        clip: bound of the gradient's norm; or, with ``by_unit``, of its ratio to the weights of
+            each unit (AGC); or None.
+        by_unit: see ``clip``.
         head: builds the optimiser of the head.
         positions: numbers per position, or None for all.
     """
@@ -95,6 +105,17 @@ class Method:
     clip: float | None = None
     head: Callable[[list[Tensor]], torch.optim.Optimizer] = lambda p: torch.optim.Adam(p, 3e-3)
     positions: int | None = None
+    by_unit: bool = False
+
+
+def _lamb(lr: float) -> Any:
+    def build(params: list[Tensor]) -> torch.optim.Optimizer:
+        from pytorch_optimizer import Lamb
+
+        made: torch.optim.Optimizer = Lamb(params, lr, weight_decay=0.01)
+        return made
+
+    return build
 
 
 def _sgd(lr: float, decay: float = 0.0, clip: float | None = None) -> Any:
@@ -104,9 +125,12 @@ def _sgd(lr: float, decay: float = 0.0, clip: float | None = None) -> Any:
 METHODS = (
     Method("standard, SGD", False, _sgd(0.1)),
     Method("standard, AdamW", False, lambda p: torch.optim.AdamW(p, 1e-3)),
+    Method("standard, LAMB", False, _lamb(5e-3)),
     Method("invariant, SGD", True, _sgd(0.3)),
     Method("invariant, SGD, constant clip", True, _sgd(0.3, 0.03), 0.1),
-    Method("invariant, relative clip", True, _sgd(0.3, 0.03, 2.0)),
+    Method("invariant, SGD, AGC", True, _sgd(0.3, 0.03), 0.02, by_unit=True),
+    Method(CLIPPED, True, _sgd(0.3, 0.03, 2.0)),
+    Method("invariant, relative clip, head by LAMB", True, _sgd(0.3, 0.03, 2.0), head=_lamb(0.01)),
     Method(
         "invariant, relative clip, head too",
         True,
@@ -120,40 +144,54 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
     """Return validation nats per symbol for each method and initial scale.
 
     Args:
-        quick: fewer scales, seeds and steps; no position sizes and no hidden symbols.
-        data: folder with ``text/tiny_shakespeare.txt``; without it, the descriptions of
-            scikit-learn's data sets are read.
+        quick: fewer scales, seeds, steps and position sizes; no hidden symbols.
+        data: folder with ``text/tiny_shakespeare.txt`` and ``text/wikitext2_*.txt``; without it,
+            the descriptions of scikit-learn's data sets are read.
 
     Raises:
         ImportError: if scikit-learn is missing and there is no folder.
     """
-    text = read_text(data)
+    has_rivals = find_spec("pytorch_optimizer") is not None
+    methods = [m for m in METHODS if has_rivals or m.name not in RIVALS]
+    texts = [read_text(data)] if data is None else [read_text(data), read_text(data, "wikitext2")]
     scales, seeds, steps = ((1.0, 10.0), 1, 300) if quick else ((0.1, 1.0, 10.0, 30.0), 3, 600)
-    rows = [_row(text, m, s, seeds, steps) for m in METHODS for s in scales]
-    if not quick:
-        best = METHODS[4]
-        for k in (1, 4, 16, 64):
-            method = Method(f"{best.name}, {k} numbers a position", True, best.body, positions=k)
+    rows = []
+    for text in texts:
+        rows += [_row(text, m, s, seeds, steps) for m in methods for s in scales]
+        for k in (1, 8) if quick else (1, 4, 16, 64):
+            method = replace(next(m for m in METHODS if m.name == CLIPPED), positions=k)
             rows.append(_row(text, method, 1.0, seeds, steps))
-        hidden = replace(text, masked=True)
-        rows += [_row(hidden, m, s, seeds, 5 * steps) for m in METHODS for s in (1.0, 10.0)]
+        if not quick:
+            hidden = replace(text, masked=True)
+            rows += [_row(hidden, m, s, seeds, 5 * steps) for m in methods for s in (1.0, 10.0)]
     return Answer(
         {k: [r[k] for r in rows] for k in rows[0]},
         title=f"reading text: validation nats a symbol, {steps} steps, {seeds} seed(s)",
         notes=[
-            f"guessing by frequency alone: {_unigram(text):.2f} nats",
+            "guessing by frequency alone: "
+            + ", ".join(f"{_unigram(text):.2f} nats ({text.name})" for text in texts),
             "no rate is tuned again for a scale; at scale 1 AdamW is the one to beat",
-            "state: bytes of optimiser memory per parameter of the whole model",
+            "state: bytes of optimiser memory per parameter of the whole model; 'head too' trains "
+            "every parameter by plain clipped SGD",
+            *([] if has_rivals else [f"left out, for want of pytorch_optimizer: {RIVALS}"]),
+            "position: numbers per position, each with a linear map where fewer than the width",
         ],
     )
+
+
+def draw(answer: Answer, path: str) -> None:
+    """Draw ``loss`` of each row into a picture, ``.svg`` or ``.png``."""
+    bars(answer, path, "loss", ("task", "method", "scale", "position"))
 
 
 def _row(text: Text, method: Method, scale: float, seeds: int, steps: int) -> dict[str, Any]:
     runs = [train(text, method, scale, seed, steps) for seed in range(seeds)]
     loss = np.array([run["loss"] for run in runs])
     return {
+        "text": text.name,
         "task": "hidden symbols" if text.masked else "next symbol",
         "method": method.name,
+        "position": method.positions or WIDTH,
         "scale": scale,
         "loss": float(loss.mean()),
         "deviation": float(loss.std(ddof=1)) if seeds > 1 else float("nan"),
@@ -188,7 +226,13 @@ def train(text: Text, method: Method, scale: float, seed: int, steps: int) -> di
         ids, labels = (t.to(device) for t in _batch(text, text.train, drawn, BATCH))
         model.zero_grad()
         model(ids, labels=labels, is_causal=not text.masked).backward()
-        if method.clip is not None:
+        if method.by_unit:
+            from pytorch_optimizer.optimizer import agc
+
+            for p in body:
+                if p.grad is not None:
+                    p.grad.copy_(agc(p.detach(), p.grad, agc_clip_val=method.clip))
+        elif method.clip is not None:
             nn.utils.clip_grad_norm_(body, method.clip)
         for part, schedule in zip(optimizers, schedules, strict=True):
             part.step()
@@ -240,18 +284,24 @@ def _validate(model: nn.Module, text: Text, device: str) -> float:
     return float(model.eval()(ids, labels=labels, is_causal=not text.masked))
 
 
-def read_text(data: str | None) -> Text:
-    """Return the text as numbers, its last tenth for validation.
+def read_text(data: str | None, name: str = "tiny_shakespeare") -> Text:
+    """Return the text as numbers, its last tenth for validation; rare symbols become one.
 
     Args:
         data: folder, or None for scikit-learn's descriptions.
+        name: ``"tiny_shakespeare"``, or ``"wikitext2"`` (its test part, then its validation part,
+            which alone validates).
 
     Raises:
         ImportError: if scikit-learn is missing and there is no folder.
     """
     if data is not None:
-        written = (Path(data) / "text" / "tiny_shakespeare.txt").read_text(encoding="utf-8")
+        parts = [f"{name}.txt"] if name == "tiny_shakespeare" else ["wikitext2_test.txt"]
+        parts += ["wikitext2_valid.txt"] if name == "wikitext2" else []
+        found = [(Path(data) / "text" / part).read_text(encoding="utf-8") for part in parts]
+        written, cut = "".join(found), len(found[0]) if len(found) > 1 else None
     else:
+        name, cut = "descriptions", None
         try:
             folder = importlib.resources.files("sklearn.datasets.descr")
         except ImportError as error:
@@ -260,10 +310,12 @@ def read_text(data: str | None) -> Text:
             ) from error
         files = sorted((f for f in folder.iterdir() if f.name.endswith(".rst")), key=str)
         written = "\n".join(f.read_text(encoding="utf-8") for f in files)
-    alphabet = {c: i for i, c in enumerate(sorted(set(written)))}
-    symbols = torch.tensor([alphabet[c] for c in written])
-    cut = len(symbols) * 9 // 10
-    return Text(symbols[:cut], symbols[cut:], len(alphabet) + 1)
+    counts = Counter(written)
+    common = sorted(c for c in counts if counts[c] >= (100 if name == "wikitext2" else 1))
+    alphabet = {c: i for i, c in enumerate(common)}
+    symbols = torch.tensor([alphabet.get(c, len(common)) for c in written])
+    cut = len(symbols) * 9 // 10 if cut is None else cut
+    return Text(symbols[:cut], symbols[cut:], len(common) + 1 + (len(common) < len(counts)), name)
 
 
 def _unigram(text: Text) -> float:

@@ -221,8 +221,10 @@ class ScaleInvariantEncoderLayer(nn.Module):
         return out
 
 
-class ScaleInvariantEncoder(nn.Module):
-    """Blocks, then a norm: features of degree 0. Called as nn.TransformerEncoder.
+class ScaleInvariantEncoder(nn.TransformerEncoder):
+    """Blocks, then a norm: features of degree 0. Called as nn.TransformerEncoder, which it is.
+
+    The input is a stream of degree 2 in the weights.
 
     Args:
         num_layers: number of blocks.
@@ -251,26 +253,17 @@ class ScaleInvariantEncoder(nn.Module):
         batch_first: bool = True,
         empty_row: str = "zero",
     ) -> None:
-        super().__init__()
         check_integer("num_layers", num_layers, minimum=1)
-        self.layers = nn.ModuleList(
+        layers = [
             ScaleInvariantEncoderLayer(
                 d_model, nhead, dim_feedforward, dropout, bias, batch_first, empty_row
             )
             for _ in range(num_layers)
-        )
-
-    def forward(
-        self,
-        src: Tensor,
-        mask: Tensor | None = None,
-        src_key_padding_mask: Tensor | None = None,
-        is_causal: bool = False,
-    ) -> Tensor:
-        """Return the features, shape of ``src`` (a stream of degree 2 in the weights)."""
-        for layer in self.layers:
-            src = layer(src, mask, src_key_padding_mask, is_causal)
-        return _normed(src)
+        ]
+        norm = nn.LayerNorm(d_model, TINY, elementwise_affine=False)
+        # torch walks the blocks; it would copy one block, hence equal weights in all of them.
+        super().__init__(layers[0], 1, norm, enable_nested_tensor=False)  # type: ignore[arg-type]
+        self.layers, self.num_layers = nn.ModuleList(layers), num_layers
 
 
 def _normed(x: Tensor) -> Tensor:
