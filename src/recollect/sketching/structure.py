@@ -351,7 +351,14 @@ class _Search:
 
     def _gain(self, places: Sequence[Place]) -> float:
         """How much of the residual's power places would explain, all refitted."""
-        return float((self._extension(places).T @ self.residual).square().sum())
+        fresh = self._fresh(places)
+        known, along = self.basis.T @ fresh, fresh.T @ self.residual
+        gram = fresh.T @ fresh
+        least = 1e-9 * gram.diagonal().mean()
+        gram -= known.T @ known
+        gram.diagonal().add_(least)
+        # What is left of a column after a basis that nearly contains it is no evidence.
+        return float(along @ torch.linalg.solve(gram, along))
 
     def _extension(self, places: Sequence[Place]) -> Tensor:
         """Return an orthonormal basis of what places add to the basis."""
