@@ -100,14 +100,17 @@ class Width:
 
 
 class Bank:
-    """The operators of all modules of a sketcher, ready to score a residual."""
+    """The operators of all modules of a sketcher, ready to score a residual.
+
+    It keeps what it needs of the sketcher, not the sketcher itself, so that both can be freed.
+    """
 
     def __init__(self, sketcher: Sketcher, dim: int) -> None:
-        self.sketcher, self.dim = sketcher, dim
+        self.dim, self.table = dim, sketcher.modules
         self.operators = sketcher.encoder().operators
+        self.cache = sketcher.column_cache
         self.keyed = sketcher.recipe.scheme == "keyed"
-        table = sketcher.modules
-        self.entries = [e for e in table if e.size * len(e.members) <= self.operators.width]
+        self.entries = [e for e in self.table if e.size * len(e.members) <= self.operators.width]
         self._classes: dict[PathKey, list[Width]] = {}
         self._counts: dict[str, Tensor] = {}
         self.classes(())
@@ -160,20 +163,19 @@ class Bank:
     def columns(self, place: Place) -> Tensor:
         """Return the (m, d) float64 columns of a place."""
         rows = slice(place.member * place.entry.size, (place.member + 1) * place.entry.size)
-        full = self.sketcher.column_cache.columns(place.path, place.entry)
+        full = self.cache.columns(place.path, place.entry)
         return full[rows, : self.dim].to(torch.float64)
 
     def count_energies(self, residual: Tensor) -> Tensor:
         """Return the energy of a (d,) residual along the count column of every module, (P,)."""
-        columns = self.operators.count_columns(self.sketcher.modules.names)[:, : self.dim]
+        columns = self.operators.count_columns(self.table.names)[:, : self.dim]
         along: Tensor = columns @ residual.to(torch.float32)
         return along.square() / self.dim
 
     def count(self, module: str) -> Tensor:
         """Return the (d,) float64 image of one object's count."""
         if module not in self._counts:
-            table = self.sketcher.modules
-            entry = table.family_of(table.id_of(module))
+            entry = self.table.family_of(self.table.id_of(module))
             column = self.operators.count_columns((module,))[0, : self.dim]
             gain = count_gain(len(entry.members), self.operators.dim)
             self._counts[module] = column.to(torch.float64) * gain

@@ -335,7 +335,7 @@ class _Search:
         for length in range(len(place.path) - 1, 0, -1):
             path = place.path[:length]
             if path not in taken:
-                entry = self.bank.sketcher.modules[path[-1][0]]
+                entry = self.bank.table[path[-1][0]]
                 needed.insert(0, Place(path, entry, 0))
         return needed
 
