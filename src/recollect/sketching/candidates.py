@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,8 +20,10 @@ from torch.nn import functional
 
 from recollect.sketching.encode import SIBLING, count_gain
 from recollect.sketching.recipe import ModuleEntry
-from recollect.sketching.sketcher import Sketcher
 from recollect.sketching.unfolding import PathKey, Step
+
+if TYPE_CHECKING:
+    from recollect.sketching.sketcher import Sketcher
 
 __all__ = ["Bank", "Place", "bank_of"]
 

@@ -15,9 +15,12 @@ from recollect._answers import Answer, interval
 from recollect._checks import check_one_of
 from recollect.sketching.bags import Bags
 from recollect.sketching.joint import JointPrior
-from recollect.sketching.known import Blocks, decode_known, stretch_factor
+from recollect.sketching.known import Blocks, stretch_factor
 from recollect.sketching.layout import ColumnCache, Layout
+from recollect.sketching.methods import METHODS, decode_structure, has_kinds
 from recollect.sketching.prior import Prior
+from recollect.sketching.propagated import Sites, check_learnable
+from recollect.sketching.rounding import rounding_variance
 from recollect.sketching.skeletons import unpack_structure
 from recollect.sketching.sketches import Sketches
 from recollect.sketching.solve import Solution, least_squares
@@ -28,9 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Decoder", "Recollection"]
 
-METHODS = ("joint", "least_squares", "transpose")
 # Glances of the prior that are held back to calibrate the others' error bars.
 CALIBRATION_GLANCES = 48
+# Glances of the prior by which a method is chosen, and how many it must hold for that.
+CHOICE_GLANCES, LEAST_GLANCES = 16, 24
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,7 +45,7 @@ class Decoder:
     Args:
         sketcher: makes the operators and holds the module table.
         prior: or None.
-        method: ``"joint"``, ``"least_squares"`` or ``"transpose"``.
+        method: one of ``methods.METHODS``.
         dim: numbers of the sketches to decode (the recipe's dim, or a prefix of it).
     """
 
@@ -106,19 +110,62 @@ class Decoder:
         return Bags(self, self.prior, joint)
 
     @cached_property
+    def sites(self) -> Sites:
+        """What each module's prior is beyond mean and covariance, for the method."""
+        return Sites(self, self.method)
+
+    @cached_property
+    def linear(self) -> Decoder:
+        """The linear decoder of the same prior and prefix."""
+        made = Decoder(self.sketcher, self.prior, "joint", self.dim)
+        made._joint, made._layouts, made._roots = self._joint, self._layouts, self._roots
+        return made
+
+    @cached_property
+    def uses_kinds(self) -> bool:
+        """Whether words and zeros read the prior's own held-back glances better."""
+        if not has_kinds(self.prior):
+            return False
+        assert self.prior is not None
+        if len(self.prior.sample) < LEAST_GLANCES:
+            return any(
+                kind != "dense" and name not in self.prior.static
+                for name, kind in self.prior.kinds.items()
+            )
+        fitted, back = self.prior.hold_out(CHOICE_GLANCES)
+        judges = [Decoder(self.sketcher, fitted, m, self.dim) for m in ("auto", "joint")]
+        judges[0].__dict__["uses_kinds"] = True
+        sketches = self.sketcher.encode(back).prefix(self.dim)
+        by_kind, linear = (_mean_square(_errors(judge, sketches, back)) for judge in judges)
+        return by_kind < linear
+
+    @cached_property
     def calibration(self) -> dict[str, float]:
         """Family -> factor for the standard deviations, from held-back glances of the prior."""
         if self.prior is None or len(self.prior.sample) < 24:
             return {}
         fitted, back = self.prior.hold_out(CALIBRATION_GLANCES)
         judge = Decoder(self.sketcher, fitted, self.method, self.dim)
+        judge.__dict__["uses_kinds"] = self.uses_kinds
         sketches = self.sketcher.encode(back).prefix(self.dim)
-        assert sketches.skeletons is not None
-        errors: dict[str, list[Tensor]] = {}
-        for rows, layout, solution in solve_all(judge, sketches, calibrate=False):
-            for i, row in enumerate(rows.tolist()):
-                _collect_errors(errors, back[row], layout, solution, i)
+        errors = _errors(judge, sketches, back)
         return {name: stretch_factor(*torch.cat(parts, 1)) for name, parts in errors.items()}
+
+
+def _errors(judge: Decoder, sketches: Sketches, truth: Trace) -> dict[str, list[Tensor]]:
+    """Family -> (2, n) tensors: errors and standard deviations of all numbers, scaled."""
+    assert sketches.skeletons is not None
+    errors: dict[str, list[Tensor]] = {}
+    for rows, layout, solution in solve_all(judge, sketches, calibrate=False):
+        for i, row in enumerate(rows.tolist()):
+            _collect_errors(errors, truth[row], layout, solution, i)
+    return errors
+
+
+def _mean_square(errors: dict[str, list[Tensor]]) -> float:
+    """Return the mean square of all scaled errors."""
+    every = torch.cat([part[0] for parts in errors.values() for part in parts])
+    return float(every.square().mean())
 
 
 def _collect_errors(
@@ -139,19 +186,6 @@ def _collect_errors(
         start += u.entry.size
 
 
-def rounding_variance(sketches: Sketches) -> Tensor:
-    """Return the (B,) variance that rounding added to each number of a sketch."""
-    if sketches.scale is not None:
-        return sketches.scale.to(torch.float64).square() / 12
-    power = sketches.values.to(torch.float64).square().mean(1)
-    count = sketches.count.to(torch.float64)
-    dtype = sketches.recipe.dtype
-    if sketches.is_sum and dtype == "int8":
-        # One glance's scale is about four deviations over 127.
-        return power / count.clamp_min(1) * (4 / 127) ** 2 / 12
-    return power * {"int8": 0.0, "float16": 2.0**-22, "float32": 2.0**-46}[dtype] / 3
-
-
 def solve_all(
     decoder: Decoder, sketches: Sketches, *, calibrate: bool = True
 ) -> list[tuple[Tensor, Layout, Solution]]:
@@ -164,7 +198,7 @@ def solve_all(
         rows = torch.from_numpy(np.flatnonzero(sketches.skeletons.index == number))
         if len(rows):
             layout = decoder.layout(packed)
-            solution = decode_known(
+            solution = decode_structure(
                 decoder, layout, values[rows], noise[rows], calibrate=calibrate
             )
             out.append((rows, layout, solution))
@@ -194,6 +228,7 @@ class Recollection:
         self, sketcher: Sketcher, sketches: Sketches, prior: Prior | None, method: str
     ) -> None:
         check_one_of("method", method, METHODS)
+        check_learnable(prior, method)
         self.sketches, self.prior, self.method = sketches, prior, method
         self._sketcher = sketcher
         self._decoder = sketcher.decoder(prior, method, sketches.dim)

@@ -195,16 +195,17 @@ class Sketcher:
     # -- decoding -------------------------------------------------------------------------
 
     def decode(
-        self, sketches: Sketches, prior: Prior | None = None, method: str = "joint"
+        self, sketches: Sketches, prior: Prior | None = None, method: str = "auto"
     ) -> decoding.Recollection:
         """Estimate what a sketch holds, each estimate with a standard deviation.
 
         Args:
             sketches: of this recipe; prefixes and sums are welcome.
-            prior: what is usual, fitted from traces at any time; without one, ``"joint"`` is
+            prior: what is usual, fitted from traces at any time; without one, ``"auto"`` is
                 least squares.
-            method: ``"joint"`` (linear minimum mean square error), ``"least_squares"`` or
-                ``"transpose"`` (the published decoder, for comparison).
+            method: ``"auto"``, ``"joint"``, ``"per-module"``, ``"mixture"``, ``"codebook"``,
+                ``"sparse"``, ``"omp"``, ``"cosamp"``, ``"least_squares"`` or ``"transpose"``;
+                ``recollect.sketching.methods`` says what each does.
 
         Raises:
             RecipeMismatch: if the sketches were made with another recipe.
