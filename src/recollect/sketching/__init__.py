@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from recollect.sketching.prior import Prior
     from recollect.sketching.sketcher import Sketcher
     from recollect.sketching.sketches import Sketches
+    from recollect.sketching.structure import find_structure
 
 _LAZY = {
     "Prior": "recollect.sketching.prior",
     "Recollection": "recollect.sketching.decode",
     "Sketcher": "recollect.sketching.sketcher",
     "Sketches": "recollect.sketching.sketches",
+    "find_structure": "recollect.sketching.structure",
 }
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "Sketcher",
     "Sketches",
     "Structure",
+    "find_structure",
 ]
 
 

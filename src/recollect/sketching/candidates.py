@@ -94,9 +94,7 @@ class Width:
         step = max(BLOCK // (p * len(wide)), 1)
         for start in range(0, families, step):
             stop = min(start + step, families)
-            bags = functional.embedding_bag(
-                self.copies[start * p : stop * p], signed, mode="sum"
-            )
+            bags = functional.embedding_bag(self.copies[start * p : stop * p], signed, mode="sum")
             x = torch.einsum("fpn,mp->nfm", bags.view(stop - start, p, -1)[:, :, :n], self.inner)
             found[:, start:stop] = x.reshape(n, stop - start, k, -1).square().sum(3)
         return found

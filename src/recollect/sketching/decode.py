@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recollect._answers import Answer, interval
-from recollect._checks import check_one_of
+from recollect._checks import check_one_of, unknown_name
 from recollect.sketching.bags import Bags
 from recollect.sketching.joint import JointPrior
 from recollect.sketching.known import Blocks, stretch_factor
@@ -24,6 +24,7 @@ from recollect.sketching.rounding import rounding_variance
 from recollect.sketching.skeletons import unpack_structure
 from recollect.sketching.sketches import Sketches
 from recollect.sketching.solve import Solution, least_squares
+from recollect.sketching.structure import Discovered, find_structure
 from recollect.tracing import Column, Edges, Objects, Trace
 
 if TYPE_CHECKING:
@@ -214,6 +215,7 @@ class Recollection:
         sketches: what is read.
         prior: what it is read with, or None.
         method: how.
+        discovered: what was found where the structure was searched for, else None.
 
     Example:
         >>> from recollect import Sketcher, Trace
@@ -225,10 +227,20 @@ class Recollection:
     """
 
     def __init__(
-        self, sketcher: Sketcher, sketches: Sketches, prior: Prior | None, method: str
+        self,
+        sketcher: Sketcher,
+        sketches: Sketches,
+        prior: Prior | None,
+        method: str,
+        structure: str = "kept",
     ) -> None:
         check_one_of("method", method, METHODS)
-        check_learnable(prior, method)
+        check_one_of("structure", structure, ("kept", "find"))
+        check_learnable(prior, method, sketches.modules)
+        self.discovered: Discovered | None = None
+        if structure == "find":
+            self.discovered = find_structure(sketcher, sketches)
+            sketches = self.discovered.sketches
         self.sketches, self.prior, self.method = sketches, prior, method
         self._sketcher = sketcher
         self._decoder = sketcher.decoder(prior, method, sketches.dim)
@@ -259,12 +271,14 @@ class Recollection:
     @property
     def notes(self) -> list[str]:
         """What the reader of these estimates should know, beside the ``load``."""
+        found = [] if self.discovered is None else self.discovered.answer().notes
         if self.prior is None and self.load > 1:
             return [
+                *found,
                 f"load {self.load:.2f}: more unknowns than numbers and no prior, so nothing can "
-                "be said; fit a prior on traces of this network"
+                "be said; fit a prior on traces of this network",
             ]
-        return []
+        return found
 
     # -- objects --------------------------------------------------------------------------
 
@@ -273,7 +287,8 @@ class Recollection:
         if self.sketches.skeletons is None:
             raise ValueError(
                 "single objects cannot be told apart in a sum of sketches, or without skeletons; "
-                "ask for counts() or means(module), or decode single glances"
+                "ask for counts() or means(module), or decode single glances, with "
+                'structure="find" where no skeletons were kept'
             )
         return solve_all(self._decoder, self.sketches)
 
@@ -314,6 +329,52 @@ class Recollection:
             [f[5] for f in found],
             (std * scale).to(torch.float32),
         )
+
+    @cached_property
+    def refused(self) -> npt.NDArray[np.bool_]:
+        """(B,) whether something in a glance, or its structure, is refused instead of guessed."""
+        out = np.zeros(len(self), dtype=bool)
+        if self.discovered is not None:
+            out |= self.discovered.refused
+        for rows, _, solution in self._solutions:
+            out[rows.numpy()] |= torch.isinf(solution.std).any(1).numpy()
+        return out
+
+    def at(self, path: Sequence[str]) -> Objects:
+        """Return the objects at one path, with estimated attributes and standard deviations.
+
+        Args:
+            path: names of modules from the output down.
+
+        Raises:
+            NotRemembered: if no glance holds an object there (the nearest paths are suggested).
+            ValueError: if the sketches are sums, or were kept without skeletons.
+
+        Example:
+            >>> from recollect import Object, Sketcher, Trace
+            >>> cat = Object("cat", [1.0], inputs=[Object("face", [2.0])])
+            >>> sketcher = Sketcher(dim=64, dtype="float32")
+            >>> r = sketcher.decode(sketcher.encode(Trace.from_objects([[cat]])))
+            >>> r.at(("cat", "face")).attributes.round(decimals=3).tolist()
+            [[2.0]]
+        """
+        if isinstance(path, str):
+            raise TypeError(
+                f"a path is a sequence of module names from the output down, got {path!r}; "
+                f"write at(({path!r},))"
+            )
+        wanted = tuple(path)
+        there = {u.names for _, layout, _ in self._solutions for u in layout.unknowns}
+        if wanted not in there:
+            raise unknown_name("path", " > ".join(wanted), [" > ".join(p) for p in there])
+        every = self.objects(wanted[-1])
+        rows = [i for i, p in enumerate(every.path) if p == wanted]
+        kept = torch.tensor(rows, dtype=torch.int64)
+        std = None if every.std is None else every.std[kept]
+        return Objects(
+            every.module, every.attributes[kept], every.glance[kept], every.weight[kept],
+            [every.path[i] for i in rows], std,
+        )  # fmt: skip
 
     def trace(self) -> Trace:
         """Return the estimates as a trace again: the structure kept, the attributes decoded."""

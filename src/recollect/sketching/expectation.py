@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -98,7 +99,7 @@ class _State:
         self.means = [s.mean for s in sites]
         self.spreads = [s.covariance for s in sites]
         ends = torch.tensor([0, *[len(m) for m in self.means]]).cumsum(0).tolist()
-        self.where = [slice(b, e) for b, e in zip(ends, ends[1:], strict=False)]
+        self.where = [slice(b, e) for b, e in pairwise(ends)]
         self.tilted: list[Tilted | None] = [None] * len(sites)
         self._solve()
 
@@ -167,9 +168,7 @@ class _State:
             if tilted is not None:
                 means.append(tilted.mean)
                 one_by_one = tilted.covariance.ndim == 1
-                variances.append(
-                    tilted.covariance if one_by_one else tilted.covariance.diagonal()
-                )
+                variances.append(tilted.covariance if one_by_one else tilted.covariance.diagonal())
                 continue
             spread = self.spreads[i]
             means.append(self.means[i] + spread @ self.seen[where])

@@ -17,6 +17,7 @@ Shape letters: B rows, K unknowns, d numbers in a sketch.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from recollect.sketching.known import calibrated, decode_known
 from recollect.sketching.layout import Layout, Unknown, stack_columns
-from recollect.sketching.propagated import Sites, attributes_of, decode_propagated
+from recollect.sketching.propagated import attributes_of, decode_propagated
 from recollect.sketching.solve import Solution
 from recollect.sketching.sparse import cosamp, omp
 
@@ -81,9 +82,7 @@ def decode_structure(
     refused = torch.isinf(solution.std).any(1)
     if bool(refused.any()):
         linear = decoder.linear
-        plain = decode_known(
-            linear, layout, values[refused], noise[refused], calibrate=calibrate
-        )
+        plain = decode_known(linear, layout, values[refused], noise[refused], calibrate=calibrate)
         solution.mean[refused], solution.std[refused] = plain.mean, plain.std
     return solution
 
@@ -101,7 +100,7 @@ def _pursued(
 
 def _expected_nonzeros(prior: Prior | None, unknowns: list[Unknown], dim: int) -> int:
     """Return how many numbers are not zero, with three deviations, as far as they can be found."""
-    most = max(min(dim // 3, sum(u.entry.size for u in unknowns)), 1)
+    most: int = max(min(dim // 3, sum(u.entry.size for u in unknowns)), 1)
     if prior is None:
         return min(max(dim // 4, 1), most)
     mean = variance = 0.0
@@ -112,4 +111,4 @@ def _expected_nonzeros(prior: Prior | None, unknowns: list[Unknown], dim: int) -
         counts = (x != 0).sum(1).to(torch.float64)
         mean += float(counts.mean())
         variance += float(counts.var(unbiased=False))
-    return max(min(round(mean + 3 * variance**0.5), most), 1)
+    return max(min(math.ceil(mean + 3 * math.sqrt(variance)), most), 1)

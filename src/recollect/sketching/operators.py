@@ -176,7 +176,8 @@ class Operators:
     def unmix(self, z: Tensor, keys: Sequence[tuple[str, ...]]) -> Tensor:
         """Return R' z for each row, the adjoint (and inverse) of ``mix``."""
         own = torch.stack([self.signs(self.width, "mixing", *key) for key in keys])
-        return hadamard(hadamard(z) * self.signs(self.width, "mixing")) * own
+        turned: Tensor = hadamard(hadamard(z) * self.signs(self.width, "mixing")) * own
+        return turned
 
     def copies(self, count: int, key: tuple[str, ...]) -> Tensor:
         """Return where an attribute operator puts the copies of each mixed number, with signs.
@@ -198,7 +199,8 @@ class Operators:
     def inner(self, count: int) -> Tensor:
         """Return the (m, p) transform that comes before the copies, with the factor for norm 1."""
         p = next_power_of_two(count)
-        return _mix(torch.eye(count), p) * (self.width / p * min(p, GROUP)) ** -0.5
+        factor: float = (self.width / p * min(p, GROUP)) ** -0.5
+        return _mix(torch.eye(count), p) * factor
 
     def count_columns(self, modules: tuple[str, ...]) -> Tensor:
         """Return the (len(modules), dim) sign vectors of the modules' counts, not yet scaled."""

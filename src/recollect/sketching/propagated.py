@@ -36,6 +36,7 @@ from recollect.sketching.solve import Solution
 if TYPE_CHECKING:
     from recollect.sketching.decode import Decoder
     from recollect.sketching.prior import Prior
+    from recollect.sketching.recipe import ModuleTable
 
 __all__ = ["Sites", "check_learnable", "decode_propagated"]
 
@@ -107,12 +108,23 @@ def attributes_of(prior: Prior, module: str) -> Tensor:
     return torch.zeros(0, 0, dtype=torch.float64)
 
 
-def check_learnable(prior: Prior | None, method: str) -> None:
-    """Refuse methods whose prior is missing, or has seen too little.
+def check_learnable(prior: Prior | None, method: str, modules: ModuleTable) -> None:
+    """Refuse a prior of another network, or one that is missing or has seen too little.
+
+    Args:
+        prior: or None.
+        method: of decoding.
+        modules: what the sketches hold.
 
     Raises:
         ValueError: says what is needed.
     """
+    if prior is not None and len(modules) and not set(prior.modules) & set(modules.names):
+        some, others = (", ".join(names[:3]) for names in (prior.modules, modules.names))
+        raise ValueError(
+            f"the prior knows none of the modules of these sketches: it was fitted on {some} ..., "
+            f"they hold {others} ...; fit the prior on traces of the same network"
+        )
     if method not in ("codebook", "mixture"):
         return
     if prior is None:

@@ -1,12 +1,13 @@
 """Sites: what is known of one object's attribute beyond mean and covariance.
 
-A site stands for the prior p(u) of one object's scaled attribute. Given what the sketch says of it,
-``exp(-u' C u / 2 + h' u)``, it returns mean and covariance of the product (the *tilted* moments).
+A site stands for the prior p(u) of one object's scaled attribute. Given what the sketch says of
+it, ``exp(-u' C u / 2 + h' u)``, it returns mean and covariance of the product (the *tilted*
+moments).
 
 * ``Kernels``: a mixture of Gaussians of one covariance S, one around each attribute that the prior
   holds. With ``C~ = C (I + S C)^-1`` and ``h~ = (I + C S)^-1 h`` the weights are
-  ``w_k ~ pi_k exp(-mu_k' C~ mu_k / 2 + h~' mu_k)``, the means ``(I + S C)^-1 (mu_k + S h)``, and all
-  have the covariance ``S (I + C S)^-1``. With S near zero they are the words of a codebook.
+  ``w_k ~ pi_k exp(-mu_k' C~ mu_k / 2 + h~' mu_k)``, the means ``(I + S C)^-1 (mu_k + S h)``, and
+  all have the covariance ``S (I + C S)^-1``. With S near zero they are the words of a codebook.
 * ``SpikeSlab``: every number is zero, or normal around zero, by itself.
 * ``Normal``: mean and covariance, nothing else.
 
@@ -55,9 +56,14 @@ class Site(Protocol):
         kind: ``"normal"`` (never changes), ``"block"`` or ``"numbers"`` (each by itself).
     """
 
-    mean: Tensor
-    covariance: Tensor
-    kind: str
+    @property
+    def mean(self) -> Tensor: ...
+
+    @property
+    def covariance(self) -> Tensor: ...
+
+    @property
+    def kind(self) -> str: ...
 
     def tilt(self, precision: Tensor, shift: Tensor) -> Tilted:
         """Return the moments under ``exp(-u' C u / 2 + h' u)``.

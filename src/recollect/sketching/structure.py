@@ -251,7 +251,9 @@ class _Search:
     def _explained(self, residual: Tensor, unknowns: int) -> bool:
         """Whether a residual is no larger than rounding makes it, but for ``level`` of cases."""
         free = self.bank.dim - unknowns
-        return float(residual.square().sum()) <= self.noise * chi_squared_quantile(free, 1 - self.level)
+        return float(residual.square().sum()) <= self.noise * chi_squared_quantile(
+            free, 1 - self.level
+        )
 
     # -- candidates -----------------------------------------------------------------------
 
