@@ -50,20 +50,24 @@ class Tilted(NamedTuple):
 class Site(Protocol):
     """The prior of one object's scaled attribute.
 
-    Attributes:
-        mean: (m,) where the search starts.
-        covariance: (m, m).
-        kind: ``"normal"`` (never changes), ``"block"`` or ``"numbers"`` (each by itself).
+    Sites of the kind "normal" never change; "block" ones move as a whole, and of "numbers" each
+    number by itself.
     """
 
     @property
-    def mean(self) -> Tensor: ...
+    def mean(self) -> Tensor:
+        """Where the search starts, (m,)."""
+        ...
 
     @property
-    def covariance(self) -> Tensor: ...
+    def covariance(self) -> Tensor:
+        """Around it, (m, m)."""
+        ...
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """``"normal"``, ``"block"`` or ``"numbers"``."""
+        ...
 
     def tilt(self, precision: Tensor, shift: Tensor) -> Tilted:
         """Return the moments under ``exp(-u' C u / 2 + h' u)``.
