@@ -17,7 +17,7 @@ from recollect.sketching.bags import Bags
 from recollect.sketching.joint import JointPrior
 from recollect.sketching.known import Blocks, stretch_factor
 from recollect.sketching.layout import ColumnCache, Layout
-from recollect.sketching.methods import METHODS, decode_structure, has_kinds
+from recollect.sketching.methods import METHODS, PROPAGATED, decode_structure, has_kinds
 from recollect.sketching.prior import Prior
 from recollect.sketching.propagated import Sites, check_learnable
 from recollect.sketching.rounding import rounding_variance
@@ -145,7 +145,10 @@ class Decoder:
         """Family -> factor for the standard deviations, from held-back glances of the prior."""
         if self.prior is None or len(self.prior.sample) < 24:
             return {}
-        fitted, back = self.prior.hold_out(CALIBRATION_GLANCES)
+        slow = self.method in PROPAGATED or (self.method == "auto" and self.uses_kinds)
+        fitted, back = self.prior.hold_out(
+            CALIBRATION_GLANCES // 2 if slow else CALIBRATION_GLANCES
+        )
         judge = Decoder(self.sketcher, fitted, self.method, self.dim)
         judge.__dict__["uses_kinds"] = self.uses_kinds
         sketches = self.sketcher.encode(back).prefix(self.dim)

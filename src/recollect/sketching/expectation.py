@@ -61,8 +61,8 @@ def propagate(
     noise: Tensor,
     sites: Sequence[Site],
     *,
-    sweeps: int = 12,
-    tolerance: float = 1e-3,
+    sweeps: int = 20,
+    tolerance: float = 0.05,
 ) -> Propagated:
     """Decode one sketch.
 

@@ -5,7 +5,8 @@
   that is not explained so is read by ``"joint"``. Without a prior: ``"least_squares"``.
 * ``"joint"``: LMMSE, with the joint prior of the modules that are in every glance.
 * ``"per-module"``: LMMSE with one mean and covariance per module.
-* ``"mixture"``: expectation propagation with a kernel around each attribute of the prior.
+* ``"mixture"``: expectation propagation with a kernel around each attribute of the prior; what it
+  does not explain is read by ``"joint"``.
 * ``"codebook"``: each attribute is one of those that the prior has seen.
 * ``"sparse"``: most numbers are zero: spike and slab with a prior, else ``"omp"``.
 * ``"omp"``, ``"cosamp"``: the pursuits of ``recollect.sketching.sparse``.
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from recollect.sketching.known import calibrated, decode_known
+from recollect.sketching.known import calibrated, decode_known, split
 from recollect.sketching.layout import Layout, Unknown, stack_columns
 from recollect.sketching.propagated import attributes_of, decode_propagated
 from recollect.sketching.solve import Solution
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
     from recollect.sketching.decode import Decoder
     from recollect.sketching.prior import Prior
 
-__all__ = ["METHODS", "decode_structure", "has_kinds"]
+__all__ = ["METHODS", "PROPAGATED", "decode_structure", "has_kinds"]
 
 METHODS = (
     "auto", "joint", "per-module", "mixture", "codebook", "sparse", "omp", "cosamp",
     "least_squares", "transpose",
 )  # fmt: skip
+# Methods that put more than mean and covariance into expectation propagation.
+PROPAGATED = ("mixture", "codebook", "sparse")
 # More unknowns than these in a glance are read linearly when the method is chosen.
 MOST_UNKNOWNS = 4096
 
@@ -66,7 +69,7 @@ def decode_structure(
     unknowns, method = layout.unknowns, decoder.method
     pursued = method in ("omp", "cosamp") or (method == "sparse" and decoder.prior is None)
     propagated = decoder.prior is not None and (
-        method in ("mixture", "codebook", "sparse") or (method == "auto" and decoder.uses_kinds)
+        method in PROPAGATED or (method == "auto" and decoder.uses_kinds)
     )
     small = method != "auto" or sum(u.entry.size for u in unknowns) <= MOST_UNKNOWNS
     if not unknowns or not (pursued or (propagated and small)):
@@ -74,10 +77,13 @@ def decode_structure(
     residual = values - layout.constant(values.shape[1])
     if pursued:
         return _pursued(decoder, unknowns, residual, noise)
+    if not split(decoder, unknowns, decoder.sites.is_normal)[2]:
+        # The joint prior of a static network says it all.
+        return decode_known(decoder.linear, layout, values, noise, calibrate=calibrate)
     solution = decode_propagated(decoder, decoder.sites, unknowns, residual, noise)
     if calibrate:
         solution = calibrated(decoder, unknowns, solution)
-    if method != "auto":
+    if method not in ("auto", "mixture"):
         return solution
     refused = torch.isinf(solution.std).any(1)
     if bool(refused.any()):

@@ -125,6 +125,12 @@ def check_learnable(prior: Prior | None, method: str, modules: ModuleTable) -> N
             f"the prior knows none of the modules of these sketches: it was fitted on {some} ..., "
             f"they hold {others} ...; fit the prior on traces of the same network"
         )
+    for name, c in prior.sample.columns.items() if prior is not None else ():
+        if name in modules and modules[name].size != c.size:
+            raise ValueError(
+                f"the prior knows module {name!r} with attributes of {c.size} numbers, these "
+                f"sketches hold {modules[name].size}; fit the prior on traces of the same network"
+            )
     if method not in ("codebook", "mixture"):
         return
     if prior is None:

@@ -26,11 +26,11 @@ from torch import Tensor
 __all__ = ["Kernels", "Normal", "Site", "SpikeSlab", "Tilted"]
 
 # Attributes of a module beyond which some are left out, evenly.
-MOST_KERNELS = 2048
+MOST_KERNELS = 1024
 # Neighbours by whose distance the shape of a kernel is judged.
 NEIGHBOURS = 6
 # Widths of kernels that are tried, in typical distances to a neighbour.
-WIDTHS = np.geomspace(0.2, 2.0, 24)
+WIDTHS = np.geomspace(0.2, 2.0, 16)
 # A word is known to the precision of a float16, in which priors are kept.
 WORD_PRECISION = 2.0**-11
 
@@ -194,10 +194,10 @@ class SpikeSlab:
     def of(cls, x: Tensor) -> SpikeSlab:
         """Read share and variance from (n, m) scaled attributes, leaning on their pool."""
         n = len(x)
-        there = x != 0
+        there = (x != 0).to(x.dtype)
         square = x.square().sum(0)
-        pooled = float(square.sum()) / max(int(there.sum()), 1)
-        share = (there.sum(0) + float(there.double().mean())) / (n + 1)
+        pooled = float(square.sum()) / max(float(there.sum()), 1.0)
+        share = (there.sum(0) + float(there.mean())) / (n + 1)
         variance = (square + pooled) / (there.sum(0) + 1)
         return cls(share.clamp(1e-6, 1 - 1e-6), variance.clamp_min(1e-30))
 

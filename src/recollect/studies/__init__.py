@@ -16,6 +16,10 @@ __all__ = ["listed", "run"]
 
 # name -> (module, what it shows)
 _STUDIES = {
+    "attributes": (
+        "recollect.studies.attributes",
+        "every decoder on the same sketches: what is read, what bars cover, what is refused",
+    ),
     "clipping": (
         "recollect.studies.clipping",
         "scale-invariant Transformers train by clipped SGD from any initial scale",
