@@ -61,7 +61,7 @@ def propagate(
     noise: Tensor,
     sites: Sequence[Site],
     *,
-    sweeps: int = 20,
+    sweeps: int = 50,
     tolerance: float = 0.05,
 ) -> Propagated:
     """Decode one sketch.

@@ -8,7 +8,8 @@
 * ``"mixture"``: expectation propagation with a kernel around each attribute of the prior; what it
   does not explain is read by ``"joint"``.
 * ``"codebook"``: each attribute is one of those that the prior has seen.
-* ``"sparse"``: most numbers are zero: spike and slab with a prior, else ``"omp"``.
+* ``"sparse"``: most numbers are zero: spike and slab with a prior; without one, or where that does
+  not explain a glance, ``"omp"``.
 * ``"omp"``, ``"cosamp"``: the pursuits of ``recollect.sketching.sparse``.
 * ``"least_squares"``: without any prior.
 * ``"transpose"``: the published decoder.
