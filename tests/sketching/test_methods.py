@@ -178,7 +178,8 @@ def test_what_is_no_word_is_refused_or_read_linearly(books: np.ndarray) -> None:
     )
 
 
-def test_zeros_are_used_with_four_numbers_for_each_that_is_not() -> None:
+@pytest.mark.parametrize("scheme", ["energy", "keyed"])
+def test_zeros_are_used_with_four_numbers_for_each_that_is_not(scheme: str) -> None:
     """40 of 320 numbers are not zero; 160 numbers, on two levels."""
     rng = np.random.default_rng(3)
 
@@ -193,7 +194,7 @@ def test_zeros_are_used_with_four_numbers_for_each_that_is_not() -> None:
         return Trace.from_objects(out)
 
     fit, truth = glances(60), glances(4)
-    sketcher = Sketcher(dim=192, dtype="float32")
+    sketcher = Sketcher(dim=192, scheme=scheme, dtype="float32")
     s = sketcher.encode(truth).prefix(160)
     prior = Prior.fit(fit)
     for method in ("sparse", "auto"):

@@ -22,7 +22,7 @@ def test_a_small_run_tells_decoders_apart_and_is_drawn(
     found = attributes.study(quick=True)
     score = dict(zip(zip(found["numbers"], found["decoder"], strict=True), found["R2"],
                      strict=True))  # fmt: skip
-    assert score[192, "least_squares"] > 0.9 > 0 > score[192, "transpose"]
+    assert score[192, "least_squares"] > 0.9 > 0.3 > score[192, "transpose"]
     assert score[384, attributes.FOUND] > 0.95
     assert 0.3 < score[64, "per-module"] < 0.9
     refused = dict(zip(found["numbers"], found["refused"], strict=True))

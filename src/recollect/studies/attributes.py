@@ -209,4 +209,5 @@ def draw(answer: Answer, path: str) -> None:
                     axes.plot(*zip(*some, strict=True), "o-", label=method, markersize=4)
             axes.set(title=title, xlabel=label, ylabel="R² within modules", ylim=(-0.12, 1.04))
             axes.set_xticks(sorted({x for x, _ in points}))
-            axes.legend(fontsize=7, loc="lower right")
+            if axes.lines:
+                axes.legend(fontsize=7, loc="lower right")
