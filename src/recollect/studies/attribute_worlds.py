@@ -106,8 +106,7 @@ def _scenes(
 
 def _afresh(picture: Pictures, rng: np.random.Generator) -> Pictures:
     """Turn a picture by up to 10 degrees, move it by up to half a pixel, and dim it."""
-    from scipy import ndimage
-
+    ndimage: Any = importlib.import_module("scipy.ndimage")
     turned = ndimage.rotate(picture.reshape(8, 8), rng.uniform(-10, 10), reshape=False, order=1)
     moved: Pictures = ndimage.shift(turned, rng.uniform(-0.5, 0.5, 2), order=1)
     return (moved * rng.uniform(0.8, 1.0)).reshape(-1)
@@ -138,7 +137,7 @@ def zeros(known: int, judged: int, seed: int) -> World:
         x = np.zeros((number, 640), dtype=np.float32)
         for row in x:
             row[rng.choice(640, 80, replace=False)] = rng.standard_normal(80)
-        parts = torch.from_numpy(x).split(32, 1)
+        parts = torch.split(torch.from_numpy(x), 32, 1)
         return Trace.from_columns({f"m{i:02d}": part for i, part in enumerate(parts)})
 
     return World("80 of 640 not zero", glances(known), glances(judged))
@@ -158,9 +157,11 @@ def dags(depth: int, known: int, judged: int, seed: int) -> World:
 
     def attribute(module: tuple[int, int, int]) -> Pictures:
         if module[1] == 0:
-            return books[module][rng.integers(30)]
+            word: Pictures = books[module][rng.integers(30)]
+            return word
         if module[1] == 2:
-            return rng.standard_normal(4) @ turns[module]
+            dense: Pictures = rng.standard_normal(4) @ turns[module]
+            return dense
         x = np.zeros(48)
         x[rng.choice(48, 4, replace=False)] = rng.standard_normal(4) / 2
         return x
