@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from recollect.sketching.projection import ModuleReading, Projection
     from recollect.sketching.sketcher import Sketcher
     from recollect.sketching.sketches import Sketches
+    from recollect.sketching.structure import find_structure
 
 _LAZY = {
     "Averages": "recollect.sketching.averages",
@@ -34,6 +35,7 @@ _LAZY = {
     "Sketcher": "recollect.sketching.sketcher",
     "Sketches": "recollect.sketching.sketches",
     "features_of": "recollect.sketching.features",
+    "find_structure": "recollect.sketching.structure",
 }
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "Structure",
     "channel_recipe",
     "features_of",
+    "find_structure",
 ]
 
 

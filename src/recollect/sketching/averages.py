@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 
 from recollect._seeds import seed_of
-from recollect.sketching.decode import rounding_variance
 from recollect.sketching.features import features_of
 from recollect.sketching.prior import Prior
+from recollect.sketching.rounding import rounding_variance
 from recollect.sketching.sketcher import Sketcher
 from recollect.sketching.solve import misfit
 

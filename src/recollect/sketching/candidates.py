@@ -9,21 +9,26 @@ two, t = W / p copies, W working width, d numbers in a sketch, n parents.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from recollect.sketching.encode import SIBLING, count_gain
-from recollect.sketching.operators import GROUP, _mix, hadamard, next_power_of_two
 from recollect.sketching.recipe import ModuleEntry
-from recollect.sketching.sketcher import Sketcher
 from recollect.sketching.unfolding import PathKey, Step
 
+if TYPE_CHECKING:
+    from recollect.sketching.sketcher import Sketcher
+
 __all__ = ["Bank", "Place", "bank_of"]
+
+# Numbers that are added up at once: few enough to stay in a processor's cache.
+BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -59,52 +64,54 @@ class Width:
     """Families of one width, their operators side by side.
 
     Args:
-        entries: families, all of k m = width numbers.
-        signs: (F, W) their operators' signs.
-        copies: (F, W) which of the p numbers stands in each place of the working space.
+        entries: F families, all of k m = width numbers.
+        copies: (F, p, t) where each operator puts its copies, see ``Operators.copies``.
+        inner: (k m, p) the transform that comes before the copies.
     """
 
-    def __init__(self, entries: list[ModuleEntry], signs: Tensor, copies: Tensor) -> None:
-        self.entries = entries
+    def __init__(self, entries: list[ModuleEntry], copies: Tensor, inner: Tensor) -> None:
+        self.entries, self.inner = entries, inner
         self.ids = torch.tensor(
             [[e.first_id + j for j in range(len(e.members))] for e in entries]
         )  # (F, k)
-        width = entries[0].size * len(entries[0].members)
-        p, working = next_power_of_two(width), signs.shape[1]
-        # Where each of the p numbers stands in the working space, copy by copy, (F, p, t).
-        order = copies.view(len(entries), working // p, p).argsort(2)
-        order += p * torch.arange(working // p)[:, None]
-        places = order.transpose(1, 2).reshape(len(entries), working)
-        self.shape = (len(entries), p, working // p)
-        self.signs = signs.gather(1, places).view(self.shape)
-        self.places = places.to(torch.int32).reshape(-1)
-        # The inner transform, (width, p), with the factor that makes columns orthonormal.
-        self.inner = _mix(torch.eye(width), p) * (working / p * min(p, GROUP)) ** -0.5
+        self.copies = copies.flatten(0, 1)
 
     def energies(self, z: Tensor) -> Tensor:
         """Return the energy of the residual along each family's members: (n, F, k).
 
+        A bag of embeddings adds the copies of all parents at once: an entry that is read costs
+        hardly more for ten parents than for one.
+
         Args:
             z: (n, W) the residual taken back to the working space of n parents.
         """
-        families, k = len(self.entries), len(self.entries[0].members)
-        found = torch.empty(len(z), families, k)
-        for i, row in enumerate(z):
-            copies = row.index_select(0, self.places).view(self.shape)
-            x = (copies * self.signs).sum(2) @ self.inner.T  # (F, k m)
-            found[i] = x.view(families, k, -1).square().sum(2)
+        n, families, k = len(z), len(self.entries), len(self.entries[0].members)
+        # Bags of single numbers have no fast path; two are as cheap as eight.
+        wide = z if n > 1 else z.expand(2, -1)
+        signed = torch.cat([wide, -wide], 1).T.contiguous()  # (2 W, n)
+        found = torch.empty(n, families, k)
+        p = self.inner.shape[1]
+        step = max(BLOCK // (p * len(wide)), 1)
+        for start in range(0, families, step):
+            stop = min(start + step, families)
+            bags = functional.embedding_bag(self.copies[start * p : stop * p], signed, mode="sum")
+            x = torch.einsum("fpn,mp->nfm", bags.view(stop - start, p, -1)[:, :, :n], self.inner)
+            found[:, start:stop] = x.reshape(n, stop - start, k, -1).square().sum(3)
         return found
 
 
 class Bank:
-    """The operators of all modules of a sketcher, ready to score a residual."""
+    """The operators of all modules of a sketcher, ready to score a residual.
+
+    It keeps what it needs of the sketcher, not the sketcher itself, so that both can be freed.
+    """
 
     def __init__(self, sketcher: Sketcher, dim: int) -> None:
-        self.sketcher, self.dim = sketcher, dim
+        self.dim, self.table = dim, sketcher.modules
         self.operators = sketcher.encoder().operators
+        self.cache = sketcher.column_cache
         self.keyed = sketcher.recipe.scheme == "keyed"
-        table = sketcher.modules
-        self.entries = [e for e in table if e.size * len(e.members) <= self.operators.width]
+        self.entries = [e for e in self.table if e.size * len(e.members) <= self.operators.width]
         self._classes: dict[PathKey, list[Width]] = {}
         self._counts: dict[str, Tensor] = {}
         self.classes(())
@@ -122,22 +129,17 @@ class Bank:
 
     def _width(self, above: PathKey, entries: list[ModuleEntry]) -> Width:
         """Gather the operators of families of one width below a parent."""
-        width = self.operators.width
-        p = next_power_of_two(entries[0].size * len(entries[0].members))
-        signs, copies = [], []
+        width = entries[0].size * len(entries[0].members)
+        copies = []
         for e in entries:
             path = (*above, (e.name,))
             key = tuple("/".join(step) for step in path) if self.keyed else (e.name,)
-            signs.append(self.operators.signs(width, "attribute", *key, 0))
-            whole = p >= width
-            copies.append(torch.arange(width) if whole else self.operators._copies(p, *key, 0))
-        return Width(entries, torch.stack(signs), torch.stack(copies))
+            copies.append(self.operators.copies(width, key))
+        return Width(entries, torch.stack(copies), self.operators.inner(width))
 
     def enter(self, residual: Tensor) -> Tensor:
         """Take a (d,) residual back to the working space: the adjoint of ``leave``, (W,)."""
-        full = torch.zeros(self.operators.width)
-        full[self.operators._rows[: self.dim]] = residual.to(torch.float32)
-        return hadamard(full[None])[0] * math.sqrt(self.operators.width / self.operators.dim)
+        return self.operators.enter(residual.to(torch.float32)[None])[0]
 
     def below(self, z: Tensor, step: Step) -> Tensor:
         """Take (W,) of a parent's level to the level of the inputs of an object at ``step``."""
@@ -155,30 +157,26 @@ class Bank:
 
     def _transparent(self, z: Tensor, keys: Sequence[Step], kept: float = 2**-0.5) -> Tensor:
         """Adjoint of ``kept I + sqrt(1 - kept^2) R`` for R of n keys, (n, W)."""
-        width = self.operators.width
-        own = torch.stack([self.operators.signs(width, "mixing", *key) for key in keys])
-        common = self.operators.signs(width, "mixing")
-        turned = hadamard(common * hadamard(z[None])) * own
+        turned = self.operators.unmix(z[None], keys)
         entered: Tensor = z * kept + turned * (1 - kept**2) ** 0.5
         return entered
 
     def columns(self, place: Place) -> Tensor:
         """Return the (m, d) float64 columns of a place."""
         rows = slice(place.member * place.entry.size, (place.member + 1) * place.entry.size)
-        full = self.sketcher.column_cache.columns(place.path, place.entry)
+        full = self.cache.columns(place.path, place.entry)
         return full[rows, : self.dim].to(torch.float64)
 
     def count_energies(self, residual: Tensor) -> Tensor:
         """Return the energy of a (d,) residual along the count column of every module, (P,)."""
-        columns = self.operators.count_columns(self.sketcher.modules.names)[:, : self.dim]
+        columns = self.operators.count_columns(self.table.names)[:, : self.dim]
         along: Tensor = columns @ residual.to(torch.float32)
         return along.square() / self.dim
 
     def count(self, module: str) -> Tensor:
         """Return the (d,) float64 image of one object's count."""
         if module not in self._counts:
-            table = self.sketcher.modules
-            entry = table.family_of(table.id_of(module))
+            entry = self.table.family_of(self.table.id_of(module))
             column = self.operators.count_columns((module,))[0, : self.dim]
             gain = count_gain(len(entry.members), self.operators.dim)
             self._counts[module] = column.to(torch.float64) * gain

@@ -12,15 +12,19 @@ import torch
 from torch import Tensor
 
 from recollect._answers import Answer, interval
-from recollect._checks import check_one_of
+from recollect._checks import check_one_of, unknown_name
 from recollect.sketching.bags import Bags
 from recollect.sketching.joint import JointPrior
-from recollect.sketching.known import Blocks, decode_known, stretch_factor
+from recollect.sketching.known import Blocks, stretch_factor
 from recollect.sketching.layout import ColumnCache, Layout
+from recollect.sketching.methods import METHODS, PROPAGATED, decode_structure, has_kinds
 from recollect.sketching.prior import Prior
+from recollect.sketching.propagated import Sites, check_learnable
+from recollect.sketching.rounding import rounding_variance
 from recollect.sketching.skeletons import unpack_structure
 from recollect.sketching.sketches import Sketches
 from recollect.sketching.solve import Solution, least_squares
+from recollect.sketching.structure import Discovered, find_structure
 from recollect.tracing import Column, Edges, Objects, Trace
 
 if TYPE_CHECKING:
@@ -28,9 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Decoder", "Recollection"]
 
-METHODS = ("joint", "least_squares", "transpose")
 # Glances of the prior that are held back to calibrate the others' error bars.
 CALIBRATION_GLANCES = 48
+# Glances of the prior by which a method is chosen, and how many it must hold for that.
+CHOICE_GLANCES, LEAST_GLANCES = 16, 24
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,7 +46,7 @@ class Decoder:
     Args:
         sketcher: makes the operators and holds the module table.
         prior: or None.
-        method: ``"joint"``, ``"least_squares"`` or ``"transpose"``.
+        method: one of ``methods.METHODS``.
         dim: numbers of the sketches to decode (the recipe's dim, or a prefix of it).
     """
 
@@ -106,19 +111,65 @@ class Decoder:
         return Bags(self, self.prior, joint)
 
     @cached_property
+    def sites(self) -> Sites:
+        """What each module's prior is beyond mean and covariance, for the method."""
+        return Sites(self, self.method)
+
+    @cached_property
+    def linear(self) -> Decoder:
+        """The linear decoder of the same prior and prefix."""
+        made = Decoder(self.sketcher, self.prior, "joint", self.dim)
+        made._joint, made._layouts, made._roots = self._joint, self._layouts, self._roots
+        return made
+
+    @cached_property
+    def uses_kinds(self) -> bool:
+        """Whether words and zeros read the prior's own held-back glances better."""
+        if not has_kinds(self.prior):
+            return False
+        assert self.prior is not None
+        if len(self.prior.sample) < LEAST_GLANCES:
+            return any(
+                kind != "dense" and name not in self.prior.static
+                for name, kind in self.prior.kinds.items()
+            )
+        fitted, back = self.prior.hold_out(CHOICE_GLANCES)
+        judges = [Decoder(self.sketcher, fitted, m, self.dim) for m in ("auto", "joint")]
+        judges[0].__dict__["uses_kinds"] = True
+        sketches = self.sketcher.encode(back).prefix(self.dim)
+        by_kind, linear = (_mean_square(_errors(judge, sketches, back)) for judge in judges)
+        return by_kind < linear
+
+    @cached_property
     def calibration(self) -> dict[str, float]:
         """Family -> factor for the standard deviations, from held-back glances of the prior."""
         if self.prior is None or len(self.prior.sample) < 24:
             return {}
-        fitted, back = self.prior.hold_out(CALIBRATION_GLANCES)
+        slow = self.method in PROPAGATED or (self.method == "auto" and self.uses_kinds)
+        fitted, back = self.prior.hold_out(
+            CALIBRATION_GLANCES // 2 if slow else CALIBRATION_GLANCES
+        )
         judge = Decoder(self.sketcher, fitted, self.method, self.dim)
+        judge.__dict__["uses_kinds"] = self.uses_kinds
         sketches = self.sketcher.encode(back).prefix(self.dim)
-        assert sketches.skeletons is not None
-        errors: dict[str, list[Tensor]] = {}
-        for rows, layout, solution in solve_all(judge, sketches, calibrate=False):
-            for i, row in enumerate(rows.tolist()):
-                _collect_errors(errors, back[row], layout, solution, i)
+        errors = _errors(judge, sketches, back)
         return {name: stretch_factor(*torch.cat(parts, 1)) for name, parts in errors.items()}
+
+
+def _errors(judge: Decoder, sketches: Sketches, truth: Trace) -> dict[str, list[Tensor]]:
+    """Family -> (2, n) tensors: errors and standard deviations of all numbers, scaled."""
+    assert sketches.skeletons is not None
+    errors: dict[str, list[Tensor]] = {}
+    for rows, layout, solution in solve_all(judge, sketches, calibrate=False):
+        for i, row in enumerate(rows.tolist()):
+            _collect_errors(errors, truth[row], layout, solution, i)
+    return errors
+
+
+def _mean_square(errors: dict[str, list[Tensor]]) -> float:
+    """Return the mean square of all scaled errors."""
+    every = torch.cat([part[0] for parts in errors.values() for part in parts])
+    return float(every.square().mean())
 
 
 def _collect_errors(
@@ -139,19 +190,6 @@ def _collect_errors(
         start += u.entry.size
 
 
-def rounding_variance(sketches: Sketches) -> Tensor:
-    """Return the (B,) variance that rounding added to each number of a sketch."""
-    if sketches.scale is not None:
-        return sketches.scale.to(torch.float64).square() / 12
-    power = sketches.values.to(torch.float64).square().mean(1)
-    count = sketches.count.to(torch.float64)
-    dtype = sketches.recipe.dtype
-    if sketches.is_sum and dtype == "int8":
-        # One glance's scale is about four deviations over 127.
-        return power / count.clamp_min(1) * (4 / 127) ** 2 / 12
-    return power * {"int8": 0.0, "float16": 2.0**-22, "float32": 2.0**-46}[dtype] / 3
-
-
 def solve_all(
     decoder: Decoder, sketches: Sketches, *, calibrate: bool = True
 ) -> list[tuple[Tensor, Layout, Solution]]:
@@ -164,7 +202,7 @@ def solve_all(
         rows = torch.from_numpy(np.flatnonzero(sketches.skeletons.index == number))
         if len(rows):
             layout = decoder.layout(packed)
-            solution = decode_known(
+            solution = decode_structure(
                 decoder, layout, values[rows], noise[rows], calibrate=calibrate
             )
             out.append((rows, layout, solution))
@@ -180,6 +218,7 @@ class Recollection:
         sketches: what is read.
         prior: what it is read with, or None.
         method: how.
+        discovered: what was found where the structure was searched for, else None.
 
     Example:
         >>> from recollect import Sketcher, Trace
@@ -191,9 +230,20 @@ class Recollection:
     """
 
     def __init__(
-        self, sketcher: Sketcher, sketches: Sketches, prior: Prior | None, method: str
+        self,
+        sketcher: Sketcher,
+        sketches: Sketches,
+        prior: Prior | None,
+        method: str,
+        structure: str = "kept",
     ) -> None:
         check_one_of("method", method, METHODS)
+        check_one_of("structure", structure, ("kept", "find"))
+        check_learnable(prior, method, sketches.modules)
+        self.discovered: Discovered | None = None
+        if structure == "find":
+            self.discovered = find_structure(sketcher, sketches)
+            sketches = self.discovered.sketches
         self.sketches, self.prior, self.method = sketches, prior, method
         self._sketcher = sketcher
         self._decoder = sketcher.decoder(prior, method, sketches.dim)
@@ -224,12 +274,14 @@ class Recollection:
     @property
     def notes(self) -> list[str]:
         """What the reader of these estimates should know, beside the ``load``."""
+        found = [] if self.discovered is None else self.discovered.answer().notes
         if self.prior is None and self.load > 1:
             return [
+                *found,
                 f"load {self.load:.2f}: more unknowns than numbers and no prior, so nothing can "
-                "be said; fit a prior on traces of this network"
+                "be said; fit a prior on traces of this network",
             ]
-        return []
+        return found
 
     # -- objects --------------------------------------------------------------------------
 
@@ -238,7 +290,8 @@ class Recollection:
         if self.sketches.skeletons is None:
             raise ValueError(
                 "single objects cannot be told apart in a sum of sketches, or without skeletons; "
-                "ask for counts() or means(module), or decode single glances"
+                "ask for counts() or means(module), or decode single glances, with "
+                'structure="find" where no skeletons were kept'
             )
         return solve_all(self._decoder, self.sketches)
 
@@ -279,6 +332,52 @@ class Recollection:
             [f[5] for f in found],
             (std * scale).to(torch.float32),
         )
+
+    @cached_property
+    def refused(self) -> npt.NDArray[np.bool_]:
+        """(B,) whether something in a glance, or its structure, is refused instead of guessed."""
+        out = np.zeros(len(self), dtype=bool)
+        if self.discovered is not None:
+            out |= self.discovered.refused
+        for rows, _, solution in self._solutions:
+            out[rows.numpy()] |= torch.isinf(solution.std).any(1).numpy()
+        return out
+
+    def at(self, path: Sequence[str]) -> Objects:
+        """Return the objects at one path, with estimated attributes and standard deviations.
+
+        Args:
+            path: names of modules from the output down.
+
+        Raises:
+            NotRemembered: if no glance holds an object there (the nearest paths are suggested).
+            ValueError: if the sketches are sums, or were kept without skeletons.
+
+        Example:
+            >>> from recollect import Object, Sketcher, Trace
+            >>> cat = Object("cat", [1.0], inputs=[Object("face", [2.0])])
+            >>> sketcher = Sketcher(dim=64, dtype="float32")
+            >>> r = sketcher.decode(sketcher.encode(Trace.from_objects([[cat]])))
+            >>> r.at(("cat", "face")).attributes.round(decimals=3).tolist()
+            [[2.0]]
+        """
+        if isinstance(path, str):
+            raise TypeError(
+                f"a path is a sequence of module names from the output down, got {path!r}; "
+                f"write at(({path!r},))"
+            )
+        wanted = tuple(path)
+        there = {u.names for _, layout, _ in self._solutions for u in layout.unknowns}
+        if wanted not in there:
+            raise unknown_name("path", " > ".join(wanted), [" > ".join(p) for p in there])
+        every = self.objects(wanted[-1])
+        rows = [i for i, p in enumerate(every.path) if p == wanted]
+        kept = torch.tensor(rows, dtype=torch.int64)
+        std = None if every.std is None else every.std[kept]
+        return Objects(
+            every.module, every.attributes[kept], every.glance[kept], every.weight[kept],
+            [every.path[i] for i in rows], std,
+        )  # fmt: skip
 
     def trace(self) -> Trace:
         """Return the estimates as a trace again: the structure kept, the attributes decoded."""

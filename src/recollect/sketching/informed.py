@@ -37,10 +37,10 @@ import torch
 from torch import Tensor
 
 from recollect._checks import check_integer
-from recollect.sketching.decode import rounding_variance
 from recollect.sketching.joint import JointPrior
 from recollect.sketching.prior import Prior
 from recollect.sketching.recipe import Recipe
+from recollect.sketching.rounding import rounding_variance
 from recollect.sketching.sketcher import Sketcher
 from recollect.sketching.sketches import Sketches, quantize
 from recollect.tracing import Trace

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,16 @@ from recollect.sketching.solve import (
 if TYPE_CHECKING:
     from recollect.sketching.decode import Decoder
 
-__all__ = ["Blocks", "decode_known", "prior_blocks"]
+__all__ = [
+    "Blocks",
+    "calibrated",
+    "decode_known",
+    "interference",
+    "interleave",
+    "prior_blocks",
+    "reorder",
+    "split",
+]
 
 # Standard deviation, in scaled units of the whole attribute, for modules the prior never saw.
 UNSEEN_STD = 10.0
@@ -108,7 +117,8 @@ def decode_known(
         return transpose(stack_columns(unknowns, decoder.cache, dim), residual)
     if decoder.prior is None or decoder.method == "least_squares":
         return least_squares(stack_columns(unknowns, decoder.cache, dim), residual, noise)
-    joint, static, rest = _split(decoder, unknowns)
+    keep = decoder.method != "per-module"
+    joint, static, rest = split(decoder, unknowns) if keep else (None, [], unknowns)
     if joint is None:
         solution = _independent(decoder, unknowns, residual, float(noise.mean()))
     elif not rest:
@@ -116,21 +126,29 @@ def decode_known(
             joint.estimate(residual).to(torch.float64),
             joint.std(noise),
         )
-        solution = _reorder(solution, joint, unknowns)
+        solution = reorder(solution, joint, unknowns)
         calibrate = False
     else:
         solution = _mixed(decoder, joint, static, rest, unknowns, residual, noise)
-    return _calibrated(decoder, unknowns, solution) if calibrate else solution
+    return calibrated(decoder, unknowns, solution) if calibrate else solution
 
 
-def _split(
-    decoder: Decoder, unknowns: list[Unknown]
+def split(
+    decoder: Decoder,
+    unknowns: list[Unknown],
+    wanted: Callable[[Unknown], bool] = lambda unknown: True,
 ) -> tuple[JointPrior | None, list[Unknown], list[Unknown]]:
-    """Separate the families that the joint prior covers from all other unknowns."""
+    """Separate the families that the joint prior covers from all other unknowns.
+
+    Args:
+        decoder: has the prior.
+        unknowns: of one structure.
+        wanted: whether an object may be left to the joint prior.
+    """
     assert decoder.prior is not None
     plain: dict[str, list[Unknown]] = {}
     for u in unknowns:
-        if u.is_plain and u.entry.name in decoder.prior.static:
+        if u.is_plain and u.entry.name in decoder.prior.static and wanted(u):
             plain.setdefault(u.entry.name, []).append(u)
     whole = [name for name, us in plain.items() if len(us) == len(us[0].entry.members)]
     if not whole:
@@ -196,17 +214,17 @@ def _mixed(
     rows = len(residual)
     of_static = Solution(
         (joint.mean + moved).to(torch.float64),
-        (joint.std(noise).square() + _interference(joint, factor)).sqrt(),
+        (joint.std(noise).square() + interference(joint, factor)).sqrt(),
     )
-    of_static = _reorder(of_static, joint, static)
+    of_static = reorder(of_static, joint, static)
     of_rest = Solution(
         blocks.mean + (images @ solved).T,
         _spread_std(blocks, images, factor).expand(rows, -1),
     )
-    return _interleave([(static, of_static), (rest, of_rest)], unknowns)
+    return interleave([(static, of_static), (rest, of_rest)], unknowns)
 
 
-def _interference(joint: JointPrior, factor: Tensor) -> Tensor:
+def interference(joint: JointPrior, factor: Tensor) -> Tensor:
     """Variance (K,) that objects beside the static families add to the estimates of these.
 
     What the static part alone leaves open is in the joint prior's own deviations; this is how
@@ -227,7 +245,7 @@ def _interference(joint: JointPrior, factor: Tensor) -> Tensor:
     return lost
 
 
-def _interleave(parts: list[tuple[list[Unknown], Solution]], unknowns: list[Unknown]) -> Solution:
+def interleave(parts: list[tuple[list[Unknown], Solution]], unknowns: list[Unknown]) -> Solution:
     """Bring the solutions of several groups of unknowns into the order of all."""
     pieces: dict[int, tuple[Tensor, Tensor]] = {}
     for group, solution in parts:
@@ -242,7 +260,7 @@ def _interleave(parts: list[tuple[list[Unknown], Solution]], unknowns: list[Unkn
     )
 
 
-def _reorder(solution: Solution, joint: JointPrior, unknowns: list[Unknown]) -> Solution:
+def reorder(solution: Solution, joint: JointPrior, unknowns: list[Unknown]) -> Solution:
     """Bring the joint prior's columns into the order of the unknowns."""
     mean, std = [], []
     for u in unknowns:
@@ -253,7 +271,7 @@ def _reorder(solution: Solution, joint: JointPrior, unknowns: list[Unknown]) -> 
     return Solution(torch.cat(mean, 1), torch.cat(std, 1))
 
 
-def _calibrated(decoder: Decoder, unknowns: list[Unknown], solution: Solution) -> Solution:
+def calibrated(decoder: Decoder, unknowns: list[Unknown], solution: Solution) -> Solution:
     """Stretch the standard deviations by what held-back glances of the prior showed."""
     factors = decoder.calibration
     stretch = [

@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -239,6 +240,41 @@ class Operators:
         if self.family != "hadamard":
             return z[:, : self.dim] * math.sqrt(self.width / self.dim)
         return hadamard(z).index_select(1, self._rows) * math.sqrt(self.width / self.dim)
+
+    def enter(self, sketch: Tensor) -> Tensor:
+        """Take (n, d) sketches, or prefixes of them, back to (n, W): the adjoint of ``leave``."""
+        full = torch.zeros(len(sketch), self.width, dtype=sketch.dtype, device=self.device)
+        full[:, self._rows[: sketch.shape[1]]] = sketch
+        return hadamard(full) * math.sqrt(self.width / self.dim)
+
+    def unmix(self, z: Tensor, keys: Sequence[tuple[str, ...]]) -> Tensor:
+        """Return R' z for each row, the adjoint (and inverse) of ``mix``."""
+        own = torch.stack([self.signs(self.width, "mixing", *key) for key in keys])
+        turned: Tensor = hadamard(hadamard(z) * self.signs(self.width, "mixing")) * own
+        return turned
+
+    def copies(self, count: int, key: tuple[str, ...]) -> Tensor:
+        """Return where an attribute operator puts the copies of each mixed number, with signs.
+
+        Args:
+            count: m, numbers of the attribute, at most W.
+            key: what the operator belongs to, as in ``spread``.
+
+        Returns:
+            (p, W / p) int32 places in the working space; W more where the sign is negative.
+        """
+        p = next_power_of_two(count)
+        order = self._copies(p, *key, 0) if p < self.width else torch.arange(self.width)
+        # Copy by copy, the place of each of the p numbers.
+        places = order.view(-1, p).argsort(1) + p * torch.arange(self.width // p)[:, None]
+        negative = self.signs(self.width, "attribute", *key, 0)[places] < 0
+        return (places + self.width * negative).T.to(torch.int32).contiguous()
+
+    def inner(self, count: int) -> Tensor:
+        """Return the (m, p) transform that comes before the copies, with the factor for norm 1."""
+        p = next_power_of_two(count)
+        factor: float = (self.width / p * min(p, GROUP)) ** -0.5
+        return _mix(torch.eye(count), p) * factor
 
     def count_columns(self, modules: tuple[str, ...]) -> Tensor:
         """Return the (len(modules), dim) sign vectors of the modules' counts, not yet scaled."""

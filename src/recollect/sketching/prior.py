@@ -24,6 +24,7 @@ from torch import Tensor
 
 from recollect._checks import check_integer
 from recollect._seeds import seed_of
+from recollect.sketching.kinds import kind_of
 from recollect.tracing import Trace
 from recollect.tracing.arrays import half_if_it_fits, trace_from_arrays, trace_to_arrays
 
@@ -115,6 +116,11 @@ class Prior:
     def modules(self) -> tuple[str, ...]:
         """Names of the modules it knows."""
         return self.sample.modules
+
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """Family -> ``"dense"``, ``"sparse"`` or ``"discrete"``, see ``sketching.kinds``."""
+        return {name: kind_of(c.attributes) for name, c in self.sample.columns.items()}
 
     @cached_property
     def static(self) -> tuple[str, ...]:

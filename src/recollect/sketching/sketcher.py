@@ -244,24 +244,35 @@ class Sketcher:
     # -- decoding -------------------------------------------------------------------------
 
     def decode(
-        self, sketches: Sketches, prior: Prior | None = None, method: str = "joint"
+        self,
+        sketches: Sketches,
+        prior: Prior | None = None,
+        method: str = "auto",
+        *,
+        structure: str = "kept",
     ) -> decoding.Recollection:
         """Estimate what a sketch holds, each estimate with a standard deviation.
 
         Args:
             sketches: of this recipe; prefixes and sums are welcome.
-            prior: what is usual, fitted from traces at any time; without one, ``"joint"`` is
+            prior: what is usual, fitted from traces at any time; without one, ``"auto"`` is
                 least squares.
-            method: ``"joint"`` (linear minimum mean square error), ``"least_squares"`` or
-                ``"transpose"`` (the published decoder, for comparison).
+            method: ``"auto"``, ``"joint"``, ``"per-module"``, ``"mixture"``, ``"codebook"``,
+                ``"sparse"``, ``"omp"``, ``"cosamp"``, ``"least_squares"`` or ``"transpose"``;
+                ``recollect.sketching.methods`` says what each does.
+            structure: ``"kept"`` reads the skeletons; ``"find"`` searches for the structure in
+                the sketches alone (``recollect.sketching.structure``), and refuses the glances
+                where none explains them. Attributes found so come multiplied with the root of
+                their weight.
 
         Raises:
             RecipeMismatch: if the sketches were made with another recipe.
-            ValueError: on an unknown method.
+            ValueError: on an unknown method, or a prior that is missing, of another network, or
+                of too few glances for it.
         """
         self.recipe.check_same(sketches.recipe)
         self._check_table(sketches.modules)
-        return decoding.Recollection(self, sketches.cpu(), prior, method)
+        return decoding.Recollection(self, sketches.cpu(), prior, method, structure)
 
     def decoder(self, prior: Prior | None, method: str, dim: int) -> decoding.Decoder:
         """Return what decoding with a prior needs more than once, kept while the prior lives."""

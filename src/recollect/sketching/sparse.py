@@ -39,7 +39,8 @@ def omp(a: Tensor, residual: Tensor, noise: Tensor, most: int | None = None) -> 
         most: largest number of non-zeros; d / 2 if None.
 
     Returns:
-        (B, K); the deviation of an unknown outside the support is zero.
+        (B, K); an unknown outside the support is estimated as zero, with the deviation of what
+        may be there and be lost in rounding.
 
     Raises:
         ValueError: if ``most`` is not below d.
@@ -138,12 +139,34 @@ def _omp_row(
 def _finished(
     a: Tensor, s: Tensor, support: Tensor, noise: float
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Refit a support; None if it does not explain the sketch."""
+    """Refit a support: it, its values, the deviations of all unknowns; None if unexplained."""
     x, spread = _fit(a[support], s)
-    left = float((s - x @ a[support]).square().sum())
-    if left > _limit(noise, a.shape[1], len(support)):
+    left = s - x @ a[support]
+    if float(left.square().sum()) > _limit(noise, a.shape[1], len(support)):
         return None
-    return support, x, (noise * spread).sqrt()
+    std = _overlooked(a, left, support, x, noise)
+    std[support] = (noise * spread).sqrt()
+    return support, x, std
+
+
+def _overlooked(a: Tensor, left: Tensor, support: Tensor, x: Tensor, noise: float) -> Tensor:
+    """Deviation (K,) of numbers that were taken for zero: some may be there, but too small to see.
+
+    A number is there as often as the support is large, with the variance v of what was found.
+    Alone it would be read as y with the variance g, so that it is there with the odds
+    ``share / (1 - share) * sqrt(g / (g + v)) * exp(y^2 v / (2 g (g + v)))``.
+    """
+    k, found = len(a), len(support)
+    basis = torch.linalg.qr(a[support].T).Q if found else a.new_zeros(a.shape[1], 0)
+    apart = a.square().sum(1) - (a @ basis).square().sum(1)
+    apart = apart.clamp_min(1e-9 * float(a.square().sum(1).max().clamp_min(1e-300)))
+    y, g = (a @ left) / apart, noise / apart
+    v = torch.maximum(x.square().mean(), g.median()) if found else g.median()
+    share = (found + 0.5) / (k + 1)
+    odds = torch.logit(torch.tensor(share, dtype=a.dtype)) - 0.5 * torch.log1p(v / g)
+    there = torch.sigmoid(odds + 0.5 * y.square() * v / (g * (g + v)))
+    kept = v / (g + v)
+    return (there * (g * kept + (y * kept).square())).sqrt()
 
 
 def _fit(a: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,7 +185,7 @@ def _stacked(a: Tensor, rows: list[tuple[Tensor, Tensor, Tensor] | None]) -> Sol
         if row is None:
             mean[i], std[i] = float("nan"), float("inf")
         else:
-            mean[i, row[0]], std[i, row[0]] = row[1], row[2]
+            mean[i, row[0]], std[i] = row[1], row[2]
     return Solution(mean, std)
 
 

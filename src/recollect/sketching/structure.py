@@ -21,8 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,11 +31,13 @@ from torch import Tensor
 from recollect._answers import Answer, interval
 from recollect._checks import check_integer
 from recollect.sketching.candidates import Bank, Place, bank_of
-from recollect.sketching.decode import rounding_variance
+from recollect.sketching.rounding import ARITHMETIC, chi_squared_quantile, rounding_variance
 from recollect.sketching.skeletons import Skeletons, Structure, pack_structure
-from recollect.sketching.sketcher import Sketcher
 from recollect.sketching.sketches import Sketches
 from recollect.sketching.unfolding import PathKey
+
+if TYPE_CHECKING:
+    from recollect.sketching.sketcher import Sketcher
 
 __all__ = ["Discovered", "Place", "find_structure"]
 
@@ -46,8 +47,6 @@ MOST_LOAD = 0.75
 FINALISTS = 8
 # Up to so many pairs of modules, all are tried as parent and input before a parent is found.
 PAIRS = 1 << 16
-# Arithmetic in float32 leaves this share of the power, even where nothing was rounded.
-ARITHMETIC = 1e-11
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +117,7 @@ def find_structure(
         ValueError: on sums, on ``scheme="paper"`` or ``slots=True``, or a level not in (0, 1).
 
     Example:
-        >>> from recollect import Object, Trace
+        >>> from recollect import Object, Sketcher, Trace
         >>> cat = Object("cat", [1.0, 2.0], inputs=[Object("face", [0.5, -0.5])])
         >>> sketcher = Sketcher(dim=128)
         >>> s = sketcher.encode(Trace.from_objects([[cat], [Object("dog", [3.0])]]))
@@ -252,7 +251,9 @@ class _Search:
     def _explained(self, residual: Tensor, unknowns: int) -> bool:
         """Whether a residual is no larger than rounding makes it, but for ``level`` of cases."""
         free = self.bank.dim - unknowns
-        return float(residual.square().sum()) <= self.noise * _chi_squared(free, 1 - self.level)
+        return float(residual.square().sum()) <= self.noise * chi_squared_quantile(
+            free, 1 - self.level
+        )
 
     # -- candidates -----------------------------------------------------------------------
 
@@ -335,7 +336,7 @@ class _Search:
         for length in range(len(place.path) - 1, 0, -1):
             path = place.path[:length]
             if path not in taken:
-                entry = self.bank.sketcher.modules[path[-1][0]]
+                entry = self.bank.table[path[-1][0]]
                 needed.insert(0, Place(path, entry, 0))
         return needed
 
@@ -351,7 +352,14 @@ class _Search:
 
     def _gain(self, places: Sequence[Place]) -> float:
         """How much of the residual's power places would explain, all refitted."""
-        return float((self._extension(places).T @ self.residual).square().sum())
+        fresh = self._fresh(places)
+        known, along = self.basis.T @ fresh, fresh.T @ self.residual
+        gram = fresh.T @ fresh
+        least = 1e-9 * gram.diagonal().mean()
+        gram -= known.T @ known
+        gram.diagonal().add_(least)
+        # What is left of a column after a basis that nearly contains it is no evidence.
+        return float(along @ torch.linalg.solve(gram, along))
 
     def _extension(self, places: Sequence[Place]) -> Tensor:
         """Return an orthonormal basis of what places add to the basis."""
@@ -439,9 +447,3 @@ def _depth_first(place: Place) -> tuple[Any, ...]:
     steps = [(s[0], int(s[1]) if len(s) > 1 else 0) for s in place.path]
     # A prefix sorts before what continues it; the member comes last.
     return (steps, place.member)
-
-
-def _chi_squared(free: int, probability: float) -> float:
-    """Quantile of the chi-squared distribution (Wilson and Hilferty's approximation)."""
-    a = 2 / (9 * max(free, 1))
-    return max(free, 1) * (1 - a + NormalDist().inv_cdf(probability) * math.sqrt(a)) ** 3

@@ -20,6 +20,10 @@ _STUDIES = {
         "recollect.studies.architectures",
         "which networks see the world most alike, told from their sketches alone",
     ),
+    "attributes": (
+        "recollect.studies.attributes",
+        "every decoder on the same sketches: what is read, what bars cover, what is refused",
+    ),
     "clipping": (
         "recollect.studies.clipping",
         "scale-invariant Transformers train by clipped SGD from any initial scale",
