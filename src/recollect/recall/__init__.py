@@ -5,6 +5,7 @@
     recall.attribute(memory, "cat")                 # how large, where: mean and spread
     recall.unroll(memory, 17)                       # one glance as a tree
     recall.why(memory, 17, 23)                      # what two glances have in common
+    recall.label_next(memory, 10)                   # which glances are most worth a label
 
 Every answer is a table with ``estimate``, ``low`` and ``high`` (90 %), and goes to Arrow and
 pandas. Names are loaded when first used, so that counting never waits for torch.
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from recollect.recall.attributes import attribute
     from recollect.recall.counts import count
+    from recollect.recall.labelling import label_next
     from recollect.recall.reasons import why
     from recollect.recall.similarity import similar
     from recollect.recall.unrolling import Unrolled, unroll
@@ -27,12 +29,13 @@ _WHERE = {
     "Unrolled": "recollect.recall.unrolling",
     "attribute": "recollect.recall.attributes",
     "count": "recollect.recall.counts",
+    "label_next": "recollect.recall.labelling",
     "similar": "recollect.recall.similarity",
     "unroll": "recollect.recall.unrolling",
     "why": "recollect.recall.reasons",
 }
 
-__all__ = ["Unrolled", "attribute", "count", "similar", "unroll", "why"]
+__all__ = ["Unrolled", "attribute", "count", "label_next", "similar", "unroll", "why"]
 
 
 def __getattr__(name: str) -> Any:
