@@ -20,6 +20,10 @@ _STUDIES = {
         "recollect.studies.clipping",
         "scale-invariant Transformers train by clipped SGD from any initial scale",
     ),
+    "continual": (
+        "recollect.studies.continual",
+        "through a drifting year a small network goes on learning from its memory",
+    ),
     "hindsight": (
         "recollect.studies.hindsight",
         "old sketches answer better as the prior learns; PCA at equal bytes cannot",
@@ -47,6 +51,10 @@ _STUDIES = {
     "subset-selection": (
         "recollect.studies.subset_selection",
         "chosen rows do the work of all: IWeS beside margin, BADGE, k-center, coverage, chance",
+    ),
+    "vae": (
+        "recollect.studies.vae",
+        "a semi-supervised VAE: where it may normalise, how many numbers a class needs",
     ),
 }
 

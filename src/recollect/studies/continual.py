@@ -12,7 +12,9 @@ Shape letters: N pictures, d numbers of a sketch or of the features.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -128,23 +130,16 @@ def _runs(
     """Return what to run: (part, method) -> (accuracy this month, accuracy of the year)."""
     runs: dict[tuple[str, str], Callable[[], tuple[float, float]]] = {}
     for steps in (5, 20, 80):
-        part = f"all labels, {steps} steps a month"
+        part, replayed = f"all labels, {steps} steps a month", partial(learn, year, seed)
         for order in ("uniform", "reverse", "surprise"):
-            runs[part, f"memory, {order}"] = (
-                lambda o=order, s=steps: learn(year, seed, steps=s, order=o)  # type: ignore[misc]
-            )
-        for whole in (False, True):
-            name = "reservoir, whole network" if whole else "reservoir, head"
-            runs[part, name] = (
-                lambda w=whole, s=steps: from_pictures(year, seed, pictures, s, w)  # type: ignore[misc]
-            )
-        runs[part, "nothing kept, head"] = (
-            lambda s=steps: from_pictures(year, seed, 0, s, False)  # type: ignore[misc]
-        )
+            runs[part, f"memory, {order}"] = partial(replayed, steps=steps, order=order)
+        kept = partial(from_pictures, year, seed)
+        runs[part, "reservoir, head"] = partial(kept, pictures, steps, False)
+        runs[part, "reservoir, whole network"] = partial(kept, pictures, steps, True)
+        runs[part, "nothing kept, head"] = partial(kept, 0, steps, False)
     for name in CHOICES:
-        runs["120 labels, 20 steps a month", f"memory, labels by {name}"] = (
-            lambda n=name: learn(year, seed, labels=n)  # type: ignore[misc]
-        )
+        part = "120 labels, 20 steps a month"
+        runs[part, f"memory, labels by {name}"] = partial(learn, year, seed, labels=name)
     return runs
 
 
@@ -257,8 +252,6 @@ def from_pictures(
         steps: gradient steps a month.
         whole: whether the network is trained as well as the head.
     """
-    from copy import deepcopy
-
     torch.manual_seed(seed_of(seed, "head"))
     body, head = deepcopy(year.network), _head(FEATURES)
     model = nn.Sequential(body, head)
