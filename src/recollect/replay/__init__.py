@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from recollect.replay.hindsight import hindsight
 from recollect.replay.introspection import MODES, IntrospectiveSampler
 from recollect.replay.oracles import RecursiveLeastSquares, ols, quasi_newton_glm, sgd, sgd_er
 from recollect.replay.qrex import QRex, Transitions
@@ -25,6 +26,7 @@ __all__ = [
     "ReverseBufferSampler",
     "TransitionRing",
     "Transitions",
+    "hindsight",
     "ols",
     "quasi_newton_glm",
     "random_system",
