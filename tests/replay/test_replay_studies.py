@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recollect import studies
-from recollect.studies import introspective_replay, q_rex, reverse_replay
+from recollect.studies import introspective_replay, q_rex, reliability, reverse_replay
 
 
 def test_reverse_replay_shows_its_margins(monkeypatch) -> None:
@@ -67,8 +67,8 @@ def test_introspection_solves_the_lake_more_often_than_chance() -> None:
 
 def test_inter_quartile_means_and_their_intervals() -> None:
     values = np.random.default_rng(0).normal(5.0, 1.0, 200)
-    low, high = introspective_replay.bootstrapped(values, draws=200)
-    assert low < introspective_replay.middle_mean(values) < high
+    low, high = reliability.bootstrapped(values, draws=200)
+    assert low < reliability.middle_mean(values) < high
     assert 0.1 < high - low < 0.5
 
 

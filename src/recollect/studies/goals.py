@@ -18,7 +18,7 @@ from recollect.replay import IntrospectiveSampler, hindsight
 from recollect.replay.compiling import compiled
 from recollect.replay.qrex import table_pass
 
-__all__ = ["METHODS", "TASKS", "Task", "run"]
+__all__ = ["METHODS", "Task", "flipping", "lake", "run"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -175,5 +175,3 @@ def arrived(Q: FloatArray, task: Task, rng: np.random.Generator) -> float:
         right += int(walk(Q, task.after, task.lost, start, goal, 0.0, guesses)[-1, 2] == goal)
     return right / len(task.goals)
 
-
-TASKS = ("bits to flip", "frozen lake, any goal")
