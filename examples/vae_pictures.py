@@ -3,8 +3,8 @@
     python examples/vae_pictures.py docs/vae.png                  # scikit-learn's digits
     python examples/vae_pictures.py docs/vae_mnist.png --data DIR # MNIST of DIR/mnist/mnist.npz
 
-Left: pictures it never saw, and below each what it makes of them. Middle: one style a row, one class
-a column. Right: is a three nearer to a two or to an eight, as it is tilted?
+Left: pictures it never saw, and below each what it makes of them. Middle: one style a row, one
+class a column. Right: is a three nearer to a two or to an eight, as it is tilted?
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def styles(model, count, seed=0):
 def draw(models, task, path):
     """Draw everything of the models {D: model}; the largest D draws the pictures."""
     model, (x, y) = models[max(models)], task.test
-    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(13, 4.3), width_ratios=(2, 2, 3))
+    figure, (left, middle, right) = pyplot.subplots(
+        1, 3, figsize=(13, 4.3), width_ratios=(2, 2, 3)
+    )
     some = torch.stack([torch.nonzero(y == c)[:3, 0] for c in range(10)], 1).flatten()
     seen, made = x[some].unflatten(0, (3, 10)), model.reconstruct(x[some]).unflatten(0, (3, 10))
     show(left, tiles(torch.stack([seen, made], 1).flatten(0, 1)), "seen, and made of it")

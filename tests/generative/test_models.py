@@ -24,13 +24,13 @@ def tiny(**keys: object) -> ConvM2:
 
 
 def on_grid(model: M2, x: Tensor, y: int) -> tuple[Tensor, Tensor]:
-    """log p(x, y), and KL(q(z | x, y) || p(z | x, y)), by quadrature over one latent; (B,)."""
+    """Return log p(x, y) and KL(q(z | x, y) || p(z | x, y)), by quadrature over z: (B,)."""
     z = torch.linspace(-9, 9, 3601)
-    step = float(z[1] - z[0])
+    step, same = float(z[1] - z[0]), torch.full((len(z),), y)
     labels = torch.full((len(x),), y)
     joint = torch.stack(
         [
-            model.p_x(z[:, None], torch.full((len(z),), y)).log_prob(one.expand(len(z), -1, -1, -1))
+            model.p_x(z[:, None], same).log_prob(one.expand(len(z), -1, -1, -1))
             - z**2 / 2 - math.log(2 * math.pi) / 2 - math.log(model.num_classes)
             for one in x
         ]
@@ -103,7 +103,8 @@ def test_the_loss_is_the_sum_of_its_parts() -> None:
 def test_classifier_and_generator_share_the_embedding_of_classes() -> None:
     model = tiny()
     x, y = images()
-    for value in (model.q_y(x).log_prob(y).sum(), model.p_x(torch.zeros(6, 1), y).log_prob(x).sum()):
+    made = model.p_x(torch.zeros(6, 1), y)
+    for value in (model.q_y(x).log_prob(y).sum(), made.log_prob(x).sum()):
         model.zero_grad()
         value.backward()
         assert float(model.classes.weight.grad.abs().sum()) > 0

@@ -65,7 +65,7 @@ def test_without_probabilities_the_known_labels_teach(memory: Memory) -> None:
 def test_with_nothing_known_it_is_chance(memory: Memory) -> None:
     picked = [recall.label_next(memory, 10, label="other", seed=s) for s in range(30)]
     assert "by chance" in picked[0].notes[0]
-    counts = np.bincount(sum((a["id"] for a in picked), []), minlength=140)[100:]
+    counts = np.bincount(np.concatenate([a["id"] for a in picked]), minlength=140)[100:]
     assert counts.sum() == 300
     assert counts.max() <= 18  # of 30; 7.5 expected
     assert picked[0]["id"] != picked[1]["id"]
@@ -84,7 +84,7 @@ def test_what_cannot_be_chosen_is_refused(memory: Memory) -> None:
         recall.label_next(memory, 0)
     with pytest.raises(ValueError, match="there are 40 glances but probabilities of 3"):
         recall.label_next(memory, 1, [0.1, 0.2, 0.3])
-    with pytest.raises(ValueError, match="row 0 sums to 0.2"):
+    with pytest.raises(ValueError, match=r"row 0 sums to 0\.2"):
         recall.label_next(memory, 1, np.full((40, 2), 0.1))
     with pytest.raises(NotRemembered, match="no glance matches, where source = 'hall'"):
         recall.label_next(memory, 1, where="source = 'hall'")

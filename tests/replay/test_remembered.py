@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def memory(tmp_path: Path) -> Memory:
 
 def test_reverse_goes_back_from_the_newest(memory: Memory) -> None:
     batches = list(MemorySampler(memory, "reverse", 5))
-    assert sum(batches, []) == list(range(122, 99, -1))
+    assert list(chain(*batches)) == list(range(122, 99, -1))
     assert [len(b) for b in batches] == [5, 5, 5, 5, 3]
     again = list(MemorySampler(memory, "reverse", 5, num_batches=7))
     assert len(again) == 7
@@ -38,7 +39,7 @@ def test_reverse_goes_back_from_the_newest(memory: Memory) -> None:
 def test_uniform_takes_each_once_a_pass(memory: Memory) -> None:
     sampler = MemorySampler(memory, "uniform", 4, seed=3)
     first, second = list(sampler), list(sampler)
-    assert sorted(sum(first, [])) == sorted(sum(second, [])) == list(range(100, 123))
+    assert sorted(chain(*first)) == sorted(chain(*second)) == list(range(100, 123))
     assert first != second
     assert first == list(MemorySampler(memory, "uniform", 4, seed=3))
     assert first != list(MemorySampler(memory, "uniform", 4, seed=4))

@@ -17,7 +17,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Categorical, Independent, Normal, kl_divergence
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    Normal,
+    kl_divergence,
+)
 from torch.nn import functional as F
 
 from recollect._checks import check_integer, check_one_of
@@ -84,7 +91,8 @@ class M2(nn.Module, ABC):
         self.decode_chunk = check_one_of("decode_chunk", decode_chunk, CHUNKS)
         self.encoder, self.decoder = encoder, decoder
         if onehot:
-            self.classes = nn.Embedding.from_pretrained(torch.eye(num_classes))
+            self.classes = nn.Embedding(num_classes, num_classes, _weight=torch.eye(num_classes))
+            self.classes.weight.requires_grad_(False)
         else:
             self.classes = nn.Embedding(num_classes, class_embedding_dim)
         dim = self.classes.embedding_dim
@@ -101,7 +109,7 @@ class M2(nn.Module, ABC):
         """Return x, or refuse it."""
 
     @abstractmethod
-    def likelihood(self, out: Tensor) -> Independent:
+    def likelihood(self, out: Tensor) -> Distribution:
         """Return p(x | .) of what the decoder put out."""
 
     # -- the distributions --------------------------------------------------------------------
@@ -118,24 +126,25 @@ class M2(nn.Module, ABC):
     def _class_logits(self, features: Tensor) -> Tensor:
         """(B, F) -> (B, K): <u(x), e_y> / sqrt(D) + b_y."""
         e = self.classes.weight
-        return self.class_query(features) @ e.T / math.sqrt(e.shape[1]) + self.class_bias
+        scores = self.class_query(features) @ e.T / math.sqrt(e.shape[1])
+        return torch.as_tensor(scores + self.class_bias)
 
     def q_y(self, x: Tensor) -> Categorical:
         """Return q(y | x), a ``Categorical`` of batch shape (B,)."""
         return Categorical(logits=self._class_logits(self.encoder(self.check_input(x))))
 
-    def q_z(self, x: Tensor, y: Tensor) -> Independent:
+    def q_z(self, x: Tensor, y: Tensor) -> Distribution:
         """Return q(z | x, y), a diagonal normal of batch shape (B,) and event shape (L,)."""
         x = self.check_input(x)
         return self._q_z(self.encoder(x), self.classes(check_labels(y, len(x), self.num_classes)))
 
-    def _q_z(self, features: Tensor, e: Tensor) -> Independent:
+    def _q_z(self, features: Tensor, e: Tensor) -> Distribution:
         """Features (B, F) and class embeddings (..., B, D) -> q(z | x, y) of shape (..., B)."""
         joined = torch.relu(self.of_features(features) + self.of_class(e))
         mean, spread = self.towards_latent(joined).chunk(2, -1)
         return Independent(Normal(mean, F.softplus(spread) + 1e-4, validate_args=False), 1)
 
-    def p_x(self, z: Tensor, y: Tensor) -> Independent:
+    def p_x(self, z: Tensor, y: Tensor) -> Distribution:
         """Return p(x | z, y) of latents (B, L) and labels (B,).
 
         Raises:
@@ -144,7 +153,7 @@ class M2(nn.Module, ABC):
         e = self.classes(check_labels(y, len(z), self.num_classes))
         return self._p_x(torch.cat([z, e], -1))
 
-    def _p_x(self, code: Tensor) -> Independent:
+    def _p_x(self, code: Tensor) -> Distribution:
         if self.training and len(code) == 1 and self.norm_batch:
             raise ValueError(
                 "the decoder normalises over the batch, and a batch of one example has no spread "
@@ -224,7 +233,7 @@ class M2(nn.Module, ABC):
         whole = alpha * said - labelled
         if not known.all():
             whole = whole - self._unlabelled(x[~known], features[~known]).mean()
-        return whole
+        return torch.as_tensor(whole)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of q(y | x): (B, ...) -> (B, K)."""
@@ -358,7 +367,7 @@ class ConvM2(M2):
         """Return images (B, C, H, W) in [0, 1], or refuse them."""
         return check_images(x, self.image_shape)
 
-    def likelihood(self, out: Tensor) -> Independent:
+    def likelihood(self, out: Tensor) -> Distribution:
         """Return independent Bernoulli pixels of logits (B, C, H, W)."""
         return Independent(Bernoulli(logits=out, validate_args=False), 3)
 
@@ -415,7 +424,7 @@ class DenseM2(M2):
         """Return finite vectors (B, d), or refuse them."""
         return check_vectors(x, self.size)
 
-    def likelihood(self, out: Tensor) -> Independent:
+    def likelihood(self, out: Tensor) -> Distribution:
         """Return diagonal normals of means and raw spreads (B, 2 d)."""
         mean, spread = out.chunk(2, -1)
         return Independent(Normal(mean, F.softplus(spread) + 1e-3, validate_args=False), 1)

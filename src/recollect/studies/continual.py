@@ -3,8 +3,8 @@
 A camera sees one handwritten digit at a time, somewhere in a picture of 24 x 24; through the year
 the digits turn by 120 degrees, and each month some classes are commoner than others. A network
 that was trained on other, upright digits looks at every picture, and its 64 features are
-sketched. Month by month a small head is trained further, from the memory in one of three orders, or
-from a reservoir of whole pictures that takes as many bytes as the memory on disk does.
+sketched. Month by month a small head is trained further, from the memory in one of three orders,
+or from a reservoir of whole pictures that takes as many bytes as the memory on disk does.
 
 Shape letters: N pictures, d numbers of a sketch or of the features.
 """
@@ -109,7 +109,9 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
     )
 
 
-def _row(part: str, method: str, kept: Mapping[str, str], runs: Sequence[tuple[float, ...]]) -> Any:
+def _row(
+    part: str, method: str, kept: Mapping[str, str], runs: Sequence[tuple[float, ...]]
+) -> Any:
     now, year = np.array(runs).T
     few = len(runs) < 2
     return {
@@ -182,8 +184,8 @@ def learn(
         )  # fmt: skip
         for ids in sampler:
             x, y = remembered.batch(ids)
-            w = torch.tensor([weights.get(i, 1.0) for i in ids])
-            _step(optimizer, head(x), y, w)
+            by_weight = torch.tensor([weights.get(i, 1.0) for i in ids])
+            _step(optimizer, head(x), y, by_weight)
         now.append(_accuracy(head(test[month]), year.test_classes[month]))
     end = [_accuracy(head(x), y) for x, y in zip(test, year.test_classes, strict=True)]
     return float(np.mean(now)), float(np.mean(end))
@@ -328,11 +330,9 @@ def make_year(folder: str, seed: int) -> Year:
             memory.add(glances(network, x), times, ids=ids)
         memory.compact()
     size = int(memory.info()["bytes"])
-    return Year(
-        *(torch.stack(part) for part in zip(*seen, strict=True)),
-        *(torch.stack(part) for part in zip(*test, strict=True)),
-        network, memory, size,
-    )  # fmt: skip
+    x, y = (torch.stack(part) for part in zip(*seen, strict=True))
+    x_test, y_test = (torch.stack(part) for part in zip(*test, strict=True))
+    return Year(x, y, x_test, y_test, network, memory, size)
 
 
 def glances(network: nn.Module, pictures: Tensor) -> Trace:
@@ -378,7 +378,8 @@ def _train(digits: Tensor, classes: Tensor, seed: int, epochs: int = 12) -> nn.M
         optimizer = torch.optim.Adam(model.parameters(), 3e-3)
         for _ in range(epochs):
             x = _placed(digits, rng)
-            for rows in torch.randperm(len(x)).split(BATCH):
+            order = torch.randperm(len(x))
+            for rows in (order[i : i + BATCH] for i in range(0, len(x), BATCH)):
                 _step(optimizer, model(x[rows]), classes[rows], torch.ones(len(rows)))
     return body.eval()
 

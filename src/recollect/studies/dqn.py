@@ -55,7 +55,7 @@ class SideBySide(nn.Module):
         W1, b1, W2, b2, W3, b3 = self.tensors
         h = torch.relu(torch.baddbmm(b1, x, W1))
         h = torch.relu(torch.baddbmm(b2, h, W2))
-        return torch.baddbmm(b3, h, W3)
+        return torch.as_tensor(torch.baddbmm(b3, h, W3))
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,9 @@ def train(
     env = gymnasium.vector.SyncVectorEnv(
         [lambda: gymnasium.make(env_name)] * seeds, autoreset_mode=same
     )
-    d, actions = env.single_observation_space.shape[0], int(env.single_action_space.n)
+    seen: Any = env.single_observation_space
+    moves: Any = env.single_action_space
+    d, actions = seen.shape[0], int(moves.n)
     online, target = SideBySide(seeds, d, actions), SideBySide(seeds, d, actions)
     optimizer = torch.optim.Adam(online.parameters(), LR, foreach=True)
     rings = [TransitionRing(steps, (d,), gamma=GAMMA) for _ in range(seeds)]
@@ -213,7 +215,7 @@ def _errors(batches: list[Any], online: SideBySide, target: SideBySide) -> Tenso
     )
     with torch.no_grad():
         goal = r + discount * target(then).amax(2)
-    return online(x).gather(2, a[..., None])[..., 0] - goal
+    return torch.as_tensor(online(x).gather(2, a[..., None])[..., 0] - goal)
 
 
 def _update(

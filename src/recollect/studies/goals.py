@@ -174,4 +174,3 @@ def arrived(Q: FloatArray, task: Task, rng: np.random.Generator) -> float:
         guesses = np.zeros((task.limit, task.after.shape[1] + 1))
         right += int(walk(Q, task.after, task.lost, start, goal, 0.0, guesses)[-1, 2] == goal)
     return right / len(task.goals)
-

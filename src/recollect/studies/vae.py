@@ -1,8 +1,8 @@
 """The semi-supervised VAE: where it normalises, how many numbers a class needs, and what follows.
 
-Handwritten digits of scikit-learn with ten labels a class, or MNIST of a folder with the same. Each
-part trains small convolutional models side by side, the same but for one thing, and measures what
-that thing does: to the bound, to the classifier, to the independence of the decoder.
+Handwritten digits of scikit-learn with ten labels a class, or MNIST of a folder with the same.
+Each part trains small convolutional models side by side, the same but for one thing, and measures
+what that thing does: to the bound, to the classifier, to the independence of the decoder.
 
 Shape letters: N pictures, D numbers of a class embedding, P of a position embedding.
 """
@@ -336,8 +336,9 @@ class _Shown:
 @torch.no_grad()
 def latents(model: ConvM2, x: Tensor, chunk: int = 500) -> Tensor:
     """Return posterior means (N, L) of a model with one class."""
-    none = [torch.zeros(len(part), dtype=torch.int64) for part in x.split(chunk)]
-    return torch.cat([model.q_z(p, n).mean for p, n in zip(x.split(chunk), none, strict=True)])
+    parts = [x[i : i + chunk] for i in range(0, len(x), chunk)]
+    none = [torch.zeros(len(part), dtype=torch.int64) for part in parts]
+    return torch.cat([model.q_z(p, n).mean for p, n in zip(parts, none, strict=True)])
 
 
 def _budget(task: Task, seconds: float) -> str:
