@@ -33,7 +33,7 @@ def tiles(rows):
 
 
 def show(axes, picture, title):
-    axes.imshow(picture, cmap="gray_r", vmin=0, vmax=1)
+    axes.imshow(picture.numpy(), cmap="gray_r", vmin=0, vmax=1)
     axes.set_title(title, fontsize=10)
     axes.set_axis_off()
 
@@ -60,7 +60,7 @@ def draw(models, task, path):
     turns = [partial(rotate, degrees=float(a)) for a in ANGLES]
     for dim, other in models.items():
         found = context_similarity(other, threes, 2, 8, turns)
-        right.plot(ANGLES, found, label=f"D = {dim}: log q(2) - log q(8)")
+        right.plot(ANGLES, found.numpy(), label=f"D = {dim}: log q(2) - log q(8)")
     gated = [float(gated_similarity(model, t(threes), 2, 8).mean()) for t in turns]
     right.plot(ANGLES, gated, "k:", label=f"D = {max(models)}: gated similarity of 2 and 8")
     right.axhline(0, color="0.7", lw=0.8)
