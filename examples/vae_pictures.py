@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from recollect.generative import ConvM2, context_similarity, fit, gated_similarity, rotate
-from recollect.studies import vae
+from recollect.studies import vae_tasks
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -76,7 +76,7 @@ def main(given=None, small=False):
     parser.add_argument("path")
     parser.add_argument("--data")
     named = parser.parse_args(given)
-    task = vae.mnist(named.data, True) if named.data else vae.digits(True)
+    task = vae_tasks.mnist(named.data, True) if named.data else vae_tasks.digits(True)
     models = {}
     for dim in (3, 16):
         torch.manual_seed(0)

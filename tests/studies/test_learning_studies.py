@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("sklearn")
 
-from recollect.studies import continual, vae
+from recollect.studies import continual, vae, vae_tasks
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_labels_are_chosen_within_the_month(year: continual.Year) -> None:
 
 
 def test_only_a_few_labels_are_shown() -> None:
-    task = vae.digits(True)
+    task = vae_tasks.digits(True)
     y = task.shown(3)
     assert torch.equal(torch.bincount(y[y >= 0]), torch.full((10,), 3))
     assert torch.equal(y[y >= 0], task.y[y >= 0])
@@ -68,7 +68,7 @@ def test_only_a_few_labels_are_shown() -> None:
 
 
 def test_a_part_of_the_study_compares_what_it_names() -> None:
-    whole = vae.digits(True)
+    whole = vae_tasks.digits(True)
     task = replace(
         whole, x=whole.x[:200], y=whole.y[:200], test=(whole.test[0][:80], whole.test[1][:80]),
         epochs=1, model={"width": 4},

@@ -10,6 +10,7 @@ Of use without any memory.
 
 from __future__ import annotations
 
+from recollect.generative.bounds import M2
 from recollect.generative.diagnostics import (
     Dependence,
     GradientCorrelation,
@@ -18,7 +19,7 @@ from recollect.generative.diagnostics import (
     gradient_correlation,
 )
 from recollect.generative.fitting import Epoch, Judged, evaluate, fit, sweep
-from recollect.generative.model import M2, ConvM2, DenseM2
+from recollect.generative.model import ConvM2, DenseM2
 from recollect.generative.similarity import (
     class_similarity,
     context_similarity,

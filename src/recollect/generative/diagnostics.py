@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from recollect._checks import check_integer
 from recollect._seeds import seed_of
 from recollect.generative.borders import check_labels
-from recollect.generative.model import M2
+from recollect.generative.bounds import M2
 
 __all__ = [
     "Dependence",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from recollect._checks import check_integer
 from recollect._seeds import seed_of
 from recollect.generative.borders import UNLABELLED, check_labels
-from recollect.generative.model import M2
+from recollect.generative.bounds import M2
 
 __all__ = ["Epoch", "Judged", "evaluate", "fit", "sweep"]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recollect.generative.model import M2
+from recollect.generative.bounds import M2
 
 __all__ = ["class_similarity", "context_similarity", "gated_similarity", "rotate"]
 

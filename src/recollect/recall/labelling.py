@@ -84,10 +84,7 @@ def label_next(
     ids = table["id"].to_numpy()
     if not len(ids):
         raise NotRemembered(f"no glance matches{chosen.words or ': the memory is empty'}")
-    known = dict(labelled or {})
-    if label in table.column_names:
-        column = table[label].to_pylist()
-        known |= {i: v for i, v in zip(ids.tolist(), column, strict=True) if v is not None}
+    known = _known(table, label, labelled)
     done = np.flatnonzero(np.isin(ids, list(known)))
     if k > len(ids) - len(done):
         raise ValueError(
@@ -103,9 +100,8 @@ def label_next(
         found = Random().select(k, labels=ids, chosen=done, seed=seed)
     else:
         found = IWeS(criterion).select(k, probabilities=believed, chosen=done, seed=seed)
-    picked = ids[found.indices]
-    columns = {"id": picked.tolist(), **glance_rows(memory, picked.tolist())}
-    assert found.probabilities is not None
+    picked = ids[found.indices].tolist()
+    columns: dict[str, Any] = {"id": picked, **glance_rows(memory, picked)}
     columns |= {"doubt": found.probabilities, "weight": found.weights}
     if believed is not None:
         top = believed[found.indices].argmax(1)
@@ -113,6 +109,15 @@ def label_next(
         columns["probability"] = believed[found.indices].max(1)
     title = f"{plural(k, 'glance')} to label next{chosen.words}"
     return Answer(columns, title, [note])
+
+
+def _known(table: Any, label: str, labelled: Mapping[int, Any] | None) -> dict[int, Any]:
+    """Return id -> label of what has one, in the memory or elsewhere."""
+    known = dict(labelled or {})
+    if label in table.column_names:
+        rows = zip(table["id"].to_pylist(), table[label].to_pylist(), strict=True)
+        known |= {i: v for i, v in rows if v is not None}
+    return known
 
 
 def _given(probabilities: Any, count: int) -> Floats:

@@ -122,19 +122,12 @@ def train(
         IntrospectiveSampler(batch, updates, mode, mix, min_gap=min_gap, seed=s)
         for s in range(seeds)
     ]
-    rngs = [np.random.default_rng(seed_of(s, "actions")) for s in range(seeds)]
-    watch = _Watch(seeds)
-    state, _ = env.reset(seed=[seed_of(s, "environment") % 2**31 for s in range(seeds)])
+    watch, walked = _Watch(seeds), _Walk(env, rings, seeds, sparse)
     for t in range(1, steps + 1):
-        action = _act(online, state, rngs, max(0.05, 1 - t / (0.4 * steps)), actions)
-        after, reward, terminated, truncated, info = env.step(action)
-        for s in range(seeds):
-            over = bool(terminated[s] or truncated[s])
-            then = info["final_obs"][s] if over else after[s]
-            given = -float(terminated[s]) if sparse else float(reward[s])
-            rings[s].add(state[s], action[s], given, then, bool(terminated[s]), bool(truncated[s]))
-            watch.earn(s, float(reward[s]), over, t > 0.8 * steps)
-        state = after
+        chance = max(0.05, 1 - t / (0.4 * steps))
+        walked.step(
+            _act(online, walked.state, walked.rngs, chance, actions), watch, t > 0.8 * steps
+        )
         if t % COLLECT or t < 1000:
             continue
         watch.surprise = _refresh(rings, samplers, online, target)
@@ -181,6 +174,27 @@ class _Watch:
             float(np.mean(self.terminal)),
             self.surprise,
         )
+
+
+class _Walk:
+    """S copies of an environment, and the rings that keep what happens in them."""
+
+    def __init__(self, env: Any, rings: list[TransitionRing], seeds: int, sparse: bool) -> None:
+        self.env, self.rings, self.sparse = env, rings, sparse
+        self.rngs = [np.random.default_rng(seed_of(s, "actions")) for s in range(seeds)]
+        begins = [seed_of(s, "environment") % 2**31 for s in range(seeds)]
+        self.state, _ = env.reset(seed=begins)
+
+    def step(self, action: npt.NDArray[np.int64], watch: _Watch, late: bool) -> None:
+        """Act once in every copy."""
+        after, reward, terminated, truncated, info = self.env.step(action)
+        for s, ring in enumerate(self.rings):
+            ended, cut = bool(terminated[s]), bool(truncated[s])
+            then = info["final_obs"][s] if ended or cut else after[s]
+            given = -float(ended) if self.sparse else float(reward[s])
+            ring.add(self.state[s], action[s], given, then, ended, cut)
+            watch.earn(s, float(reward[s]), ended or cut, late)
+        self.state = after
 
 
 @torch.no_grad()
