@@ -229,7 +229,7 @@ class M2(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of q(y | x): (B, ...) -> (B, K)."""
-        return self._class_logits(self.encoder(self.check_input(x)))
+        return torch.as_tensor(self._class_logits(self.encoder(self.check_input(x))))
 
     # -- use ----------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -126,12 +126,7 @@ def fit(
         for epoch in range(1, epochs + 1):
             began, total = time.process_time(), 0.0
             model.train()
-            order = torch.randperm(len(x))
-            for step in range(steps):
-                rows = order[step * batch_size : (step + 1) * batch_size]
-                some = turn.take(few)
-                hidden = torch.full((len(rows),), UNLABELLED, dtype=torch.int64)
-                batch = torch.cat([x[some], x[rows]]), torch.cat([y[some], hidden])
+            for batch in _batches(x, y, steps, batch_size, few, turn):
                 total += _step(model, batch, alpha, made)
                 schedule.step()
                 number += 1
@@ -157,6 +152,17 @@ def _known(y: Tensor, classes: int) -> Tensor:
             stacklevel=3,
         )
     return known
+
+
+def _batches(
+    x: Tensor, y: Tensor, steps: int, batch_size: int, few: int, turn: _Turns
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches of one pass: labelled examples in turn, then all, their labels hidden."""
+    order = torch.randperm(len(x))
+    for step in range(steps):
+        rows, some = order[step * batch_size : (step + 1) * batch_size], turn.take(few)
+        hidden = torch.full((len(rows),), UNLABELLED, dtype=torch.int64)
+        yield torch.cat([x[some], x[rows]]), torch.cat([y[some], hidden])
 
 
 def _falling(steps: int) -> Callable[[int], float]:

@@ -113,8 +113,8 @@ def train(
         [lambda: gymnasium.make(env_name)] * seeds, autoreset_mode=same
     )
     seen: Any = env.single_observation_space
-    moves: Any = env.single_action_space
-    d, actions = seen.shape[0], int(moves.n)
+    possible: Any = env.single_action_space
+    d, actions = seen.shape[0], int(possible.n)
     online, target = SideBySide(seeds, d, actions), SideBySide(seeds, d, actions)
     optimizer = torch.optim.Adam(online.parameters(), LR, foreach=True)
     rings = [TransitionRing(steps, (d,), gamma=GAMMA) for _ in range(seeds)]
@@ -125,9 +125,8 @@ def train(
     watch, walked = _Watch(seeds), _Walk(env, rings, seeds, sparse)
     for t in range(1, steps + 1):
         chance = max(0.05, 1 - t / (0.4 * steps))
-        walked.step(
-            _act(online, walked.state, walked.rngs, chance, actions), watch, t > 0.8 * steps
-        )
+        moves = _act(online, walked.state, walked.rngs, chance, actions)
+        walked.step(moves, watch, t > 0.8 * steps)
         if t % COLLECT or t < 1000:
             continue
         watch.surprise = _refresh(rings, samplers, online, target)
