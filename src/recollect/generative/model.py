@@ -50,6 +50,7 @@ class ConvM2(M2):
         Semi-supervised Learning with Deep Generative Models (Kingma et al., 2014).
 
     Example:
+        >>> import torch
         >>> model = ConvM2((1, 8, 8), width=4, norm_encoder="batch")
         >>> x, y = torch.rand(6, 1, 8, 8), torch.tensor([3, -1, -1, 7, -1, -1])
         >>> model.loss((x, y)).shape, model.elbo_unlabelled(x).shape
@@ -125,6 +126,7 @@ class DenseM2(M2):
         ValueError: if a size is below 1.
 
     Example:
+        >>> import torch
         >>> model = DenseM2(5, num_classes=3, width=16)
         >>> model.elbo_labelled(torch.randn(4, 5), torch.tensor([0, 1, 2, 2])).shape
         torch.Size([4])
