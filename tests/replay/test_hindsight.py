@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recollect.replay import hindsight
+from recollect.replay import IntrospectiveSampler, TransitionRing, hindsight
 from recollect.studies import dqn, goals
 
 
@@ -78,6 +78,28 @@ def test_networks_side_by_side_are_networks_alone() -> None:
         assert torch.allclose(torch.relu(h @ W2[s] + b2[s]) @ W3[s] + b3[s], out[s], atol=1e-5)
     assert torch.equal(dqn.SideBySide(1, 4, 2)(x[:1]), three(x)[:1]) or torch.allclose(
         dqn.SideBySide(1, 4, 2)(x[:1]), out[:1], atol=1e-6
+    )
+
+
+def test_one_seed_s_large_gradient_does_not_shrink_another_s() -> None:
+    rings = [TransitionRing(8, (4,)) for _ in range(2)]
+    rng = np.random.default_rng(0)
+    for scale, ring in zip((1, 1e4), rings, strict=True):
+        for _ in range(8):
+            ring.add(scale * rng.random(4), 0, 1.0, scale * rng.random(4), False)
+    samplers = [IntrospectiveSampler(4, 1, "uer") for _ in rings]
+    found = []
+    for count in (1, 2):
+        online, target = dqn.SideBySide(count, 4, 2), dqn.SideBySide(count, 4, 2)
+        optimizer = torch.optim.SGD(online.parameters(), 0.0)
+        rows = [np.arange(4)] * count
+        dqn._update(rings[:count], rows, samplers[:count], online, target, optimizer)
+        found.append([p.grad for p in online.parameters()])
+    alone, both = found
+    for a, b in zip(alone, both, strict=True):
+        assert torch.allclose(a[0], b[0], atol=1e-6)
+    assert torch.stack([(b[1] ** 2).sum() for b in both]).sum().sqrt() == pytest.approx(
+        10, rel=1e-3
     )
 
 

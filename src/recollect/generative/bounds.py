@@ -236,7 +236,7 @@ class M2(nn.Module, ABC):
     @torch.no_grad()
     def classify(self, x: Tensor) -> Tensor:
         """Return the likeliest class under q(y | x): (B, ...) -> (B,)."""
-        return self(x).argmax(1)
+        return torch.as_tensor(self(x).argmax(1))
 
     @torch.no_grad()
     def generate(self, y: Tensor, *, seed: int = 0) -> Tensor:
