@@ -67,18 +67,24 @@ def test_only_a_few_labels_are_shown() -> None:
     assert float(task.x.max()) == 1.0
 
 
-def test_a_part_of_the_study_compares_what_it_names() -> None:
+def test_the_study_of_the_vae_makes_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = vae_tasks.digits(True)
     task = replace(
-        whole, x=whole.x[:200], y=whole.y[:200], test=(whole.test[0][:80], whole.test[1][:80]),
+        whole, x=whole.x[:120], y=whole.y[:120], test=(whole.test[0][:70], whole.test[1][:70]),
         epochs=1, model={"width": 4},
     )  # fmt: skip
-    rows = list(vae.placement(task, True))
-    assert [r["setting"] for r in rows] == list(vae.PLACEMENTS)
-    told = {r["setting"]: r["measured"] for r in rows}
+    monkeypatch.setattr(vae, "digits", lambda quick: task)
+    threads = torch.get_num_threads()
+    found = vae.study(quick=True)
+    assert torch.get_num_threads() == threads
+    assert len(set(found["part"])) == 9
+    told = {r["setting"]: r["measured"] for r in found if r["part"] == "where it normalises"}
+    assert list(told) == list(vae.PLACEMENTS)
     for name, text in told.items():
         independent = "decoder" not in name and name != "batch, both"
         assert ("dependence 0.000 -> 0.000; Jacobian 0.000; cosine 1.0000" in text) == independent
+    tilted = [r for r in found if r["part"].startswith("tilted")]
+    assert all("sign turns" in r["measured"] for r in tilted)
 
 
 def test_mnist_is_asked_for_kindly(tmp_path: Path) -> None:
