@@ -3,13 +3,13 @@
 Scenes of 2 to 12 handwritten digits, read by a small network: one module per digit, 32 hidden
 numbers per object. Which digits appear depends on the hour, so that roll-ups are windows unlike
 the whole. Judged on glances outside the prior: counts of one glance from its sketch alone,
-attributes, counts and mean attributes of roll-ups (one per hour).
+attributes, counts and mean attributes of roll-ups (one per quarter of an hour).
 
 Without ``--data``: scikit-learn's digits that the network was not trained on; the same digits
 come back in the prior and in the judged glances, each time turned, moved and dimmed afresh.
 With ``--data``: MNIST, where no digit is used twice.
 
-    python -m benchmarks.error_bars [--data FOLDER] [--glances 600]
+    python -m benchmarks.error_bars [--data FOLDER] [--glances 2400]
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from benchmarks.tables import show
 from recollect import Prior, Sketcher, Trace
 
 HOURS = 12
+WINDOWS = 48
 PRIOR_GLANCES = 1000
 
 
@@ -95,7 +96,7 @@ def inside(error: np.ndarray, std: np.ndarray) -> float:
     return float((np.abs(error) <= 1.6449 * std).mean())
 
 
-def judge(fit: Trace, truth: Trace, hours: np.ndarray, dim: int) -> tuple[str, ...]:
+def judge(fit: Trace, truth: Trace, windows: np.ndarray, dim: int) -> tuple[str, ...]:
     """One row of the table."""
     sketcher = Sketcher(dim=dim)
     sketcher.admit(fit, measure_scales=True)
@@ -112,8 +113,8 @@ def judge(fit: Trace, truth: Trace, hours: np.ndarray, dim: int) -> tuple[str, .
         within.append(np.abs(error) <= 1.6449 * read.std.numpy())  # type: ignore[union-attr]
         wrong += float((error**2).sum())
         spread += float(((true - true.mean(0)) ** 2).sum())
-    for hour in range(HOURS):
-        rows = np.flatnonzero(hours == hour)
+    for window in range(WINDOWS):
+        rows = np.flatnonzero(windows == window)
         rolled = sketcher.decode(sketches[rows].sum(), prior=prior)
         _, total, total_std = rolled.count_estimates()
         part = truth[rows]
@@ -142,19 +143,19 @@ def judge(fit: Trace, truth: Trace, hours: np.ndarray, dim: int) -> tuple[str, .
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=None, help="folder with mnist/; without it: digits")
-    parser.add_argument("--glances", type=int, default=600)
+    parser.add_argument("--glances", type=int, default=2400)
     options = parser.parse_args()
     scenes = Scenes(options.data)
     fit = scenes.trace(np.arange(PRIOR_GLANCES) % HOURS, 1)
-    hours = np.arange(options.glances) % HOURS
-    truth = scenes.trace(hours, 2)
+    windows = np.arange(options.glances) % WINDOWS
+    truth = scenes.trace(windows * HOURS / WINDOWS, 2)
     name = "MNIST" if options.data else "Digit"
     show(
         f"{name} scenes of 2 to 12 objects: exact counts, and what 90 % intervals cover "
         "(bar: 87 to 93 %)",
         ("sketch", "all ten counts exact", "single counts", "R2", "counts", "attributes",
          "roll-up counts", "roll-up means"),
-        [judge(fit, truth, hours, dim) for dim in (64, 128, 256, 512, 1024)],
+        [judge(fit, truth, windows, dim) for dim in (64, 128, 256, 512, 1024)],
     )  # fmt: skip
 
 

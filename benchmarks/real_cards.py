@@ -17,7 +17,7 @@ BAR = 0.97
 DIMS = (256, 512, 1024)
 
 
-def run(data: Path, out: Path, report: Report, *, quick: bool) -> None:
+def run(data: Path, out: Path, report: Report, *, quick: bool, seed: int = 0) -> None:
     """Train a reader on two thirds, let it look at all, count from the sketches."""
     cards = pictures.load("cards", data)
     if quick:
@@ -37,7 +37,7 @@ def run(data: Path, out: Path, report: Report, *, quick: bool) -> None:
     rows = []
     for dim in DIMS:
         for rest, name in ((fit, "same pictures"), (test, "other pictures")):
-            sketcher = Sketcher(dim=dim)
+            sketcher = Sketcher(dim=dim, seed=seed)
             sketcher.admit(trace[fit], measure_scales=True)
             prior = Prior.fit(trace[fit])
             row = _equal(sketcher, trace[rest], prior, [saw[i] for i in rest])

@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where memories and pictures go")
     parser.add_argument("--quick", action="store_true", help="a tenth of the pictures")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--seed", type=int, default=0, help="of the year and of the operators")
     given = parser.parse_args()
     try:
         data = data_folder(given.data)
@@ -44,7 +45,7 @@ def main() -> None:
     torch.manual_seed(0)
     report = Report("Real pictures")
     for name in given.only:
-        PARTS[name](data, out, report, quick=given.quick)
+        PARTS[name](data, out, report, quick=given.quick, seed=given.seed)
     report.write(out / "real_pictures.md")
     print(f"tables and pictures: {out}")
 

@@ -26,9 +26,9 @@ RESERVOIR = 512
 class Watched:
     """The year, batch by batch for ``Memory.watch``; keeps what was painted and what was seen."""
 
-    def __init__(self, data: Path, days: int) -> None:
+    def __init__(self, data: Path, days: int, seed: int) -> None:
         self.net, self.preprocess = networks.yolox_nano(data)
-        self.data, self.days = data, days
+        self.data, self.days, self.seed = data, days, seed
         self.moments: list[Moment] = []
         self.saw: list[list[Detection]] = []
         reading = self.net.detections
@@ -41,7 +41,7 @@ class Watched:
         self.net.detections = logged
 
     def __iter__(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-        year = iter(room_year.year_of_pictures(self.data, self.days))
+        year = iter(room_year.year_of_pictures(self.data, self.days, self.seed))
         while batch := list(islice(year, BATCH)):
             moments = [m for _, m in batch]
             self.moments += moments
@@ -63,11 +63,11 @@ class Watched:
         return np.array([m.has(species) for m in self.moments])
 
 
-def run(data: Path, out: Path, report: Report, *, quick: bool) -> None:
+def run(data: Path, out: Path, report: Report, *, quick: bool, seed: int = 0) -> None:
     """Watch the year, ask, and compare."""
-    year = Watched(data, 37 if quick else 365)
+    year = Watched(data, 37 if quick else 365, seed)
     start = time.perf_counter()
-    with Memory(out / "room", Sketcher(dim=1024, dtype="int8"), reservoir=RESERVOIR) as memory:
+    with Memory(out / "room", Sketcher(dim=1024, seed=seed), reservoir=RESERVOIR) as memory:
         memory.watch(year.net, year, view="detections")
         watched = time.perf_counter() - start
         memory.fit_prior()
@@ -200,7 +200,7 @@ def _show_cost(report: Report, memory: Memory, watched: float) -> None:
         ["", "value"],
         [
             ["glances", len(ids)],
-            ["recipe", "dim 1024, int8, seed 0, energy; YOLOX-nano 416 x 416, score 0.3"],
+            ["recipe", f"{memory.recipe}; YOLOX-nano 416 x 416, score 0.3"],
             ["modules (9 stages and kinds of things)", len(names)],
             ["prior: glances kept whole", len(kept)],
             ["watching, seconds (painting included)", watched],

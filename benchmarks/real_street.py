@@ -32,7 +32,7 @@ JUDGED = 24  # glances outside the prior whose boxes are read back
 Log = dict[int, list[Detection]]
 
 
-def run(data: Path, out: Path, report: Report, *, quick: bool) -> None:
+def run(data: Path, out: Path, report: Report, *, quick: bool, seed: int = 0) -> None:
     """Watch with both networks, then ask both memories."""
     street = pictures.load("street_stream", data)
     if quick:
@@ -40,7 +40,7 @@ def run(data: Path, out: Path, report: Report, *, quick: bool) -> None:
     reservoir = len(street) // 2
     seconds = {}
     memories = {
-        name: Memory(out / f"street {name}", Sketcher(dim=dim), timezone=ZONE,
+        name: Memory(out / f"street {name}", Sketcher(dim=dim, seed=seed), timezone=ZONE,
                      reservoir=reservoir)
         for name, dim in DIMS.items()
     }  # fmt: skip

@@ -13,16 +13,18 @@ import argparse
 import itertools
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks import networks
-from recollect import Sketcher, Trace, capture
+from recollect import Memory, Sketcher, Trace, capture
 
 Step = Callable[[Trace], object]
 _KEPT: list[torch.library.Library] = []
@@ -125,6 +127,19 @@ def cases(folder: Path | None) -> dict[str, tuple[nn.Module, Tensor, dict[str, o
     return found
 
 
+@contextmanager
+def remembering(folder: Path) -> Iterator[Step]:
+    """A memory's ``add`` (encodes and appends; acknowledged when it returns)."""
+    seconds = itertools.count()
+    with Memory(folder / "watched.recollect", sketcher=Sketcher(dim=1024)) as memory:
+
+        def append(seen: Trace) -> None:
+            start = datetime(2026, 1, 1, tzinfo=UTC)
+            memory.add(seen, [start + timedelta(seconds=next(seconds)) for _ in range(len(seen))])
+
+        yield append
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder with weights/ and scenes/")
@@ -134,11 +149,12 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
     print(f"{given.threads} threads, torch {torch.__version__}")
-    print(f"{'':40}{'plain':>10}{'+ capture':>20}{'+ encode':>20}")
+    print(f"{'':40}{'plain':>10}{'+ capture':>20}{'+ encode':>20}{'+ append':>20}")
     for name, (model, x, watch) in cases(given.data).items():
         sketcher = Sketcher(dim=1024)
-        steps: dict[str, Step] = {"capture": lambda t: t, "encode": sketcher.encode}
-        plain, ratios = measure(model, x, steps, given.seconds, **watch)
+        with tempfile.TemporaryDirectory() as folder, remembering(Path(folder)) as append:
+            steps = {"capture": lambda t: t, "encode": sketcher.encode, "append": append}
+            plain, ratios = measure(model, x, steps, given.seconds, **watch)
         cells = [f"{100 * (w - 1):.1f} % ({100 * (p - 1):.1f} %)" for w, p in ratios.values()]
         print(f"{name:40}{plain:>7.1f} ms" + "".join(f"{cell:>20}" for cell in cells))
 

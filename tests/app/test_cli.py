@@ -113,6 +113,18 @@ def test_similar_unroll_and_why(room: tuple[str, list[int]]) -> None:
     assert run_json("why", path, str(ids[0]), str(ids[3]))["rows"]
 
 
+def test_similar_takes_parts_and_why_pairs(room: tuple[str, list[int]]) -> None:
+    path, ids = room
+    found = run_json("similar", path, str(ids[0]), "--path", "cat / face", "--anywhere", "-k", "2")
+    assert "path 'cat / face', wherever it stands, of glance" in found["title"]
+    assert len(found["rows"]) == 2
+    assert "level 2" in run_json("similar", path, str(ids[0]), "--level", "2")["title"]
+    told = run("similar", path, str(ids[0]), "--path", "cat / fase", code=2)
+    assert "did you mean 'cat / face'" in " ".join(told.split())
+    pairs = run_json("why", path, str(ids[0]), str(ids[3]), "--across")
+    assert {"path", "other"} <= set(pairs["rows"][0])
+
+
 def test_info_verify_compact_export(room: tuple[str, list[int]], tmp_path: Path) -> None:
     path, _ = room
     found = run_json("info", path)

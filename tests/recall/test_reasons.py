@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from recollect import Memory, NotRemembered, Object, Sketcher, Trace, recall
 
@@ -53,6 +55,30 @@ def test_what_is_shared_is_named(remember: Any, build: Any) -> None:
         assert answer["path"][0] == "cat / face"
         assert answer["estimate"][0] > 0.3
         assert {"cat", "lamp", "(counts)"} <= set(answer["path"])
+
+
+def test_the_class_that_two_glances_share_is_named(tmp_path: Path) -> None:
+    """Of a classifier's thousand classes a glance holds a few; they are told apart."""
+    rng = np.random.default_rng(5)
+    kinds = [f"kind {i}" for i in range(30)]
+    trace = Trace.from_columns(
+        {
+            "classes": {
+                "members": kinds,
+                "attributes": torch.from_numpy(rng.normal(size=(4, 16)).astype(np.float32)),
+                "glance": [0, 0, 1, 1],
+                "member": [3, 8, 3, 21],
+                "weight": [0.9, 0.2, 0.8, 0.3],
+            }
+        },
+        num_glances=2,
+    )
+    trace.columns["classes"].attributes[2] = trace.columns["classes"].attributes[0]
+    with Memory(tmp_path / "m") as m:
+        m.add(trace, time="2026-01-01T08:00Z", ids=[1, 2])
+        answer = recall.why(m, 1, 2)
+    assert answer["path"][0] == "kind 3"
+    assert "classes" not in answer["path"]
 
 
 @pytest.mark.parametrize("reservoir", [0, 150])

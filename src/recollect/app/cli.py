@@ -66,7 +66,10 @@ def watch(
         str, typer.Option("--memory", metavar="PATH", help="The memory, made if it is new.")
     ],
     view: Annotated[
-        str, typer.Option(help="modules, kernels, cells, classes or detections.")
+        str,
+        typer.Option(
+            help="modules, kernels, cells, classes (of probability .1 and more) or detections."
+        ),
     ] = "modules",
     modules: Annotated[
         str | None, typer.Option(help="Modules to watch, with commas between; else blocks.")
@@ -187,6 +190,11 @@ def similar(
     query: Annotated[str, typer.Argument(help=f"{_GLANCE.capitalize()}, or a picture.")],
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
     module: Annotated[str | None, typer.Option(help="Alike to this module only.")] = None,
+    part: Annotated[
+        str | None, typer.Option("--path", help="Alike at this path only, such as 'cat / face'.")
+    ] = None,
+    level: Annotated[int | None, typer.Option(help="Alike at this depth only, 1: top.")] = None,
+    anywhere: Annotated[bool, typer.Option(help="Wherever it stands.")] = False,
     model: ModelName = None,
     as_json: AsJson = False,
 ) -> None:
@@ -196,7 +204,11 @@ def similar(
     from recollect.app.shown import show
 
     with open_memory(path) as memory:
-        show(recall.similar(memory, query_of(memory, query, model), k=k, module=module), as_json)
+        wanted = query_of(memory, query, model)
+        found = recall.similar(
+            memory, wanted, k=k, module=module, path=part, level=level, anywhere=anywhere
+        )
+        show(found, as_json)
 
 
 @app.command()
@@ -218,6 +230,7 @@ def why(
     path: MemoryPath,
     a: Annotated[int, typer.Argument(help=_GLANCE.capitalize())],
     b: Annotated[int, typer.Argument(help="and of another one.")],
+    across: Annotated[bool, typer.Option(help="Every path against every other.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Split the similarity of two glances by module and path."""
@@ -225,7 +238,7 @@ def why(
     from recollect.app.shown import show
 
     with open_memory(path) as memory:
-        show(recall.why(memory, a, b), as_json)
+        show(recall.why(memory, a, b, across=across), as_json)
 
 
 @app.command()
@@ -303,13 +316,16 @@ def study(
     data: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder of data for studies that need it.")
     ] = None,
+    picture: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Draw it: .svg or .png, where it can be.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a study: one claim as a table, the method beside its rivals."""
     from recollect import studies
     from recollect.app.shown import show
 
-    show(studies.listed() if name is None else studies.run(name, quick, data), as_json)
+    show(studies.listed() if name is None else studies.run(name, quick, data, picture), as_json)
 
 
 @app.command()

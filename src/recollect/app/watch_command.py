@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+LEAST = 0.1  # probability with which a class counts as seen
 _NAMED = 20  # broken pictures that are named one by one
 
 
@@ -43,10 +44,12 @@ def run(
     pictures = open_source(source, zone_of(zone_name), columns=columns, **where)
     network = load_model(model)
     modules = _split(how["modules"])
-    view, options = str(how["view"]), {}
+    view = str(how["view"])
+    options: dict[str, Any] = {}
     if view == "classes":
         names = _class_names(how["classes"]) or network.classes
-        options = {"labels": names} if names else {}
+        # Without a least probability every picture holds a little of everything.
+        options = {"least": LEAST, **({"labels": names} if names else {})}
     with _open(path, dim, seed, zone_name) as memory:
         settings = {"model": model, "view": view, "modules": modules, "options": options}
         known = settings_of(Path(path))

@@ -68,6 +68,10 @@ class Index:
             order = np.argsort(ids, kind="stable")
             self._sorted = (len(ids), ids[order], order)
 
+    def know(self, key: Key, columns: Columns) -> None:
+        """Take over the columns of a fragment that was just written, so that none reads them."""
+        self._pieces[key] = columns
+
     @property
     def arrays(self) -> Columns:
         """Id, time (microseconds UTC) and skeleton, (N,) int64 each."""

@@ -111,10 +111,10 @@ class Folder:
         text = json.dumps(value, indent=1, ensure_ascii=False)
         self.write(name, lambda file: void(file.write(text.encode())))
 
-    def write_arrays(self, name: str, arrays: dict[str, Any], compress: bool = False) -> None:
+    def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
         """Write named arrays as an .npz file."""
         buffer = io.BytesIO()
-        (np.savez_compressed if compress else np.savez)(buffer, **arrays)
+        np.savez(buffer, **arrays)
         self.write(name, lambda file: void(file.write(buffer.getbuffer())))
 
     def read_json(self, name: str) -> Any:

@@ -11,6 +11,7 @@ that this commit makes: a file of a version that does not exist was left by a ki
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,6 @@ IntArray = npt.NDArray[np.int64]
 _STATE = "reservoir/state.json"
 # Many small files, or many records that were turned away since, are written anew as one file.
 _FILES = 64
-_HALF = 65504.0
 
 
 class Reservoir:
@@ -124,7 +124,7 @@ class Reservoir:
         """Write the records of one commit, before it is made."""
         name = f"reservoir/{version:012d}.npz"
         arrays = {"ids": np.array(ids, np.int64), **_pack(trace)}
-        self.folder.write_arrays(name, arrays, compress=True)
+        self.folder.write_arrays(name, arrays)
         return self.folder / name
 
     def committed(self, ids: Sequence[int], path: Path) -> None:
@@ -199,6 +199,7 @@ class Reservoir:
         return ids, joined[[row[n] for n in ids]]
 
 
+@lru_cache(maxsize=1 << 14)
 def _place(number: int) -> int:
     """Hash of an id, which decides whether it is in the sample."""
     return seed_of("reservoir", number)
@@ -210,13 +211,10 @@ def _version(path: Path) -> int:
 
 def _pack(trace: Trace) -> dict[str, npt.NDArray[Any]]:
     """Return a trace as arrays; attributes as float16 if they all fit."""
-    largest = max(
-        (float(c.attributes.abs().max()) for c in trace.columns.values() if len(c)), default=0.0
+    arrays = import_module("recollect.tracing.arrays")
+    packed: dict[str, npt.NDArray[Any]] = arrays.trace_to_arrays(
+        trace, arrays.half_if_it_fits(trace)
     )
-    dtype = np.float16 if largest <= _HALF else np.float32
-    packed: dict[str, npt.NDArray[Any]] = import_module(
-        "recollect.tracing.arrays"
-    ).trace_to_arrays(trace, dtype)
     return packed
 
 

@@ -258,10 +258,11 @@ class Rows:
         try:
             table = self._read(lambda d: d.to_table(columns=["id"], filter=sql))
         except ValueError as error:
-            reason = str(error).split(", /")[0].removeprefix("Invalid user input: ")
+            reason = str(error).split(", /")[0].removeprefix("Invalid user input: ").rstrip(". ")
+            reason += "" if reason.endswith("?") else "."
             known = ["id", "time", "source", *self.label_names()]
             raise ValueError(
-                f"where={sql!r} cannot be read: {reason}. It is an SQL expression over "
+                f"where={sql!r} cannot be read: {reason} It is an SQL expression over "
                 f"{', '.join(known)}, for example \"source = 'hall'\""
             ) from error
         return _integers(table.column("id"))
@@ -384,9 +385,18 @@ class Rows:
             fragments = engine.fragment.write_fragments(table, path, schema=data.schema)
             self.folder.flush_new(FOLDER)
             append = engine.LanceOperation.Append(fragments)
-            engine.LanceDataset.commit(path, append, read_version=data.version)
+            # Opening the new version again would take as long as writing it.
+            self._data = engine.LanceDataset.commit(path, append, read_version=data.version)
+            self._know(block)
         self.folder.flush_new(FOLDER)
         self.refresh()
+
+    def _know(self, block: Block) -> None:
+        """Tell the index what was appended, if it stands in one fragment of its own."""
+        key = fragment_keys(self._data)[-1]
+        if key[1:] == (len(block), 0):
+            columns = (block.ids, block.time, block.skeleton)
+            self._index.know(key, tuple(np.asarray(c, np.int64) for c in columns))  # type: ignore[arg-type]
 
     def delete(self, sql: str) -> None:
         """Delete rows in one commit."""

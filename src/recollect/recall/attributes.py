@@ -127,14 +127,14 @@ def attribute(
         moments, notes = _from_sums(memory, module, chosen, decoder, objects)
         sample = ids[np.unique(np.linspace(0, len(ids) - 1, CHUNK).astype(np.int64))]
         found = _decode(memory, module, sample, decoder)
-        spread = _moments(found.value, found.variance, _usual(decoder, module))
+        spread = _estimated(memory, module, found, decoder)
         sampled = spread.variance * np.sqrt(2.0 / len(found.value))
         wide = np.hypot(spread.variance_std, sampled)
         moments = Moments(moments.mean, moments.mean_std, spread.variance, wide)
         notes.append(f"the spread comes from {plural(len(sample), 'glance')}, evenly chosen")
     else:
         found = _decode(memory, module, ids, decoder)
-        moments = _moments(found.value, found.variance, _usual(decoder, module))
+        moments = _estimated(memory, module, found, decoder)
         notes = _notes(found, decoder, len(ids))
     title = f"attribute of {module!r}" + chosen.words
     counted = f"{plural(objects, 'object')} in {plural(len(ids), 'glance')}"
@@ -173,26 +173,45 @@ def _decode(memory: Memory, module: str, ids: IntArray, decoder: Decoder) -> Est
     return Estimates(np.concatenate(values), np.concatenate(variances), len(kept), loads, notes)
 
 
+def _estimated(memory: Memory, module: str, found: Estimates, decoder: Decoder) -> Moments:
+    usual = _usual(decoder, module)
+    return _moments(found.value, found.variance, usual, memory.recipe.dim)
+
+
 def _moments(
     value: FloatArray,
     variance: FloatArray,
     usual: tuple[FloatArray, FloatArray, int] | None = None,
+    dim: int = 64,
 ) -> Moments:
-    """Mean and variance of the objects behind (n, m) estimates, each with its deviation."""
+    """Mean and variance of the objects behind (n, m) estimates, each with its deviation.
+
+    Args:
+        value: (n, m) estimates.
+        variance: (n, m) variance of each.
+        usual: mean, variance and number of the prior's objects.
+        dim: numbers in a sketch.
+    """
     n = len(value)
     mean, lost, between = value.mean(0), variance.mean(0), value.var(0)
     error = lost / n
     # The n squared errors scatter around their mean, and multiply with the estimates.
     scatter = 2 * np.square(variance).mean(0) / n + 4 * (between * lost) / n
     if usual is not None:
-        error = error + _pull(mean, lost, n, *usual)
+        error = error + _pull(mean, lost, n, dim, *usual)
         # How much is lost is known from the prior's objects, so many and no more.
         scatter = scatter + 2 * np.square(lost) / max(usual[2], 1)
     return Moments(mean, np.sqrt(error), between + lost, np.sqrt(scatter))
 
 
 def _pull(
-    mean: FloatArray, lost: FloatArray, n: int, centre: FloatArray, own: FloatArray, seen: int
+    mean: FloatArray,
+    lost: FloatArray,
+    n: int,
+    dim: int,
+    centre: FloatArray,
+    own: FloatArray,
+    seen: int,
 ) -> FloatArray:
     """Squared error of the mean where the prior pulled unusual objects towards the usual.
 
@@ -206,7 +225,14 @@ def _pull(
     chance = own * (kept / n + 1 / max(seen, 1))
     beyond = np.maximum(np.square(mean - centre) - 2 * chance, 0.0)
     own_error = np.square(1 - kept) * own / max(seen, 1)
-    return np.asarray(beyond * np.square((1 - kept) / kept) + own_error)
+    # Other numbers' differences leak in: the estimates are K x with K = (G + r)^-1 G, where the
+    # columns of the map meet by chance, G_ij^2 = 1 / dim. So K_ij^2 is about (1 - k)^2 / dim where
+    # the sketch has room (r is its noise), and k^2 (1 - k) / dim where it has not.
+    beyond = beyond / np.square(kept)
+    ratio = np.where(own > 0, beyond / safe, 0.0)
+    met = (1 - kept) * np.minimum(1 - kept, np.square(kept)) / dim
+    leaked = own * met * (ratio.sum() - ratio)
+    return np.asarray(beyond * np.square(1 - kept) + leaked + own_error)
 
 
 def _usual(decoder: Decoder, module: str) -> tuple[FloatArray, FloatArray, int] | None:

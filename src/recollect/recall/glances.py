@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import numpy as np
-import torch
 
 from recollect._checks import NotRemembered, check_one_of
 from recollect.recall.reading import Decoder, load_note, record_of, single_sketch
@@ -17,7 +14,7 @@ if TYPE_CHECKING:
     from recollect.memory import Memory
     from recollect.sketching import Recollection
 
-__all__ = ["SOURCES", "Glance", "only"]
+__all__ = ["SOURCES", "Glance"]
 
 SOURCES = ("record", "sketch")
 
@@ -78,33 +75,3 @@ class Glance:
         recollection = decoder.decode(sketch)
         notes = [name + decoder.note, load_note(recollection.load), *recollection.notes]
         return cls(recollection.trace(), recollection, notes)
-
-
-def only(trace: Trace, module: str) -> Trace:
-    """Return the trace with every attribute zero but those of one module.
-
-    Zeros keep the structure, hence the paths, of what is left.
-
-    Raises:
-        NotRemembered: if the trace holds no object of the module.
-
-    Example:
-        >>> t = Trace.from_columns({"a": torch.ones(1, 2), "b": torch.ones(1, 2)})
-        >>> t = only(t, "b")
-        >>> t.objects("a").attributes.tolist(), t.objects("b").attributes.tolist()
-        ([[0.0, 0.0]], [[1.0, 1.0]])
-    """
-    columns, found = {}, False
-    for name, c in trace.columns.items():
-        mine = np.zeros(len(c), dtype=np.bool_)
-        if module in c.members:
-            mine = c.member == c.members.index(module)
-            found = found or bool(mine.any())
-        kept = torch.from_numpy(mine)[:, None].to(c.attributes.dtype)
-        columns[name] = replace(c, attributes=c.attributes * kept.to(c.attributes.device))
-    if not found:
-        raise NotRemembered(
-            f"the query holds no object of module {module!r}; it holds "
-            f"{', '.join(map(repr, trace.modules[:8]))}"
-        )
-    return Trace(columns, trace.num_glances, trace.edges)

@@ -1,9 +1,9 @@
-"""Which glances are like this one: cosine of sketches, whole or of one module's part."""
+"""Which glances are like this one: cosine of sketches, whole or of a part of one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,8 @@ import numpy.typing as npt
 from recollect import sketching
 from recollect._answers import Answer, interval
 from recollect._checks import RecipeMismatch, check_integer
-from recollect.recall.glances import Glance, only
+from recollect.recall.glances import Glance
+from recollect.recall.parts import Part
 from recollect.recall.reading import (
     Selection,
     describe,
@@ -21,6 +22,7 @@ from recollect.recall.reading import (
     plural,
     single_sketch,
 )
+from recollect.recall.whitening import whitened
 from recollect.sketching.sketches import Sketches
 from recollect.tracing import Object, Trace
 
@@ -47,6 +49,40 @@ class Probe:
     notes: Sequence[str] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """What of a query is searched for, and where.
+
+    Attributes:
+        memory: that is searched.
+        part: of the query.
+        anywhere: whether the part may stand at any place.
+    """
+
+    memory: Memory
+    part: Part
+    anywhere: bool
+
+    @property
+    def words(self) -> str:
+        """What is meant, written before the name of the query."""
+        if not self.anywhere:
+            return self.part.words
+        return f"{self.part.words.removesuffix(' of ') or 'all'}, wherever it stands, of "
+
+    def image(self, trace: Trace) -> npt.NDArray[np.float32]:
+        """Return the part's contribution to a sketch, or its sketch as if it stood alone."""
+        sketcher = self.memory.sketcher
+        if self.anywhere:
+            image = sketcher.probe(self.part.lifted(trace))
+        else:
+            image = sketcher.probe(self.part.masked(trace))
+            if self.memory.recipe.scheme == "paper":
+                # Its counters stand inside the recursion and are there without any attribute.
+                image = image - sketcher.probe(_silent(trace))
+        return np.asarray(image.cpu().numpy(), np.float32)
+
+
 def similar(
     memory: Memory,
     query: int | Trace | Sketches | Object,
@@ -55,6 +91,11 @@ def similar(
     where: str | None = None,
     since: Any = None,
     until: Any = None,
+    *,
+    path: str | Sequence[str] | None = None,
+    level: int | None = None,
+    anywhere: bool = False,
+    whiten: bool = False,
 ) -> Answer:
     """Find the glances most similar to a glance, a trace, a sketch or an object.
 
@@ -62,26 +103,44 @@ def similar(
     glances hold; low and high say within which that lies (90 %), from the deviation
     ``(1 - cosine^2) / sqrt(dim)`` of random projections.
 
+    With ``module``, ``path`` or ``level`` only a part of the query is searched for, in whole
+    sketches: a glance with more else in it scores lower. What the part holds stands in the sketch
+    under the operators of its place. They are half transparent, so the same objects at another
+    place are seen too, fainter: with about 0.7 of the strength one level deeper or higher, half
+    under another parent. ``anywhere`` searches with the part as it would look at the top, which
+    treats all places below alike.
+
     Args:
         memory: a Memory.
         query: id of a glance (which is left out of the answer), a trace of one glance, one
             sketch made with ``memory.sketcher`` (whole, or a prefix: then prefixes are compared),
             or a hand-built object.
         k: how many glances.
-        module: compare only what this module saw: the query's part of that module is searched
-            for in whole sketches, so a glance with more else in it scores lower.
+        module: search only for what this module saw.
         where: SQL expression over time, source and labels.
         since: first moment (with zone).
         until: first moment that is left out.
+        path: search only for the object at this path with all that it was made from: names from
+            the output down, ``"cat / face"`` (as ``why`` writes them) or ``("cat", "face")``.
+        level: search only for objects at this depth; 1 is the top.
+        anywhere: whether the chosen objects may stand at any place, not only where they stand in
+            the query.
+        whiten: whether to discount what most sketches of this memory hold. The answer is then
+            ordered by, and ``estimate`` is, the amount of the query that a glance holds: 1 for as
+            much as the query, 0 for none; low and high are 1.645 times the amount's root mean
+            square over the memory away. The better way to find one object among many others.
 
     Returns:
         An Answer ordered by score: ``glance`` (id), ``time``, ``source`` and labels,
         ``estimate``, ``low``, ``high``.
 
     Raises:
-        NotRemembered: if the glance or the module is not known, or the query holds nothing of it.
+        NotRemembered: if the glance or the module is not known, or the query holds nothing of it
+            or nothing at the path (the nearest are suggested).
         RecipeMismatch: if a sketch was made with another recipe, or with other scales.
-        ValueError: if the query is not exactly one glance, or ``k`` is less than 1.
+        ValueError: if the query is not exactly one glance, ``k`` is less than 1, the level lies
+            below the query's deepest objects, ``anywhere`` is asked of a memory whose scheme is
+            ``keyed``, or ``whiten`` of a prefix or an empty memory.
         TypeError: if it is something else.
 
     Example:
@@ -98,77 +157,131 @@ def similar(
              2  2026-01-01T08:00:00+00:00    hall    0.99...  0.99...  0.99...
         estimate is the cosine of the sketches
         glance 1 itself is left out
+        >>> recall.similar(memory, 1, k=2, path="cat / face")["glance"]
+        [3, 2]
         >>> memory.close()
     """
     check_integer("k", k, minimum=1)
     if module is not None:
         memory.modules.id_of(module)
+    wanted = Wanted(memory, Part.of(module, path, level), anywhere)
+    if anywhere and memory.recipe.scheme == "keyed":
+        raise ValueError(
+            'this memory\'s scheme is "keyed": every path has operators of its own, and nothing '
+            'is visible at another place; make the memory with scheme="energy" for that'
+        )
     chosen = Selection.of(where, since, until)
-    probe = _probe(memory, query, module)
+    probe = _probe(wanted, query)
     norm = float(np.linalg.norm(probe.vector))
     if norm == 0:
         raise ValueError(f"{probe.words} holds nothing to search for: its sketch is zero")
+    title = f"most similar to {probe.words}{chosen.words}"
+    if whiten:
+        return _by_amount(memory, probe, k, chosen, title)
+    ids, scores = _search(memory, probe, probe.vector, k, chosen)
+    notes = ["estimate is the cosine of the sketches", *probe.notes, *_left_out(probe)]
+    std = (1 - np.clip(np.square(scores), 0, 1)) / np.sqrt(len(probe.vector))
+    low, high = interval(scores, std)
+    ends = (np.maximum(low, -1.0), np.minimum(high, 1.0))
+    return _answer(memory, ids, scores, ends, title, notes)
+
+
+def _search(
+    memory: Memory, probe: Probe, vector: npt.NDArray[np.floating], k: int, chosen: Selection
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return ids and cosines of the best glances but the queried one."""
     extra = 0 if probe.left_out is None else 1
-    ids, found = memory.search(probe.vector, k=k + extra, **chosen.arguments)
-    scores = np.asarray(found, dtype=np.float64)
-    notes = ["estimate is the cosine of the sketches", *probe.notes]
-    if probe.left_out is not None:
-        kept = ids != probe.left_out
-        ids, scores = ids[kept][:k], scores[kept][:k]
-        notes.append(f"glance {probe.left_out} itself is left out")
-    title = f"{plural(len(ids), 'glance')} most similar to {probe.words}{chosen.words}"
-    return _answer(memory, ids, scores, len(probe.vector), title, notes)
+    ids, found = memory.search(vector, k=k + extra, **chosen.arguments)
+    kept = ids != probe.left_out if probe.left_out is not None else np.ones(len(ids), np.bool_)
+    return ids[kept][:k], np.asarray(found, dtype=np.float64)[kept][:k]
 
 
-def _probe(memory: Memory, query: int | Trace | Sketches | Object, module: str | None) -> Probe:
-    part = f"module {module!r} of " if module else ""
+def _by_amount(memory: Memory, probe: Probe, k: int, chosen: Selection, title: str) -> Answer:
+    """Search with the whitened probe, and say how much of it each glance holds."""
+    white = whitened(memory, probe.vector)
+    ids, _ = _search(memory, probe, white.vector, k, chosen)
+    amounts = white.amounts(memory.sketches(ids=ids.tolist()).values.numpy())
+    order = np.argsort(-amounts, kind="stable")
+    ids, amounts = ids[order], amounts[order]
+    notes = [
+        "estimate is the amount of the query that a glance holds, 1 for all of it",
+        f"over the whole memory the amount has a root mean square of {white.std:.2g}",
+        *probe.notes,
+        *_left_out(probe),
+    ]
+    ends = interval(amounts, np.full(len(amounts), white.std))
+    return _answer(memory, ids, amounts, ends, title, notes)
+
+
+def _left_out(probe: Probe) -> list[str]:
+    return [] if probe.left_out is None else [f"glance {probe.left_out} itself is left out"]
+
+
+def _probe(wanted: Wanted, query: int | Trace | Sketches | Object) -> Probe:
+    memory, is_whole = wanted.memory, wanted.part.is_whole and not wanted.anywhere
     if isinstance(query, Object):
-        return _of_object(memory, query, module)
+        return _of_object(wanted, query)
     if isinstance(query, Trace):
         _one(len(query), "trace")
-        return Probe(
-            _of_trace(memory, query, module), f"{part}the given trace", notes=_new(memory, query)
-        )
+        notes = _new(memory, query)
+        vector = _of_trace(memory, query) if is_whole else wanted.image(query)
+        return Probe(vector, f"{wanted.words}the given trace", notes=notes)
     if isinstance(query, Sketches):
         _one(len(query), "sketch")
         _check_scales(memory, query)
-        if module is None:
+        if is_whole:
             return Probe(query.values[0].cpu().numpy(), "the given sketch")
         glance = Glance.decode(memory, query)
-        vector = _of_trace(memory, glance.trace, module)
-        return Probe(vector, f"{part}the given sketch", notes=glance.notes)
+        vector = wanted.image(glance.trace)
+        notes = [_own_score(vector[: query.dim], query), *glance.notes]
+        return Probe(vector, f"{wanted.words}the given sketch", notes=notes)
     if isinstance(query, bool) or not hasattr(query, "__index__"):
         raise TypeError(
             "a query is the id of a glance, a Trace, Sketches or an Object, got "
             f"{type(query).__name__}"
         )
     number = int(query.__index__())
-    words = part + describe(glance_row(memory, number), number)
-    if module is None:
-        return Probe(single_sketch(memory, number).values[0].numpy(), words, number)
+    words = wanted.words + describe(glance_row(memory, number), number)
+    sketch = single_sketch(memory, number)
+    if is_whole:
+        return Probe(sketch.values[0].numpy(), words, number)
     glance = Glance.read(memory, number)
-    return Probe(_of_trace(memory, glance.trace, module), words, number, glance.notes)
+    vector = wanted.image(glance.trace)
+    return Probe(vector, words, number, [_own_score(vector, sketch), *glance.notes])
 
 
-def _of_object(memory: Memory, query: Object, module: str | None) -> Probe:
-    """Search for an object (with its inputs), or for one module's part of it."""
+def _of_object(wanted: Wanted, query: Object) -> Probe:
+    """Search for an object (with its inputs), or for a part of it."""
     trace = Trace.from_objects([[query]])
     for name in trace.modules:
-        memory.modules.id_of(name)
-    chosen = trace if module is None else only(trace, module)
-    part = f"module {module!r} of " if module else ""
-    vector = memory.sketcher.probe(chosen).cpu().numpy()
-    return Probe(vector, f"{part}the given object of {query.module!r}")
+        wanted.memory.modules.id_of(name)
+    if wanted.part.is_whole:
+        vector = wanted.memory.sketcher.probe(trace).cpu().numpy()
+    else:
+        vector = wanted.image(trace)
+    return Probe(vector, f"{wanted.words}the given object of {query.module!r}")
 
 
-def _of_trace(memory: Memory, trace: Trace, module: str | None) -> npt.NDArray[np.float32]:
-    if module is not None:
-        return np.asarray(memory.sketcher.probe(only(trace, module)).cpu().numpy(), np.float32)
+def _of_trace(memory: Memory, trace: Trace) -> npt.NDArray[np.float32]:
     sketcher = memory.sketcher
     if _new(memory, trace):
         # A question must not add modules to the memory: use a table of its own.
         sketcher = sketching.Sketcher.from_recipe(memory.recipe, memory.modules.copy())
     return np.asarray(sketcher.encode(trace).values[0].cpu().numpy(), np.float32)
+
+
+def _silent(trace: Trace) -> Trace:
+    """Return the trace with every attribute zero."""
+    columns = {name: replace(c, attributes=c.attributes * 0) for name, c in trace.columns.items()}
+    return Trace(columns, trace.num_glances, trace.edges)
+
+
+def _own_score(vector: npt.NDArray[np.float32], sketch: Sketches) -> str:
+    """Say what a part scores in the glance that it comes from: how high a score can be."""
+    whole = sketch.values[0].cpu().numpy()
+    norms = float(np.linalg.norm(vector) * np.linalg.norm(whole))
+    score = float(vector @ whole) / max(norms, 1e-30)
+    return f"the part scores {score:.2f} in the query itself: the rest of it is not searched for"
 
 
 def _new(memory: Memory, trace: Trace) -> list[str]:
@@ -219,21 +332,19 @@ def _check_scales(memory: Memory, query: Sketches) -> None:
 def _answer(
     memory: Memory,
     ids: npt.NDArray[np.int64],
-    scores: npt.NDArray[np.float64],
-    dim: int,
+    estimate: npt.NDArray[np.float64],
+    ends: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
     title: str,
     notes: list[str],
 ) -> Answer:
-    std = (1 - np.clip(np.square(scores), 0, 1)) / np.sqrt(dim)
-    low, high = interval(scores, std)
     return Answer(
         {
             "glance": ids,
             **glance_rows(memory, ids.tolist()),
-            "estimate": scores,
-            "low": np.maximum(low, -1.0),
-            "high": np.minimum(high, 1.0),
+            "estimate": estimate,
+            "low": ends[0],
+            "high": ends[1],
         },
-        title=title,
+        title=f"{plural(len(ids), 'glance')} {title}",
         notes=notes,
     )

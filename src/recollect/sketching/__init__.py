@@ -14,24 +14,34 @@ from recollect.sketching.skeletons import Skeletons, Structure
 
 if TYPE_CHECKING:
     from recollect.sketching.decode import Recollection
+    from recollect.sketching.linear import LinearSketch, SketchedRegression
     from recollect.sketching.prior import Prior
+    from recollect.sketching.projection import ModuleReading, Projection
     from recollect.sketching.sketcher import Sketcher
     from recollect.sketching.sketches import Sketches
 
 _LAZY = {
+    "LinearSketch": "recollect.sketching.linear",
+    "ModuleReading": "recollect.sketching.projection",
     "Prior": "recollect.sketching.prior",
+    "Projection": "recollect.sketching.projection",
     "Recollection": "recollect.sketching.decode",
+    "SketchedRegression": "recollect.sketching.linear",
     "Sketcher": "recollect.sketching.sketcher",
     "Sketches": "recollect.sketching.sketches",
 }
 
 __all__ = [
+    "LinearSketch",
     "ModuleEntry",
+    "ModuleReading",
     "ModuleTable",
     "Prior",
+    "Projection",
     "Recipe",
     "Recollection",
     "Skeletons",
+    "SketchedRegression",
     "Sketcher",
     "Sketches",
     "Structure",

@@ -28,9 +28,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from recollect._seeds import seed_of
+from recollect.sketching.calibration import Stretch, calibrate
 from recollect.sketching.joint import JointPrior
-from recollect.sketching.known import stretch_factor
 from recollect.sketching.prior import ModuleStatistics, Prior
 from recollect.sketching.solve import misfit
 from recollect.sketching.unfolding import PathKey, glance_starts
@@ -49,10 +48,6 @@ EXCESSES = (0.0, 0.5, 2.0, 8.0, 64.0)
 # Siblings of a module beyond the most that the prior has seen in a glance, and how likely a
 # glance is to hold them.
 FURTHER, SURPRISE = 2, 1e-4
-# Glances of the prior that are held back to calibrate the counts' error bars.
-CALIBRATION_GLANCES = 256
-# Ways in which these are grouped to sums.
-GROUPINGS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +110,7 @@ class Bags:
         static = set(self.joint.slices) if self.joint is not None else set()
         glances = len(self.prior.sample)
         self.names = self.table.names
-        counts = self._true_counts(self.prior.sample)
+        counts = self.true_counts(self.prior.sample)
         self.places: list[_Place] = []
         sums: list[Tensor] = []
         left_out = static | {name for name in self.prior.sample.columns if name not in self.table}
@@ -269,8 +264,7 @@ class Bags:
             names, estimate (B, P), std (B, P).
         """
         estimate, std, wider = self._estimates(values, count)
-        single, many = self.stretch
-        factor = torch.where(count == 1, single, many) * wider
+        factor = torch.where(count == 1, self.stretch.single, self.stretch.sums) * wider
         return self.names, estimate, std * factor[:, None]
 
     def _estimates(self, values: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -291,40 +285,20 @@ class Bags:
         return estimate, std, wider
 
     @cached_property
-    def stretch(self) -> tuple[float, float]:
-        """Factors for the counts' standard deviations, from held-back glances of the prior.
+    def stretch(self) -> Stretch:
+        """Factors for the standard deviations, from held-back glances of the prior."""
+        return calibrate(self)
 
-        The first brings 90 % of single glances' errors inside the interval; the second does so
-        for sums of held-back glances, in several groupings, and is not below the root mean
-        square of the errors over their deviations: larger sums tend to a normal distribution.
-        """
-        if len(self.prior.sample) < 64:
-            return 1.0, 1.0
-        fitted, back = self.prior.hold_out(CALIBRATION_GLANCES)
-        judge = Bags(self.decoder, fitted, self._joint_of(fitted))
-        sketches = self.decoder.sketcher.encode(back).prefix(self.dim)
-        values, truth = sketches.values.to(torch.float64), self._true_counts(back)
-        # Of a module that never varied for the judge it expects no error, and knows nothing.
-        varies = judge.covariance.diagonal()[len(judge.places) :] > 0
-        if not bool(varies.any()):
-            return 1.0, 1.0
-        single = judge._errors(values, sketches.count, truth)
-        size = max(4, len(back) // 12)
-        groupings = [_grouping(len(back), size, turn) for turn in range(GROUPINGS)]
-        which = torch.cat(groupings)
-        summed = judge._errors(which @ values, which.sum(1).to(torch.int64), which @ truth)
-        errors, std = summed[0][:, varies], summed[1][:, varies].clamp_min(1e-12)
-        spread = float((errors / std).square().mean().sqrt())
-        return (
-            stretch_factor(single[0][:, varies], single[1][:, varies]),
-            max(spread, stretch_factor(errors, std)),
-        )
+    def fitted_on(self, prior: Prior) -> Bags:
+        """Return the same estimates with another prior."""
+        return Bags(self.decoder, prior, self._joint_of(prior))
 
-    def _errors(self, values: Tensor, count: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    def errors(self, values: Tensor, count: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the errors of the counts (B, P), and the deviations that are expected."""
         estimate, std, wider = self._estimates(values, count)
         return estimate - truth, std * wider[:, None]
 
-    def _true_counts(self, trace: Trace) -> Tensor:
+    def true_counts(self, trace: Trace) -> Tensor:
         """(B, P) objects of each module in each glance."""
         counts = torch.zeros(len(trace), len(self.names), dtype=torch.float64)
         for c in trace.columns.values():
@@ -357,6 +331,16 @@ class Bags:
             nothing = torch.full((len(values), entry.size), float("nan"), dtype=torch.float64)
             return nothing, torch.full_like(nothing, float("inf"))
         objects = known if known is not None else self._number(module, values, count)
+        mean, std = self.means_among(module, values, count, objects)
+        factor = torch.where(count == 1, 1.0, self.stretch.means)
+        return mean, std * factor[:, None]
+
+    def means_among(
+        self, module: str, values: Tensor, count: Tensor, objects: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Estimate a module's mean attribute, given how many objects (B,) each row holds."""
+        places = [p for p in self.places if p.module == module]
+        entry = self.table.family_of(self.table.id_of(module))
         statistics = places[0].statistics
         own = statistics.factor.square().sum(0) + statistics.floor
         mean = torch.empty(len(values), entry.size, dtype=torch.float64)
@@ -368,10 +352,11 @@ class Bags:
             cross = (1 + w.system.excess) * image
             gain = torch.cholesky_solve(cross.T, factor)
             n = objects[w.rows].clamp_min(0.5)[:, None]
-            mean[w.rows] = statistics.mean + (w.centred @ gain) / n
             prior = (1 + w.system.excess) * usual_number * own
-            left = (prior - (cross * gain.T).sum(1)).clamp_min(0)
-            std[w.rows] = (left * w.number).sqrt() / n
+            left = (prior - (cross * gain.T).sum(1)).clamp(1e-9 * prior, prior)
+            left_here = _left_over(prior, left, n / (w.number * usual_number))
+            mean[w.rows] = statistics.mean + (w.centred @ gain) * (left_here / left) / n
+            std[w.rows] = (left_here * w.number).sqrt() / n
         return mean, std
 
     def _deviation_image(self, places: list[_Place]) -> Tensor:
@@ -410,13 +395,21 @@ class Bags:
         return mean, std
 
 
-def _grouping(rows: int, size: int, turn: int) -> Tensor:
-    """(groups, rows) zeros and ones: a pseudo-random split of rows into groups of one size."""
-    generator = np.random.Generator(np.random.PCG64(seed_of("grouping", rows, turn)))
-    order = generator.permutation(rows)[: rows // size * size].reshape(-1, size)
-    which = torch.zeros(len(order), rows, dtype=torch.float64)
-    which.scatter_(1, torch.from_numpy(order), 1.0)
-    return which
+def _left_over(prior: Tensor, left: Tensor, share: Tensor) -> Tensor:
+    """Variance left over where a module is ``share`` times as frequent as usual.
+
+    What a sketch tells, ``1 / left - 1 / prior``, stays; the prior's variance of a sum grows with
+    the number of objects in it. The estimate shrinks, or grows, by the same factor.
+
+    Args:
+        prior: (m,) variance of a sum of the usual number of deviations.
+        left: (m,) what a sketch leaves of it.
+        share: (B, 1) objects over the usual number of objects.
+
+    Returns:
+        (B, m).
+    """
+    return 1 / (1 / (prior * share) + 1 / left - 1 / prior)
 
 
 def _further(found: list[tuple[PathKey, str]]) -> list[tuple[PathKey, str]]:

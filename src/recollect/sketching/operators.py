@@ -18,8 +18,13 @@ prefix of a sketch is a random subset of its rows and no dyadic structure surviv
   ``(I + R) / sqrt(2)`` keeps what was there visible at another depth.
 * The count column of a module is a random sign vector of norm one, outside the working space.
 
-Only additions, subtractions and products with +1 or -1 happen between rows' numbers, in an order
-that depends on nothing else in the batch: row i of a batch is bit-identical to that row alone.
+With another family (``Recipe.operators``) the attribute operators and the counters inside the
+recursion are dense columns of that family and the shared transform is left out, so that they
+arrive in the sketch as they are; the mixing operators and the count columns stay the same.
+
+With the default, only additions, subtractions and products with +1 or -1 happen between rows'
+numbers, in an order that depends on nothing else in the batch: row i of a batch is bit-identical
+to that row alone.
 
 Reference: fast Johnson-Lindenstrauss transforms (Ailon and Chazelle, 2009); the recursion is
 that of "Recursive Sketches for Modular Deep Learning" (Ghazi, Panigrahy and Wang, ICML 2019).
@@ -38,6 +43,7 @@ import torch
 from torch import Tensor
 
 from recollect._seeds import seed_of, signs
+from recollect.sketching import families, fused
 from recollect.sketching.recipe import Recipe
 
 __all__ = ["Operators", "hadamard"]
@@ -49,6 +55,11 @@ GROUP = 8
 def next_power_of_two(number: int) -> int:
     """Return the smallest power of two that is not below ``number``."""
     return 1 << max(number - 1, 0).bit_length()
+
+
+def last_stride(p: int) -> int:
+    """Return the smallest stride of the butterflies that mix groups of p numbers."""
+    return max(p // GROUP, 1)
 
 
 def _butterflies(x: Tensor, first: int, last: int) -> Tensor:
@@ -103,16 +114,18 @@ class Operators:
     """All operators of one recipe; signs are made when first needed and kept.
 
     Args:
-        recipe: dim, seed and scheme; its other fields do not matter here.
+        recipe: dim, seed and family; its other fields do not matter here.
         device: where the signs live.
     """
 
     def __init__(self, recipe: Recipe, device: torch.device | str = "cpu") -> None:
         self.seed, self.dim = recipe.seed, recipe.dim
         self.width = next_power_of_two(recipe.dim)
+        self.family = recipe.operators
         self.device = torch.device(device)
         self._signs: dict[tuple[int | str, ...], Tensor] = {}
         self._orders: dict[tuple[int | str, ...], Tensor] = {}
+        self._fused_places: dict[tuple[int | str, ...], npt.NDArray[np.uint32]] = {}
         # The rows of the shared transform, in the random order in which they are kept.
         rows = _random_order(seed_of(recipe.seed, "rows"), self.width)[: self.dim]
         self._rows = torch.from_numpy(rows).to(self.device)
@@ -135,11 +148,32 @@ class Operators:
         """
         for block, start in enumerate(range(0, x.shape[1], self.width)):
             part = x[:, start : start + self.width]
+            if self.family != "hadamard":
+                dense = self._columns(part.shape[1], "attribute", *key, block)
+                # Column after column: a matrix product's bits would depend on the batch.
+                for number, column in zip((part / scale).T, dense, strict=True):
+                    into.addcmul_(number[:, None], column)
+                continue
             p = next_power_of_two(part.shape[1])
-            mixed = _mix(part * ((self.width / p * min(p, GROUP)) ** -0.5 / scale), p)
+            mixed = _mix(part * (self._share(p) / scale), p)
             if p < self.width:
                 mixed = mixed.index_select(1, self._copies(p, *key, block))
             into.addcmul_(mixed, self.signs(self.width, "attribute", *key, block))
+
+    def counter(self, module: str) -> Tensor:
+        """Return a module's counter in the working space, ``R e_1`` of its own operator, (W,)."""
+        if self.family != "hadamard":
+            return self._columns(1, "counter", module)[0]
+        counter: Tensor = self.signs(self.width, "counter", module) * self.width**-0.5
+        return counter
+
+    def _columns(self, size: int, *path: int | str) -> Tensor:
+        """Return the (size, W) columns of a dense operator on this device, from the cache."""
+        key = ("columns", size, *path)
+        if key not in self._signs:
+            made = families.columns(self.family, size, self.width, self.seed, *path)
+            self._signs[key] = torch.from_numpy(made).to(self.device)
+        return self._signs[key]
 
     def _copies(self, p: int, *path: int | str) -> Tensor:
         """Return (W,) places in 0..p - 1: each copy of the p numbers in its own random order."""
@@ -162,8 +196,48 @@ class Operators:
         common = self.signs(self.width, "mixing")
         return hadamard(hadamard(z * own) * common)
 
+    def sketch_rows(self, parts: list[tuple[Tensor, tuple[str, ...], float]], n: int) -> Tensor:
+        """Spread several attributes of each row and leave, fused: the same bits, on the host.
+
+        Args:
+            parts: (rows (n, m), key, what the rows are divided by), in the order of addition.
+            n: rows.
+
+        Returns:
+            (n, dim).
+        """
+        blocks = []
+        for rows, key, scale in parts:
+            held = rows.detach().contiguous().numpy()
+            for block, start in enumerate(range(0, held.shape[1], self.width)):
+                stop = min(start + self.width, held.shape[1])
+                p = next_power_of_two(stop - start)
+                blocks.append(
+                    fused.Block(held, start, stop, p, last_stride(p), self._places(p, *key, block),
+                                self.signs(self.width, "attribute", *key, block).numpy(),
+                                np.float32(self._share(p) / scale))
+                )  # fmt: skip
+        gain, threads = math.sqrt(self.width / self.dim), torch.get_num_threads()
+        kept = self._rows.numpy()
+        return torch.from_numpy(fused.sketch_rows(blocks, n, self.width, kept, gain, threads))
+
+    def _places(self, p: int, *path: int | str) -> npt.NDArray[np.uint32]:
+        """Return (W,) the copies' places as the fused kernel reads them."""
+        key = (p, *path)
+        if key not in self._fused_places:
+            whole = p == self.width
+            places = np.arange(p) if whole else self._copies(p, *path).numpy()
+            self._fused_places[key] = places.astype(np.uint32)
+        return self._fused_places[key]
+
+    def _share(self, p: int) -> float:
+        """Coefficient that makes the columns of an attribute operator of norm one."""
+        return float((self.width / p * min(p, GROUP)) ** -0.5)
+
     def leave(self, z: Tensor) -> Tensor:
         """Take (n, W) from the working space to the (n, dim) sketch."""
+        if self.family != "hadamard":
+            return z[:, : self.dim] * math.sqrt(self.width / self.dim)
         return hadamard(z).index_select(1, self._rows) * math.sqrt(self.width / self.dim)
 
     def count_columns(self, modules: tuple[str, ...]) -> Tensor:
@@ -190,7 +264,7 @@ def _mix(x: Tensor, p: int) -> Tensor:
         y[:, half + rest :] = x[:, rest:half]
     if p <= 2:
         return y
-    last = max(p // GROUP, 1)
+    last = last_stride(p)
     return _butterflies(y.view(n, p, 1), p // 4, last).view(n, p) if p // 4 >= last else y
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from recollect._checks import check_integer
 from recollect._seeds import seed_of
 from recollect.tracing import Trace
-from recollect.tracing.arrays import trace_from_arrays, trace_to_arrays
+from recollect.tracing.arrays import half_if_it_fits, trace_from_arrays, trace_to_arrays
 
 __all__ = ["ModuleStatistics", "Prior"]
 
@@ -181,8 +181,8 @@ class Prior:
         return Prior(fitted, len(fitted), self.limit), self.sample[np.flatnonzero(back)]
 
     def to_arrays(self) -> dict[str, Array]:
-        """Return the prior as plain arrays (attributes in float16), for a file."""
-        arrays = trace_to_arrays(self.sample, np.float16)
+        """Return the prior as plain arrays (attributes in float16 if it fits), for a file."""
+        arrays = trace_to_arrays(self.sample, half_if_it_fits(self.sample))
         arrays["seen"] = np.array([self.num_glances, self.limit], dtype=np.int64)
         return arrays
 

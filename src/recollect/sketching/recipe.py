@@ -16,6 +16,8 @@ __all__ = ["OPERATOR_VERSION", "ModuleEntry", "ModuleTable", "Recipe"]
 # Raised whenever the same seed would give other operators; stored with every memory.
 OPERATOR_VERSION = 1
 
+# Families of the attributes' operators; what they are stands in ``families``.
+FAMILIES = ("hadamard", "orthogonal", "gaussian", "block-sparse")
 _BYTES = {"int8": 1, "float16": 2, "float32": 4}
 
 
@@ -30,9 +32,11 @@ class Recipe:
         dtype: how a sketch is kept: ``"int8"``, ``"float16"`` or ``"float32"``.
         slots: whether the place of an input among its siblings enters the sketch.
         version: version of the operators; only the current one can be encoded or decoded.
+        operators: family of the attributes' operators: ``"hadamard"`` (default, fast),
+            ``"orthogonal"``, ``"gaussian"`` or ``"block-sparse"``.
 
     Raises:
-        ValueError: on a dim that is no multiple of 64 or an unknown scheme or dtype.
+        ValueError: on a dim that is no multiple of 64 or an unknown scheme, dtype or family.
 
     Example:
         >>> Recipe(dim=1024).bytes
@@ -45,6 +49,7 @@ class Recipe:
     dtype: str = "int8"
     slots: bool = False
     version: int = OPERATOR_VERSION
+    operators: str = "hadamard"
 
     def __post_init__(self) -> None:
         check_integer("dim", self.dim, minimum=64)
@@ -53,6 +58,7 @@ class Recipe:
             raise ValueError(f"dim must be a multiple of 64, got {self.dim}")
         check_one_of("scheme", self.scheme, ("energy", "keyed", "paper"))
         check_one_of("dtype", self.dtype, _BYTES)
+        check_one_of("operators", self.operators, FAMILIES)
         if self.version != OPERATOR_VERSION:
             raise RecipeMismatch(
                 f"operators of version {self.version} are asked for, this release makes version "
@@ -65,8 +71,11 @@ class Recipe:
         return self.dim * _BYTES[self.dtype] + (2 if self.dtype == "int8" else 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as plain values, for JSON."""
-        return asdict(self)
+        """Return the recipe as plain values, for JSON; the default family is not mentioned."""
+        values = asdict(self)
+        if self.operators == "hadamard":
+            del values["operators"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -39,9 +39,11 @@ class Sketcher:
             modules of very different size are remembered alike; missing ones are 1. A Memory
             measures them itself.
         slots: whether the place of an input among its siblings enters the sketch.
+        operators: family of the attributes' operators: ``"hadamard"`` (default, fast), or, for
+            conformance and study, ``"orthogonal"``, ``"gaussian"`` or ``"block-sparse"``.
 
     Raises:
-        ValueError: on a dim that is no multiple of 64, or an unknown scheme or dtype.
+        ValueError: on a dim that is no multiple of 64, or an unknown scheme, dtype or family.
 
     Example:
         >>> cat = Object("cat", [1.0, 2.0], inputs=[Object("face", [0.5, -0.5])])
@@ -61,8 +63,9 @@ class Sketcher:
         scales: Mapping[str, float] | None = None,
         *,
         slots: bool = False,
+        operators: str = "hadamard",
     ) -> None:
-        self.recipe = Recipe(dim, seed, scheme, dtype, slots)
+        self.recipe = Recipe(dim, seed, scheme, dtype, slots, operators=operators)
         self.modules = ModuleTable()
         self.scales = dict(scales or {})
         for name, scale in self.scales.items():
@@ -75,7 +78,10 @@ class Sketcher:
     @classmethod
     def from_recipe(cls, recipe: Recipe, modules: ModuleTable) -> Sketcher:
         """Make a sketcher that shares an existing table (as a Memory does)."""
-        made = cls(recipe.dim, recipe.seed, recipe.scheme, recipe.dtype, slots=recipe.slots)
+        made = cls(
+            recipe.dim, recipe.seed, recipe.scheme, recipe.dtype,
+            slots=recipe.slots, operators=recipe.operators,
+        )  # fmt: skip
         made.modules = modules
         return made
 
@@ -164,11 +170,16 @@ class Sketcher:
         encoder = self.encoder()
         return encoder.operators.leave(encoder.working(trace.cpu(), self.modules))[0]
 
-    def parts(self, trace: Trace) -> dict[tuple[str, ...], Tensor]:
+    def parts(self, trace: Trace, split: Collection[str] = ()) -> dict[tuple[str, ...], Tensor]:
         """Split the unrounded sketches by path; the parts add up to the whole.
 
+        Args:
+            trace: B glances.
+            split: families whose members are told apart (the classes of a classifier).
+
         Returns:
-            path (family names from the output down) -> (B, d), and ``("counts",)`` -> (B, d).
+            path (family names from the output down) -> (B, d), and the empty path, which stands
+            for the counts, -> (B, d).
         """
         self.admit(trace)
         encoder = self.encoder()
@@ -176,17 +187,17 @@ class Sketcher:
         trace = trace.cpu()
         if trace.edges is None and self.recipe.scheme != "paper":
             # Objects that stand on top alone: what is not on the path need not be encoded.
-            for name, column in trace.columns.items():
-                alone = Trace({name: _ranked_alone(column)}, trace.num_glances)
-                parts[(name,)] = encoder.operators.leave(encoder.working(alone, self.modules))
-            parts[("counts",)] = encoder.counts(trace)
+            for path, column in _columns_alone(trace, split):
+                alone = Trace({column.name: _ranked_alone(column)}, trace.num_glances)
+                parts[path] = encoder.operators.leave(encoder.working(alone, self.modules))
+            parts[()] = encoder.counts(trace)
             return parts
         nothing = encoder.operators.leave(encoder.working(_only(trace, {}), self.modules))
-        for path, rows in _rows_by_path(trace).items():
+        for path, rows in _rows_by_path(trace, split).items():
             image = encoder.operators.leave(encoder.working(_only(trace, rows), self.modules))
             parts[path] = image - nothing
         counters = self.recipe.scheme == "paper"
-        parts[("counts",)] = nothing if counters else encoder.counts(trace)
+        parts[()] = nothing if counters else encoder.counts(trace)
         return parts
 
     def _skeletons(self, trace: Trace) -> Skeletons:
@@ -299,9 +310,30 @@ def _structures(trace: Trace, table: ModuleTable) -> list[Structure]:
     ]
 
 
-def _rows_by_path(trace: Trace) -> dict[tuple[str, ...], dict[str, list[int]]]:
+def _columns_alone(
+    trace: Trace, split: Collection[str]
+) -> Iterator[tuple[tuple[str, ...], Column]]:
+    """Yield path and column of each family, or of each member of the families to be split."""
+    for name, c in trace.columns.items():
+        if name not in split:
+            yield (name,), c
+            continue
+        for j in np.unique(c.member).tolist():
+            rows = np.flatnonzero(c.member == j)
+            picked = torch.from_numpy(rows)
+            yield (c.members[j],), replace(
+                c, attributes=c.attributes[picked], glance=c.glance[rows],
+                member=c.member[rows], rank=c.rank[rows], weight=c.weight[rows],
+            )  # fmt: skip
+
+
+def _rows_by_path(
+    trace: Trace, split: Collection[str] = ()
+) -> dict[tuple[str, ...], dict[str, list[int]]]:
     """Return path (family names) -> family -> rows; a shared object goes by its first path."""
-    family_of = {m: c.name for c in trace.columns.values() for m in c.members}
+    family_of = {
+        m: m if c.name in split else c.name for c in trace.columns.values() for m in c.members
+    }
     places: dict[tuple[str, ...], dict[str, list[int]]] = {}
     for name in sorted(trace.columns):
         c = trace.columns[name]

@@ -32,9 +32,17 @@ _STUDIES = {
         "recollect.studies.introspective_replay",
         "looking back from surprise solves a frozen lake with few updates",
     ),
+    "linear-sketch": (
+        "recollect.studies.linear_sketch",
+        "regression on plain sketches y = A x names the important dimensions",
+    ),
     "locoprop": (
         "recollect.studies.locoprop",
         "local losses fit an autoencoder in fewer passes than SGD, Adam and RMSProp",
+    ),
+    "published": (
+        "recollect.studies.published",
+        "the published mechanism on one layer: errors fall as the root of the size, all families",
     ),
     "q-rex": (
         "recollect.studies.q_rex",
@@ -47,6 +55,14 @@ _STUDIES = {
     "reverse-replay": (
         "recollect.studies.reverse_replay",
         "replayed backwards, a stream gives nearly the exact estimate; forward it does not",
+    ),
+    "schemes": (
+        "recollect.studies.schemes",
+        "each property under each scheme at equal bytes and three depths: why energy is default",
+    ),
+    "similarity": (
+        "recollect.studies.similarity",
+        "unrelated glances are far, related ones near; shared parts are found at other places",
     ),
     "subset-selection": (
         "recollect.studies.subset_selection",
@@ -71,19 +87,30 @@ def listed() -> Answer:
     )
 
 
-def run(name: str, quick: bool = False, data: str | None = None) -> Answer:
+def run(
+    name: str, quick: bool = False, data: str | None = None, picture: str | None = None
+) -> Answer:
     """Run a study and return its table.
 
     Args:
         name: of the study.
         quick: whether a smaller run will do.
         data: folder of data, for the studies that need it.
+        picture: file to draw the table into, for the studies that draw (``.svg`` or ``.png``).
 
     Raises:
         NotRemembered: if there is no such study.
         ImportError: if it needs a library that is not installed.
+        ValueError: if a picture is asked of a study that draws none.
     """
     if name not in _STUDIES:
         raise unknown_name("study", name, _STUDIES)
-    study: Callable[[bool, str | None], Answer] = import_module(_STUDIES[name][0]).study
-    return study(quick, data)
+    module = import_module(_STUDIES[name][0])
+    draw: Callable[[Answer, str], None] | None = getattr(module, "draw", None)
+    if picture is not None and draw is None:
+        raise ValueError(f"study {name!r} draws no picture; leave picture out")
+    study: Callable[[bool, str | None], Answer] = module.study
+    answer = study(quick, data)
+    if picture is not None and draw is not None:
+        draw(answer, picture)
+    return answer

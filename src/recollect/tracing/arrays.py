@@ -12,7 +12,10 @@ import torch
 
 from recollect.tracing.columns import Column, Edges, Trace
 
-__all__ = ["trace_from_arrays", "trace_to_arrays"]
+__all__ = ["half_if_it_fits", "trace_from_arrays", "trace_to_arrays"]
+
+# The largest number of a float16.
+_HALF = 65504.0
 
 Array = npt.NDArray[Any]
 
@@ -51,6 +54,17 @@ def trace_to_arrays(trace: Trace, dtype: npt.DTypeLike = np.float32) -> dict[str
         r = trace.references
         arrays |= {"r.glance": r.glance, "r.parent": r.parent, "r.child": r.child}
     return arrays
+
+
+def half_if_it_fits(trace: Trace) -> type[np.float16 | np.float32]:
+    """Return float16 if it can hold all attributes of a trace, else float32.
+
+    Example:
+        >>> half_if_it_fits(Trace.from_columns({"eye": torch.eye(2) * 1e6}))
+        <class 'numpy.float32'>
+    """
+    found = [float(c.attributes.abs().max()) for c in trace.columns.values() if len(c)]
+    return np.float16 if max(found, default=0.0) <= _HALF else np.float32
 
 
 def trace_from_arrays(arrays: Mapping[str, Array]) -> Trace:
