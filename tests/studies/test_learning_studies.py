@@ -11,6 +11,7 @@ import torch
 
 pytest.importorskip("sklearn")
 
+from recollect._answers import Answer
 from recollect.studies import continual, vae, vae_tasks
 
 
@@ -36,6 +37,16 @@ def test_more_steps_teach_more_and_forgetting_shows(year: continual.Year) -> Non
     assert many[1] > few[1] + 0.1
     forgets = continual.from_pictures(year, 0, 0, 60, False)
     assert forgets[1] < many[1] - 0.1
+
+
+def test_the_year_is_drawn(tmp_path: Path) -> None:
+    methods = ["memory, uniform", "memory, reverse", "memory, surprise", "reservoir, head",
+               "reservoir, whole network", "nothing kept, head"]  # fmt: skip
+    parts = [f"all labels, {s} steps a month" for s in (5, 20) for _ in methods]
+    columns = {"part": parts, "learned from": methods * 2, "this month": [0.5] * 12}
+    continual.draw(Answer({**columns, "whole year": [0.4] * 12}), str(tmp_path / "year.svg"))
+    drawn = (tmp_path / "year.svg").read_text()
+    assert all(m in drawn for m in methods)
 
 
 def test_a_reservoir_is_a_fair_sample() -> None:
@@ -67,7 +78,9 @@ def test_only_a_few_labels_are_shown() -> None:
     assert float(task.x.max()) == 1.0
 
 
-def test_the_study_of_the_vae_makes_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_study_of_the_vae_makes_one_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     whole = vae_tasks.digits(True)
     task = replace(
         whole, x=whole.x[:120], y=whole.y[:120], test=(whole.test[0][:70], whole.test[1][:70]),
@@ -83,6 +96,10 @@ def test_the_study_of_the_vae_makes_one_table(monkeypatch: pytest.MonkeyPatch) -
     for name, text in told.items():
         independent = "decoder" not in name and name != "batch, both"
         assert ("dependence 0.000 -> 0.000; Jacobian 0.000; cosine 1.0000" in text) == independent
+    vae.draw(found, str(tmp_path / "vae.svg"))
+    assert "<svg" in (tmp_path / "vae.svg").read_text()
+    with pytest.raises(ValueError, match="did not place any normalisation"):
+        vae.draw(Answer({"part": ["M2"]}), str(tmp_path / "none.svg"))
     tilted = [r for r in found if r["part"].startswith("tilted")]
     assert all("sign turns" in r["measured"] for r in tilted)
 

@@ -32,9 +32,10 @@ from recollect.recall import label_next
 from recollect.replay import MemorySampler, Remembered
 from recollect.selection import Random, Selection, Uncertain
 from recollect.sketching import Sketcher
+from recollect.studies.learning_figures import draw_year as draw
 from recollect.tracing import Trace
 
-__all__ = ["Year", "learn", "make_year", "study"]
+__all__ = ["Year", "draw", "learn", "make_year", "study"]
 
 MONTHS, A_MONTH, TESTED = 12, 100, 60
 SIDE, FEATURES, DIM = 24, 64, 64

@@ -34,9 +34,10 @@ from recollect.generative import (
     rotate,
     sweep,
 )
+from recollect.studies.learning_figures import draw_vae as draw
 from recollect.studies.vae_tasks import Task, digits, mnist
 
-__all__ = ["compare", "study"]
+__all__ = ["compare", "draw", "study"]
 
 PLACEMENTS: dict[str, dict[str, str]] = {
     "no normalisation": {},
