@@ -21,7 +21,7 @@ def draw_year(answer: Answer, path: str) -> None:
     """
     rows = [r for r in answer if r["part"].startswith("all labels")]
     methods = list(dict.fromkeys(r["learned from"] for r in rows))
-    with figure(path, width=8, height=3.2) as drawn:
+    with figure(path, width=9.5, height=3.2) as drawn:
         for axes, column in zip(drawn.subplots(1, 2, sharey=True), ("this month", "whole year"),
                                 strict=True):  # fmt: skip
             for method, colour in zip(methods, COLOURS, strict=True):
@@ -31,9 +31,10 @@ def draw_year(answer: Answer, path: str) -> None:
                 axes.plot(steps, [r[column] for r in mine], style, color=colour, label=method)
             axes.set_xscale("log")
             axes.set_xticks(steps, [str(s) for s in steps])
+            axes.minorticks_off()
             axes.set_xlabel("gradient steps a month")
             axes.set_title(f"accuracy, {column}")
-        axes.legend(fontsize=7)
+        drawn.legend(*axes.get_legend_handles_labels(), loc="outside right", fontsize=8)
 
 
 def draw_vae(answer: Answer, path: str) -> None:
