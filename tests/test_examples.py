@@ -48,3 +48,17 @@ def test_the_picture_of_the_readme_is_drawn(tmp_path: Path) -> None:
     drawn = sorted(p.get_xy() for p in axes.patches if p.get_linestyle() in ("-", "solid"))
     stood = sorted((d.box[1] - 0.5, d.box[0] - 0.5) for d in scenes[0].digits)
     assert np.array(drawn) == pytest.approx(np.array(stood), abs=3.0)
+
+
+def test_the_pictures_of_the_vae_are_drawn(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("vae_pictures", EXAMPLES / "vae_pictures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    script.main([str(tmp_path / "vae.png")], small=True)
+    assert (tmp_path / "vae.png").read_bytes().startswith(b"\x89PNG")
+    rows = torch.arange(6.0).view(2, 3, 1, 1, 1)
+    tiled = script.tiles(rows)
+    assert tiled.shape == (4, 6)
+    assert tiled[::2, ::2].tolist() == [[0, 1, 2], [3, 4, 5]]

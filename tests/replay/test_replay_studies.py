@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recollect import studies
-from recollect.studies import introspective_replay, q_rex, reverse_replay
+from recollect.studies import dqn, goals, introspective_replay, q_rex, reliability, reverse_replay
 
 
 def test_reverse_replay_shows_its_margins(monkeypatch) -> None:
@@ -65,10 +65,29 @@ def test_introspection_solves_the_lake_more_often_than_chance() -> None:
     assert introspective_replay.run("ier", 3, 2, 8) == introspective_replay.run("ier", 3, 2, 8)
 
 
+def test_the_introspective_study_makes_one_table(monkeypatch) -> None:
+    few = {n: goals.METHODS[n] for n in ("uniform", "hindsight (walks), uniform")}
+    monkeypatch.setattr(goals, "METHODS", few)
+    monkeypatch.setattr(introspective_replay, "SEEDS", 2)
+    monkeypatch.setattr(introspective_replay, "MODES", {"uniform": "uer"})
+    kinds: list[str] = []
+
+    def train(mode: str, **keys: object) -> dqn.Learned:
+        kinds.append(mode)
+        return dqn.Learned(np.array([100.0, 200.0]), 0.5, 0.05, np.ones(2))
+
+    monkeypatch.setattr(dqn, "train", train)
+    found = studies.run("introspective-replay", quick=True)
+    assert found["task"][1:5] == ["bits to flip"] * 2 + ["frozen lake, any goal"] * 2
+    if kinds:  # gymnasium is there
+        assert found["solved"][-1] == 0.5
+        assert "50% distinct, 5.0% ends" in found["method"][-1]
+
+
 def test_inter_quartile_means_and_their_intervals() -> None:
     values = np.random.default_rng(0).normal(5.0, 1.0, 200)
-    low, high = introspective_replay.bootstrapped(values, draws=200)
-    assert low < introspective_replay.middle_mean(values) < high
+    low, high = reliability.bootstrapped(values, draws=200)
+    assert low < reliability.middle_mean(values) < high
     assert 0.1 < high - low < 0.5
 
 

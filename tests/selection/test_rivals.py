@@ -160,6 +160,10 @@ def test_what_rivals_refuse() -> None:
     p, x = pool(n=4)
     with pytest.raises(ValueError, match="nothing says how many rows there are"):
         Random().select(1)
+    with pytest.raises(ValueError, match="Uncertain needs probabilities: give them"):
+        Uncertain().select(1, features=np.ones((3, 2)))
+    with pytest.raises(ValueError, match="Badge needs features and probabilities"):
+        Badge().select(1, labels=[0, 1, 2])
     with pytest.raises(ValueError, match="measure must be one of 'margin'"):
         Uncertain("doubt")
     with pytest.raises(ValueError, match="differ in rows: 4, 3"):

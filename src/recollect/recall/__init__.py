@@ -8,6 +8,7 @@
     recall.statistics(memory, "cat")                # what streams were followed, with bounds
     recall.unroll(memory, 17)                       # one glance as a tree
     recall.why(memory, 17, 23)                      # what two glances have in common
+    recall.label_next(memory, 10)                   # which glances are most worth a label
 
 Every answer is a table with ``estimate``, ``low`` and ``high`` (90 %), and goes to Arrow and
 pandas. Names are loaded when first used, so that counting never waits for torch.
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from recollect.recall.counts import count
     from recollect.recall.distributions import covariance, fraction_above, histogram, quantiles
     from recollect.recall.drifting import drift
+    from recollect.recall.labelling import label_next
     from recollect.recall.reasons import why
     from recollect.recall.similarity import similar
     from recollect.recall.streams import statistics
@@ -38,6 +40,7 @@ _WHERE = {
     "fraction_above": "recollect.recall.distributions",
     "histogram": "recollect.recall.distributions",
     "quantiles": "recollect.recall.distributions",
+    "label_next": "recollect.recall.labelling",
     "similar": "recollect.recall.similarity",
     "statistics": "recollect.recall.streams",
     "unroll": "recollect.recall.unrolling",
@@ -52,6 +55,7 @@ __all__ = [
     "drift",
     "fraction_above",
     "histogram",
+    "label_next",
     "quantiles",
     "similar",
     "statistics",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from recollect.replay.hindsight import hindsight
 from recollect.replay.introspection import MODES, IntrospectiveSampler
 from recollect.replay.oracles import RecursiveLeastSquares, ols, quasi_newton_glm, sgd, sgd_er
 from recollect.replay.qrex import QRex, Transitions
+from recollect.replay.remembered import MemorySampler, Remembered
 from recollect.replay.reverse import SGDRER, Diverged
 from recollect.replay.ring import Batch, TransitionRing
 from recollect.replay.samplers import ReverseBufferSampler
@@ -17,11 +19,14 @@ __all__ = [
     "Batch",
     "Diverged",
     "IntrospectiveSampler",
+    "MemorySampler",
     "QRex",
     "RecursiveLeastSquares",
+    "Remembered",
     "ReverseBufferSampler",
     "TransitionRing",
     "Transitions",
+    "hindsight",
     "ols",
     "quasi_newton_glm",
     "random_system",

@@ -7,15 +7,14 @@ everything else. Shape letters: N rows of the pool, d features, M targets, k row
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from recollect._checks import check_integer
-from recollect.selection.borders import FloatArray, IntArray, check_features, generator_of
+from recollect.selection.borders import FloatArray, IntArray, check_features
+from recollect.selection.choosing import Chooser, Pool
 from recollect.selection.chosen import Selection
-from recollect.selection.rivals import left_of, without_chance
 
 __all__ = ["FacilityLocation", "KCenter"]
 
@@ -23,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class KCenter:
+class KCenter(Chooser):
     """Choose the row farthest from all chosen ones, again and again (the coreset rule).
 
     The largest distance of a row to its nearest centre is at most twice the smallest possible.
@@ -39,49 +38,23 @@ class KCenter:
 
     needs = frozenset({"features"})
 
-    def select(
-        self,
-        k: int,
-        *,
-        features: Any,
-        probabilities: Any = None,
-        second: Any = None,
-        labels: Any = None,
-        chosen: Any = None,
-        seed: int | np.random.Generator = 0,
-    ) -> Selection:
-        """Choose k rows. Time O((k + chosen) N d).
-
-        Args:
-            k: how many.
-            features: (N, d).
-            probabilities: not used.
-            second: not used.
-            labels: not used.
-            chosen: rows chosen before: centres already, which stay out. Without any, the first
-                centre is drawn by the seed.
-            seed: an integer, or a ``numpy.random.Generator`` that goes on.
-
-        Raises:
-            TypeError: if k or chosen are not integers.
-            ValueError: if features are no finite table, or k is more than is left.
-        """
-        x = check_features(features)
-        k, before = left_of(k, len(x), chosen)
+    def _choose(self, k: int, pool: Pool) -> Selection:
+        """Time O((k + chosen) N d). Without earlier rows the first is drawn by the seed."""
+        x = check_features(pool.features)
         x = x - x.mean(0)  # distances from products lose less near the origin
         squares = np.einsum("ij,ij->i", x, x)
         distance = np.full(len(x), np.inf, x.dtype)
-        for j in before:
+        for j in pool.before:
             np.minimum(distance, _away(x, squares, int(j)), out=distance)
-        distance[before] = -np.inf
+        distance[pool.before] = -np.inf
         rows = np.empty(k, np.int64)
         for n in range(k):
-            first = n == 0 and len(before) == 0
-            j = int(generator_of(seed).integers(len(x))) if first else int(distance.argmax())
+            first = n == 0 and len(pool.before) == 0
+            j = int(pool.generator.integers(len(x))) if first else int(distance.argmax())
             rows[n] = j
             np.minimum(distance, _away(x, squares, j), out=distance)
             distance[j] = -np.inf
-        return without_chance(rows, len(x) - len(before))
+        return pool.without_chance(rows)
 
 
 def _away(x: FloatArray, squares: FloatArray, j: int) -> FloatArray:
@@ -90,7 +63,7 @@ def _away(x: FloatArray, squares: FloatArray, j: int) -> FloatArray:
 
 
 @dataclass(frozen=True)
-class FacilityLocation:
+class FacilityLocation(Chooser):
     r"""Choose rows so that every row of the pool has a similar one among them.
 
     Greedily maximises :math:`F(S) = \sum_i \max_{j \in S} s_{ij}` with
@@ -122,35 +95,9 @@ class FacilityLocation:
     def __post_init__(self) -> None:
         check_integer("targets", self.targets, minimum=1)
 
-    def select(
-        self,
-        k: int,
-        *,
-        features: Any,
-        probabilities: Any = None,
-        second: Any = None,
-        labels: Any = None,
-        chosen: Any = None,
-        seed: int | np.random.Generator = 0,
-    ) -> Selection:
-        """Choose k rows, the most representative first. Time O(N M d) and a little for each row.
-
-        Args:
-            k: how many.
-            features: (N, d), no row zero.
-            probabilities: not used.
-            second: not used.
-            labels: not used.
-            chosen: rows chosen before: they cover already, and stay out.
-            seed: an integer, or a ``numpy.random.Generator`` that goes on; draws the targets.
-
-        Raises:
-            TypeError: if k or chosen are not integers.
-            ValueError: if features are no finite table or have a zero row, or k is more than is
-                left.
-        """
-        x = check_features(features)
-        k, before = left_of(k, len(x), chosen)
+    def _choose(self, k: int, pool: Pool) -> Selection:
+        """Take the most representative first. Time O(N M d) and a little for each row."""
+        x = check_features(pool.features)
         lengths = np.linalg.norm(x, axis=1, keepdims=True)
         if not lengths.all():
             raise ValueError(
@@ -159,10 +106,10 @@ class FacilityLocation:
             )
         x = x / lengths
         if len(x) > self.targets:
-            goal = x[generator_of(seed).choice(len(x), self.targets, replace=False)]
+            goal = x[pool.generator.choice(len(x), self.targets, replace=False)]
         else:
             goal = x
-        return without_chance(_lazy_greedy(x, goal, k, before), len(x) - len(before))
+        return pool.without_chance(_lazy_greedy(x, goal, k, pool.before))
 
 
 def _similar(goal: FloatArray, x: FloatArray) -> FloatArray:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recollect._checks import check_integer, check_one_of
+from recollect._checks import check_one_of
 from recollect.selection import criteria
 from recollect.selection.borders import array_of, check_rows, generator_of
+from recollect.selection.choosing import left_of
 from recollect.selection.chosen import Selection
 from recollect.selection.sampling import race, toss
 
@@ -157,10 +158,8 @@ class IWeS:
                 need more than ``max_passes``.
         """
         p = self.acceptance(probabilities, second, labels)
-        out = check_rows(chosen, len(p))
+        out = check_rows(chosen, len(p)) if k is None else left_of(k, len(p), chosen)[1]
         left = len(p) - len(out)
-        if k is not None and check_integer("k", k, minimum=1) > left:
-            raise ValueError(f"k = {k} is more than the {left} rows that are left of {len(p)}")
         p[out] = 0
         generator = generator_of(seed)
         if k is None:

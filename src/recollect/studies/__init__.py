@@ -28,6 +28,10 @@ _STUDIES = {
         "recollect.studies.clipping",
         "scale-invariant Transformers train by clipped SGD from any initial scale",
     ),
+    "continual": (
+        "recollect.studies.continual",
+        "through a drifting year a small network goes on learning from its memory",
+    ),
     "daft": (
         "recollect.studies.daft",
         "adversarially fine-tuned teachers, distilled, for domains never seen",
@@ -91,6 +95,10 @@ _STUDIES = {
     "training-for-memory": (
         "recollect.studies.training_for_memory",
         "what LocoProp and FRR do to what a sketch of the network can recall",
+    ),
+    "vae": (
+        "recollect.studies.vae",
+        "a semi-supervised VAE: where it may normalise, how many numbers a class needs",
     ),
 }
 

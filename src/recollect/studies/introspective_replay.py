@@ -1,12 +1,13 @@
-"""Introspective replay on a frozen lake of 8 x 8 fields, without slipping.
+"""Introspective replay where rewards are sparse, where a goal is asked for, and on CartPole.
 
-A table of Q with a target copy, few gradient steps, one reward at the far corner. Every mode
-collects, explores and updates alike; only the choice of batches differs.
+A frozen lake of 8 x 8 fields with a table of Q; tasks with goals, with and without hindsight; and
+DQN on CartPole. Every mode collects, explores and updates alike; only the choice of batches
+differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from recollect._seeds import seed_of
 from recollect.replay import IntrospectiveSampler
 from recollect.replay.compiling import compiled
 from recollect.replay.qrex import table_pass
+from recollect.studies import dqn, goals
+from recollect.studies.reliability import over_seeds
 
 __all__ = ["study"]
 
@@ -45,48 +48,83 @@ MODES = {
     "introspective": "ier",
     "introspective, 30 % uniform": "uier",
 }
+# What DQN is trained with: keywords of ``dqn.train``.
+DQN: dict[str, dict[str, Any]] = {
+    "uniform": {"mode": "uer"},
+    "prioritised": {"mode": "per"},
+    "reverse": {"mode": "rer"},
+    "most surprising only": {"mode": "oer"},
+    "introspective": {"mode": "ier"},
+    "introspective, 30 % uniform": {"mode": "uier"},
+    "introspective, 70 % uniform": {"mode": "uier", "mix": 0.3},
+    "introspective, pivots 64 apart": {"mode": "ier", "min_gap": 64},
+}
+QUICK_DQN = {name: DQN[name] for name in ("uniform", "introspective, 30 % uniform")}
 
 
 def study(quick: bool = False, data: str | None = None) -> Answer:
-    """Return, by setting and mode, how many seeds solve the lake and what they earned.
+    """Return, by task and method, how many seeds solve it and what they earned.
 
     Args:
-        quick: one setting instead of three; 30 seeds in any case.
-        data: not used; the lake is built in.
+        quick: fewer settings and methods; 30 seeds of tables and 10 of networks in any case.
+        data: not used; all worlds are built in or come with gymnasium.
     """
-    rows: list[dict[str, Any]] = []
-    for updates, batch in ((4, 16),) if quick else ((4, 16), (2, 16), (2, 8)):
-        for name, mode in MODES.items():
-            found = [run(mode, seed, updates, batch) for seed in range(SEEDS)]
-            solved, earned = np.array(found, np.float64).T
-            low, high = bootstrapped(earned)
-            rows.append(
-                {
-                    "steps a phase": updates,
-                    "batch": batch,
-                    "method": name,
-                    "solved": float(solved.mean()),
-                    "deviation": float(solved.std(ddof=1) / len(solved) ** 0.5),
-                    "estimate": middle_mean(earned),
-                    "low": low,
-                    "high": high,
-                    "median": float(np.median(earned)),
-                    "quartile range": float(np.subtract(*np.quantile(earned, [0.75, 0.25]))),
-                    "lower decile": float(np.quantile(earned, 0.1)),
-                    "seeds": len(found),
-                }
-            )
+    rows = [*_lake(quick), *_goals(quick)]
+    notes = [
+        "estimate: inter-quartile mean over seeds of the return, with a bootstrapped 90 % "
+        "interval (tables: while training; CartPole: of the last fifth); deviation: standard "
+        "error of the share solved (CartPole: of seeds with a return of 195 or more)",
+        "the table begins with small random values, which send the first walks in different "
+        "directions; from zeros most seeds never find the goal, whatever the batches",
+        f"lake: {PHASE} steps of the environment a phase, {STEPS} in all",
+        "hindsight: every episode is told again with 4 other goals; in 'walks' whole ways to "
+        "them, in 'future' each step with a goal of its own",
+    ]
+    if find_spec("gymnasium") is None:
+        notes.append('CartPole was left out: pip install "recollect[rl]"')
+    else:
+        rows += _cartpole(quick)
     return Answer(
         {k: [r[k] for r in rows] for k in rows[0]},
-        title="frozen lake 8 x 8: seeds whose greedy policy arrives, and return while training",
-        notes=[
-            "estimate: inter-quartile mean of the return over seeds, with a bootstrapped 90 % "
-            "interval; deviation: standard error of the share solved",
-            "the table begins with small random values, which send the first walks in different "
-            "directions; from zeros most seeds never find the goal, whatever the batches",
-            f"{PHASE} steps of the environment a phase, {STEPS} in all",
-        ],
+        title="seeds whose greedy policy arrives, and what they earned, by choice of batches",
+        notes=notes,
     )
+
+
+def _lake(quick: bool) -> list[dict[str, Any]]:
+    """One lake, one goal: by gradient steps and batch."""
+    rows = []
+    for updates, batch in ((4, 16),) if quick else ((4, 16), (2, 16), (2, 8)):
+        for name, mode in MODES.items():
+            solved, earned = np.array([run(mode, s, updates, batch) for s in range(SEEDS)]).T
+            task = f"frozen lake, {updates} steps of {batch} a phase"
+            rows.append({"task": task, "method": name, **over_seeds(solved, earned)})
+    return rows
+
+
+def _goals(quick: bool) -> list[dict[str, Any]]:
+    """Bits to flip, and the lake with any goal: with and without hindsight."""
+    rows = []
+    after, _, _ = fields()
+    holes = np.array([LAKE[s // SIZE][s % SIZE] == "H" for s in range(SIZE * SIZE)])
+    worlds = {"bits to flip": goals.flipping(), "frozen lake, any goal": goals.lake(after, holes)}
+    names = [n for n in goals.METHODS if not quick or "hindsight" in n or n == "uniform"]
+    for world, task in worlds.items():
+        for name in names:
+            solved, earned = np.array([goals.run(task, name, s) for s in range(SEEDS)]).T
+            rows.append({"task": world, "method": name, **over_seeds(solved, earned)})
+    return rows
+
+
+def _cartpole(quick: bool) -> list[dict[str, Any]]:
+    """DQN on CartPole, ten seeds side by side."""
+    rows = []
+    for name, keys in (QUICK_DQN if quick else DQN).items():
+        found = dqn.train(steps=5000 if quick else 8000, seeds=10, **keys)
+        told = over_seeds(found.returns >= 195, found.returns)
+        seen = f"{found.distinct:.0%} distinct, {found.ends:.1%} ends"
+        rows.append({"task": "CartPole, DQN", "method": f"{name} ({seen})", **told})
+    return rows
 
 
 def run(mode: str, seed: int, updates: int, batch: int) -> tuple[bool, float]:
@@ -178,22 +216,3 @@ def arrives(Q: FloatArray) -> bool:
         if over:
             return reward > 0
     return False
-
-
-def middle_mean(values: npt.ArrayLike) -> float:
-    """Return the mean of the middle half (the inter-quartile mean).
-
-    >>> middle_mean([0.0, 1.0, 2.0, 99.0])
-    1.5
-    """
-    ordered = np.sort(np.asarray(values, np.float64))
-    cut = len(ordered) // 4
-    return float(ordered[cut : len(ordered) - cut].mean())
-
-
-def bootstrapped(values: Sequence[float] | FloatArray, draws: int = 1000) -> tuple[float, float]:
-    """Return the ends of the 90 % bootstrap interval of the inter-quartile mean over seeds."""
-    rng, found = np.random.default_rng(0), np.asarray(values, np.float64)
-    means = [middle_mean(rng.choice(found, len(found))) for _ in range(draws)]
-    low, high = np.quantile(means, [0.05, 0.95])
-    return float(low), float(high)

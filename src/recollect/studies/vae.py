@@ -1,0 +1,323 @@
+"""The semi-supervised VAE: where it normalises, how many numbers a class needs, and what follows.
+
+Handwritten digits of scikit-learn with ten labels a class, or MNIST of a folder with the same.
+Each part trains small convolutional models side by side, the same but for one thing, and measures
+what that thing does: to the bound, to the classifier, to the independence of the decoder.
+
+Shape letters: N pictures, D numbers of a class embedding, P of a position embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recollect._answers import Answer
+from recollect._seeds import seed_of
+from recollect.generative import (
+    M2,
+    ConvM2,
+    DenseM2,
+    Path,
+    context_similarity,
+    decoder_dependence,
+    decoder_jacobian,
+    evaluate,
+    fit,
+    gradient_correlation,
+    rotate,
+    sweep,
+)
+from recollect.studies.learning_figures import draw_vae as draw
+from recollect.studies.vae_tasks import Task, digits, mnist
+
+__all__ = ["compare", "draw", "study"]
+
+PLACEMENTS: dict[str, dict[str, str]] = {
+    "no normalisation": {},
+    "batch, encoder": {"norm_encoder": "batch"},
+    "batch, decoder": {"norm_decoder": "batch"},
+    "batch, both": {"norm_encoder": "batch", "norm_decoder": "batch"},
+    "group, both": {"norm_encoder": "group", "norm_decoder": "group"},
+    "layer, both": {"norm_encoder": "layer", "norm_decoder": "layer"},
+}
+COLUMNS = (
+    "part", "setting", "first ELBO", "ELBO", "deviation", "accuracy", "accuracy sd", "measured",
+    "seeds",
+)  # fmt: skip
+ANGLES = (0, -20, -40, -60, -90, 20, 40)
+
+
+def study(quick: bool = False, data: str | None = None) -> Answer:
+    """Return what each part measured, one row for each setting.
+
+    Args:
+        quick: narrower models, fewer epochs, settings and seeds.
+        data: folder with ``mnist/mnist.npz``, which is then studied instead of the digits.
+
+    Raises:
+        ImportError: if scikit-learn is missing and no folder is given.
+        FileNotFoundError: if the folder holds no such file.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        if data is not None:
+            task = mnist(data, quick)
+            parts: tuple[Part, ...] = (published, stack, tilt)
+            parts = parts if quick else (*parts, placement, class_dimension)
+        else:
+            task = digits(quick)
+            parts = (
+                placement, batches, class_dimension, tilt, position_dimension, width, subspace,
+            )  # fmt: skip
+        rows = [row for part in parts for row in part(task, quick)]
+    finally:
+        torch.set_num_threads(before)
+    return Answer(
+        {name: [row.get(name, "-") for row in rows] for name in COLUMNS},
+        title=f"semi-supervised VAE on {task.name}: ten labels a class, {task.epochs} epochs",
+        notes=[
+            "ELBO: bound of log p(x) of pictures kept apart, nats, eval mode; after the first and "
+            "after the last epoch; deviation over seeds",
+            "dependence: deviation, in nats, of one picture's likelihood with the others of its "
+            "decode batch (64 unless said), before -> after training; 0 in eval mode",
+            "cosine: of a picture's decoder gradient with the one that it has without one "
+            "batch-mate; gap: ELBO in eval mode less train mode",
+        ],
+    )
+
+
+Part = Callable[[Task, bool], Iterable[dict[str, Any]]]
+
+
+def compare(
+    task: Task,
+    settings: Iterable[Mapping[str, Any]],
+    *,
+    build: Callable[..., M2] = ConvM2,
+    labels: Tensor | None = None,
+    **fitting: Any,
+) -> list[list[dict[str, Any]]]:
+    """Train the task's model with each setting and every seed; return the runs by setting."""
+    found = []
+    y = task.shown() if labels is None else labels
+    for setting in settings:
+        found.append(
+            sweep(
+                partial(build, **{**task.model, **setting}), [{}], task.x, y, task.test,
+                seeds=task.seeds, **{"epochs": task.epochs, **task.fitting, **fitting},
+            )
+        )  # fmt: skip
+    return found
+
+
+def row(part: str, setting: str, runs: Sequence[Mapping[str, Any]], measured: str = "") -> Any:
+    """Return one row of the table: means and deviations over seeds."""
+    elbo, right = (np.array([r[k] for r in runs]) for k in ("elbo", "accuracy"))
+    first = [r["history"][0].judged.elbo for r in runs]
+    few = len(runs) < 2
+    return {
+        "part": part,
+        "setting": setting,
+        "first ELBO": float(np.mean(first)),
+        "ELBO": float(elbo.mean()),
+        "deviation": "-" if few else float(elbo.std(ddof=1)),
+        "accuracy": float(right.mean()),
+        "accuracy sd": "-" if few else float(right.std(ddof=1)),
+        "measured": measured or "-",
+        "seeds": len(runs),
+    }
+
+
+def placement(task: Task, quick: bool) -> Iterable[dict[str, Any]]:
+    """Where it normalises: bound, classifier, and the dependence in the decoder."""
+    x, y = task.test
+    found = compare(task, PLACEMENTS.values())
+    for (name, setting), runs in zip(PLACEMENTS.items(), found, strict=True):
+        torch.manual_seed(0)
+        fresh = ConvM2(**{**task.model, **setting})
+        model = runs[0]["model"]
+        gap = runs[0]["elbo"] - runs[0]["elbo_train"]
+        dependence = " -> ".join(
+            f"{decoder_dependence(m, x, y, min(64, len(x))).train:.3f}" for m in (fresh, model)
+        )
+        gradients = gradient_correlation(model, x, y, 8)
+        yield row(
+            "where it normalises", name, runs,
+            f"dependence {dependence}; Jacobian {decoder_jacobian(model, x[:16], y[:16]):.3f}; "
+            f"cosine {gradients.own:.4f}, of pairs {gradients.pairs:.3f}; gap {gap:+.3f}",
+        )  # fmt: skip
+
+
+def batches(task: Task, quick: bool) -> Iterable[dict[str, Any]]:
+    """Where normalising the decoder does harm: size of the batch, momentum, depth."""
+    x, y = task.test
+    torch.manual_seed(0)
+    model = ConvM2(**task.model, norm_decoder="batch")
+    found = [decoder_dependence(model, x, y, n).train for n in (2, 4, 8, 16, 64)]
+    yield {
+        "part": "decoder, size of the batch",
+        "setting": "untrained",
+        "measured": "dependence at 2, 4, 8, 16, 64: " + ", ".join(f"{v:.3f}" for v in found),
+        "seeds": 1,
+    }
+    harder: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+        ("batch 4", {}, {"batch_size": 4, "labelled_size": 4}),
+        ("momentum 0.005", {"momentum": 0.005}, {}),
+        ("three convolutions deeper", {"depth": 3}, {}),
+    ]
+    half = replace(task, x=task.x[::4], y=task.y[::4])
+    for name, model_keys, fit_keys in harder:
+        for norm in ("none", "batch"):
+            runs = compare(half, [{**model_keys, "norm_decoder": norm}], **fit_keys)[0]
+            gap = np.mean([r["elbo"] - r["elbo_train"] for r in runs])
+            yield row(
+                "decoder, a quarter of the pictures",
+                f"{name}, {norm}",
+                runs,
+                f"gap {gap:+.3f}",
+            )
+
+
+def class_dimension(task: Task, quick: bool) -> Iterable[dict[str, Any]]:
+    """How many numbers a class embedding needs, with few labels and with all of them."""
+    dims = (1, 2, 4, 16, 64) if quick else (1, 2, 3, 4, 8, 16, 64)
+    settings = [{"class_embedding_dim": d, "norm_encoder": "batch"} for d in dims]
+    names = [f"D = {d}" for d in dims]
+    few = compare(task, [*settings, {"onehot": True, "norm_encoder": "batch"}])
+    for name, runs in zip([*names, "one-hot"], few, strict=True):
+        yield row("class embedding", name, runs)
+    every = compare(
+        task, settings, labels=task.y, batch_size=0, labelled_size=64, alpha=50.0,
+        epochs=task.epochs,
+    )  # fmt: skip
+    for name, runs in zip(names, every, strict=True):
+        yield row("class embedding, all labels", name, runs)
+
+
+def tilt(task: Task, quick: bool) -> Iterable[dict[str, Any]]:
+    """Whether a three is nearer to a two or to an eight, as it is tilted."""
+    threes = task.test[0][task.test[1] == 3]
+    turns = [partial(rotate, degrees=float(a)) for a in ANGLES]
+    for dim in (1, 3, 16):
+        setting = {"class_embedding_dim": dim, "norm_encoder": "batch"}
+        runs = compare(task, [setting])[0]
+        found = torch.stack([context_similarity(r["model"], threes, 2, 8, turns) for r in runs])
+        signs = found.mean(0).sign()
+        told = ", ".join(f"{a}: {v:+.1f}" for a, v in zip(ANGLES, found.mean(0), strict=True))
+        yield row(
+            "tilted threes: log q(2) - log q(8)", f"D = {dim}", runs,
+            f"{told}; sign turns: {'yes' if signs.min() < signs.max() else 'no'}",
+        )  # fmt: skip
+
+
+def position_dimension(task: Task, quick: bool) -> Iterable[dict[str, Any]]:
+    """How many numbers the decoder needs to know each place by."""
+    dims = (1, 2, 4, 16)
+    settings: list[dict[str, Any]] = [{"position_embedding_dim": p} for p in dims]
+    found = compare(task, [{**s, "norm_encoder": "batch"} for s in [*settings, {}]])
+    names = [*[f"P = {p}" for p in dims], "dense (weights of its own for each place)"]
+    for name, runs in zip(names, found, strict=True):
+        yield row("position embedding", name, runs)
+
+
+def width(task: Task, quick: bool) -> Iterable[dict[str, Any]]:
+    """Whether a wider model overfits because it is large."""
+    factors = (1, 2, 4, 8) if quick else (1, 2, 4, 8, 16, 32)
+    found = compare(task, [{"width": 4 * f, "norm_encoder": "batch"} for f in factors])
+    for factor, runs in zip(factors, found, strict=True):
+        size = sum(p.numel() for p in runs[0]["model"].parameters())
+        yield row("width", f"x{factor} ({4 * factor} channels)", runs, f"{size:,} parameters")
+
+
+def subspace(task: Task, quick: bool) -> Iterable[dict[str, Any]]:
+    """In how many dimensions the parameters move, beside their number."""
+    y = task.shown()
+    for channels in (4, 16):
+        torch.manual_seed(seed_of(0, "subspace"))
+        model = ConvM2(**{**task.model, "width": channels, "norm_encoder": "batch"})
+        path = Path(model)
+        history = fit(
+            model, task.x, y, test=task.test, after_step=path.note, seed=0,
+            optimizer=lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9),
+            **{"epochs": task.epochs, **task.fitting},
+        )  # fmt: skip
+        points, steps = path.spectrum(), path.spectrum("steps")
+        judged = history[-1].judged
+        assert judged is not None
+        run = {"history": history, "elbo": judged.elbo, "accuracy": judged.accuracy}
+        yield row(
+            "dimensions that SGD moves in", f"{channels} channels", [run],
+            f"{path.num_parameters:,} parameters, {path.length} steps: 90 % of the path in "
+            f"{points.dimension(0.9)} dimensions, 99 % in {points.dimension(0.99)}; 90 % of the "
+            f"steps' energy in {steps.dimension(0.9)}",
+        )  # fmt: skip
+
+
+def published(task: Task, quick: bool) -> Iterable[dict[str, Any]]:
+    """M2 as published, but for convolutions: the share of the test pictures that it names."""
+    runs = compare(task, [{"norm_encoder": "batch"}])[0]
+    spent = np.mean([r["history"][-1].seconds for r in runs])
+    yield row("M2, 100 labels", "published 0.880", runs, _budget(task, spent))
+
+
+def stack(task: Task, quick: bool) -> Iterable[dict[str, Any]]:
+    """M1 + M2: a VAE without classes, then M2 on its latents."""
+    for seed in task.seeds:
+        run, spent = stacked(task, seed)
+        yield row("M1 + M2, 100 labels", "published 0.967", [run], _budget(task, spent))
+
+
+def stacked(task: Task, seed: int, latent: int = 32, noise: float = 0.4) -> tuple[Any, float]:
+    """Train M1 on pictures, then M2 on its latents; return what it came to, and seconds.
+
+    M2 sees posterior means, scaled to deviation 1, three times over with noise: without any it
+    overfits them, and with as much as the posterior has it learns less.
+    """
+    torch.manual_seed(seed_of(seed, "weights of M1"))
+    keys = {**task.model, "num_classes": 1, "latent_dim": latent, "classes_summed": None}
+    first = ConvM2(**keys, norm_encoder="batch", norm_decoder="batch")
+    none = torch.zeros_like(task.y)
+    early = fit(first, task.x, none, epochs=task.epochs, batch_size=0, labelled_size=50,
+                alpha=0.0, lr=2e-3, seed=seed)  # fmt: skip
+    torch.manual_seed(seed_of(seed, "M2 on latents"))
+    x, test = (latents(first, v) for v in (task.x, task.test[0]))
+    middle, spread = x.mean(0), x.std(0) + 1e-3
+    x, test = (x - middle) / spread, (test - middle) / spread
+    second = DenseM2(latent, width=256, latent_dim=16)
+    late = fit(second, torch.cat([x + noise * torch.randn_like(x) for _ in range(3)]),
+               task.shown().repeat(3), epochs=6, batch_size=100, labelled_size=100, alpha=20.0,
+               lr=2e-3, seed=seed)  # fmt: skip
+    judged = evaluate(second, test, task.test[1])
+    share = {"history": [_Shown(judged)], "elbo": judged.elbo, "accuracy": judged.accuracy}
+    return share, early[-1].seconds + late[-1].seconds
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Stands for the only epoch that was judged."""
+
+    judged: Any
+
+
+@torch.no_grad()
+def latents(model: ConvM2, x: Tensor, chunk: int = 500) -> Tensor:
+    """Return posterior means (N, L) of a model with one class."""
+    parts = [x[i : i + chunk] for i in range(0, len(x), chunk)]
+    none = [torch.zeros(len(part), dtype=torch.int64) for part in parts]
+    return torch.cat([model.q_z(p, n).mean for p, n in zip(parts, none, strict=True)])
+
+
+def _budget(task: Task, seconds: float) -> str:
+    """Say what was spent."""
+    return (
+        f"{len(task.x):,} pictures, {task.epochs} epochs, {len(task.test[0]):,} tested, "
+        f"{seconds:.0f} s of one processor core"
+    )
