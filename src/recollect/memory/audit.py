@@ -119,7 +119,7 @@ def info(engine: Engine, meta: Mapping[str, Any], priors: Sequence[int]) -> dict
     }
     total = size_of(folder.path)
     parts["other"] = total - sum(parts.values())
-    rollups = engine.ledger.between(None, None, engine.modules)
+    rollups = engine.between(None, None)
     n = engine.ledger.total
     engine.reservoir.load(engine.rows.version)
     numbers = _numbers_per_glance(engine)

@@ -37,6 +37,8 @@ class RollUps:
         known: (W,) int64, glances in it whose skeleton was kept.
         modules: the module table; ``modules.names[p]`` is the module of column p.
         window: ``"hour"``, ``"day"``, ``"month"`` (UTC) or ``"all"``.
+        kept: (W,) int64, how many numbers of each window's sum are known: all of them, unless
+            glances that had faded were deleted, or the window cuts an hour that has faded.
 
     Example:
         >>> from recollect import Memory, Object, Trace
@@ -57,6 +59,7 @@ class RollUps:
     _table: BagTable = field(repr=False)
     _extra: Sparse = field(repr=False)
     _sum: Callable[[], IntArray] = field(repr=False)
+    kept: IntArray = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.start)
@@ -72,6 +75,8 @@ class RollUps:
     @cached_property
     def sum(self) -> IntArray:
         """(W, d) int64: sum of the sketches in units of 2**-32; read when first asked for.
+
+        Only the first ``kept`` numbers of a row are known.
 
         Raises:
             RuntimeError: if the memory has changed since these roll-ups were made.
@@ -151,6 +156,7 @@ class RollUps:
             self._table,
             _move(self._extra, place),
             total,
+            _least(self.kept, place, size),
         )
 
 
@@ -172,6 +178,12 @@ def fold_windows(start: IntArray, window: str) -> tuple[IntArray, IntArray]:
 def _fold(values: IntArray, place: IntArray, size: int) -> IntArray:
     out = np.zeros(size, np.int64)
     np.add.at(out, place, values)
+    return out
+
+
+def _least(values: IntArray, place: IntArray, size: int) -> IntArray:
+    out = np.full(size, np.iinfo(np.int64).max)
+    np.minimum.at(out, place, values)
     return out
 
 
