@@ -6,9 +6,11 @@ torch for sketches.
 
 from __future__ import annotations
 
+from recollect.memory.fading import Faded
 from recollect.memory.memory import Added, Memory
 from recollect.memory.report import Report
+from recollect.memory.retention import Retention
 from recollect.memory.rollups import RollUps
 from recollect.memory.structures import SkeletonCounts
 
-__all__ = ["Added", "Memory", "Report", "RollUps", "SkeletonCounts"]
+__all__ = ["Added", "Faded", "Memory", "Report", "Retention", "RollUps", "SkeletonCounts"]

@@ -266,11 +266,31 @@ class Engine:
         numbers = ids[chosen].tolist()
         return numbers, self.reservoir.write(numbers, trace[chosen], self.rows.version + 1)
 
-    def between(self, first: int | None, last: int | None, more: Ledger | None = None) -> RollUps:
-        """Return the roll-ups of the hours first <= hour < last, and of ``more`` others."""
+    def between(
+        self,
+        first: int | None,
+        last: int | None,
+        more: Ledger | None = None,
+        narrow: dict[int, int] | None = None,
+    ) -> RollUps:
+        """Return the roll-ups of the hours first <= hour < last.
+
+        Args:
+            first: hour since 1970.
+            last: hour since 1970.
+            more: other hours that are counted in.
+            narrow: of which of these how many numbers are known.
+        """
         if not self.forgotten.any:
             return self.ledger.between(first, last, self.modules, more)
-        lost, known = self.forgotten.view(self.ledger), self.forgotten.known
+
+        def known(hours: IntArray) -> IntArray:
+            found = self.forgotten.known(hours)
+            for hour, kept in (narrow or {}).items():
+                found[hours == hour] = kept
+            return found
+
+        lost = self.forgotten.view(self.ledger)
         return self.ledger.between(first, last, self.modules, more, lost, known)
 
     def count_where(self, parts: list[Where]) -> Ledger:

@@ -27,7 +27,7 @@ from recollect.memory.sums import to_fixed_point
 if TYPE_CHECKING:
     from recollect.memory.engine import Engine
 
-__all__ = ["Faded", "check_growth", "fade", "take_back"]
+__all__ = ["Faded", "check_growth", "check_not_forgotten", "fade", "take_back"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -123,6 +123,23 @@ def check_growth(engine: Engine, policy: Retention, now: int) -> None:
             f"{iso(int(missing[-1]) * HOUR)} that are left in roll-ups only; what is forgotten "
             "does not come back. Keep roll-ups from that age on, or stop fading with the policy "
             "'off'"
+        )
+
+
+def check_not_forgotten(engine: Engine, time: IntArray) -> None:
+    """Refuse glances of hours of which only roll-ups are left: they may have been counted.
+
+    Raises:
+        ValueError: saying how many.
+    """
+    hours = engine.forgotten.hours()
+    again = np.isin(time // HOUR, hours)
+    if again.any():
+        raise ValueError(
+            f"{again.sum():,} of these glances fall into hours of which only roll-ups are left "
+            f"(up to {iso((int(hours[-1]) + 1) * HOUR)}): whether they were counted already "
+            "cannot be told. Leave them out; if they are new, put them into a memory of their "
+            "own and merge it: memory.merge(other)"
         )
 
 

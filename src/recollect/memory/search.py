@@ -27,6 +27,8 @@ FloatArray = npt.NDArray[np.float32]
 _FIRST, _MOST = 200, 600
 _SIGMAS = 4.0
 _BLOCK = 8192
+# Score of a glance that keeps nothing to compare.
+_NOTHING = -2.0
 
 
 class Searcher:
@@ -43,6 +45,8 @@ class Searcher:
     def search(self, vector: Any, k: int, where: Where) -> tuple[IntArray, FloatArray]:
         """Return ids and cosines of the k best, best first."""
         query = _query(vector, self.rows.dim)
+        for name in self.rows.lost:
+            query = _query(np.where(_within(self.rows.tiers[name], len(query)), 0, query), len(query))
         if self.rows.data() is None:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
         places = None if where.is_all else np.sort(self.rows.find(where))
@@ -55,6 +59,8 @@ class Searcher:
             scores = self._exact(query, found)
         else:
             found, scores = self._two_stages(query, k, places)
+        there = scores > _NOTHING
+        found, scores = found[there], scores[there]
         # A few more than k, so that equal scores are told apart by id.
         best = np.argsort(-scores, kind="stable")[: k + 16]
         found, scores = found[best], scores[best]
@@ -70,9 +76,9 @@ class Searcher:
         chosen = np.argpartition(coarse, len(coarse) - first)[-first:]
         scores = self._exact(query, chosen if places is None else places[chosen])
         kth = np.sort(scores)[-min(k, first)]
-        error = scores - coarse[chosen]
+        error = self._errors(scores - coarse[chosen], chosen, places)
         bound = kth - max(float(error.mean()), 0.0) - _SIGMAS * float(error.std())
-        coarse[chosen] = -2
+        coarse[chosen] = _NOTHING
         room = min(max(_MOST, 2 * first) - first, len(coarse) - 1)
         more = np.argpartition(coarse, len(coarse) - 1 - room)[-room:]
         more = more[coarse[more] >= bound]
@@ -80,6 +86,14 @@ class Searcher:
             further = self._exact(query, more if places is None else places[more])
             chosen, scores = np.r_[chosen, more], np.r_[scores, further]
         return (chosen if places is None else places[chosen]), scores
+
+    def _errors(self, error: FloatArray, chosen: IntArray, places: IntArray | None) -> FloatArray:
+        """Leave out what the first tier cannot err about: glances that keep no more than it."""
+        if not self.rows.faded:
+            return error
+        kept = self.rows.kept()[chosen if places is None else places[chosen]]
+        told = error[kept > self.rows.tiers["s0"].stop]
+        return told if len(told) > 1 else np.zeros(1, np.float32)
 
     def _coarse(self, query: FloatArray, places: IntArray | None) -> FloatArray:
         """Cosines of the first tier."""
@@ -134,13 +148,21 @@ class Searcher:
         return out
 
     def _exact(self, query: FloatArray, places: IntArray) -> FloatArray:
-        """Cosines of all numbers; beyond the first tier they are read from disk."""
+        """Cosines of all numbers that are kept; beyond the first tier they are read from disk."""
         parts = [self._first_tier(places)]
         names = [n for n, part in self.rows.tiers.items() if 0 < part.start < len(query)]
         if names:
             parts.append(self.rows.codes(self.rows.take(places, names), names))
         codes = np.concatenate(parts, axis=1)[:, : len(query)].astype(np.float32)
-        return _over_norms(codes @ query, codes)
+        scores = _over_norms(codes @ query, codes)
+        if not self.rows.faded:
+            return scores
+        # A faded glance is compared with as much of the query as it keeps.
+        lengths = np.sqrt(np.cumsum(np.square(query)))
+        kept = np.minimum(self.rows.kept()[places], len(query))
+        scores /= np.maximum(lengths[np.maximum(kept, 1) - 1], 1e-30)
+        scores[kept == 0] = _NOTHING
+        return scores
 
 
 class _Chunk:
@@ -169,6 +191,12 @@ class _Chunk:
         assert self._norms is not None
         out *= self._norms
         return out
+
+
+def _within(part: slice, size: int) -> npt.NDArray[np.bool_]:
+    """Which of ``size`` numbers a tier holds."""
+    places = np.arange(size)
+    return np.asarray((places >= part.start) & (places < part.stop))
 
 
 def _over_norms(values: npt.NDArray[Any], codes: FloatArray) -> FloatArray:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recollect._checks import check_integer
+from recollect.sketching.masking import check_kept
 from recollect.sketching.recipe import ModuleTable, Recipe
 from recollect.sketching.skeletons import Skeletons
 
@@ -35,6 +36,7 @@ class Sketches:
         skeletons: structure of each glance; None for sums or where it was not kept.
         modules: name, size and scale of the modules that were sketched.
         recipe: what made the sketches.
+        kept: (d,) int64, which of their numbers these are after ``masked``; None for the first d.
 
     Example:
         >>> from recollect import Sketcher, Trace
@@ -51,6 +53,7 @@ class Sketches:
     skeletons: Skeletons | None
     modules: ModuleTable
     recipe: Recipe
+    kept: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -99,7 +102,34 @@ class Sketches:
         check_integer("dim", dim, minimum=1)
         if dim > self.dim:
             raise ValueError(f"a prefix of {dim} numbers is asked of sketches of {self.dim}")
-        return replace(self, codes=self.codes[:, :dim].contiguous())
+        kept = None if self.kept is None else self.kept[:dim]
+        return replace(self, codes=self.codes[:, :dim].contiguous(), kept=kept)
+
+    def masked(self, kept: Sequence[int] | npt.NDArray[np.int64] | Tensor) -> Sketches:
+        """Return the coarser sketches that any of the numbers are, whichever were lost.
+
+        They decode, add and compare like a prefix of the same length.
+
+        Args:
+            kept: places of the numbers that are left, or (d,) booleans.
+
+        Raises:
+            ValueError: if none is left, or a place is out of range or there twice.
+
+        Example:
+            >>> from recollect import Sketcher, Trace
+            >>> sketcher = Sketcher(dim=128, dtype="float32")
+            >>> s = sketcher.encode(Trace.from_columns({"cat": torch.tensor([[1.0, 2.0]])}))
+            >>> left = s.masked([i for i in range(128) if i % 3])
+            >>> sketcher.decode(left).objects("cat").attributes.round(decimals=3).tolist()
+            [[1.0, 2.0]]
+        """
+        places = check_kept(kept, self.dim).to(self.codes.device)
+        return replace(
+            self,
+            codes=self.codes.index_select(1, places),
+            kept=places if self.kept is None else self.kept[places],
+        )
 
     def fixed_point(self) -> Tensor:
         """Return the sketches as (B, d) int64 in units of 2**-32 (what sums are made of).
@@ -177,7 +207,7 @@ class Sketches:
         scales = [p.scale for p in parts if p.scale is not None]
         scale = torch.cat(scales) if scales and not summed else None
         count = torch.cat([p.count for p in parts])
-        return cls(codes, scale, count, skeletons, table, first.recipe)
+        return cls(codes, scale, count, skeletons, table, first.recipe, first.kept)
 
     def equal(self, other: Sketches) -> bool:
         """Whether the two hold the same bits, made with one recipe."""
@@ -188,6 +218,7 @@ class Sketches:
             same_scale
             and self.recipe == other.recipe
             and self.codes.dtype == other.codes.dtype
+            and _same_numbers(self.kept, other.kept)
             and torch.equal(self.codes, other.codes)
             and torch.equal(self.count, other.count)
         )
@@ -195,12 +226,25 @@ class Sketches:
     def cpu(self) -> Sketches:
         """Return the sketches on the host."""
         scale = None if self.scale is None else self.scale.cpu()
-        return replace(self, codes=self.codes.cpu(), scale=scale, count=self.count.cpu())
+        kept = None if self.kept is None else self.kept.cpu()
+        return replace(
+            self, codes=self.codes.cpu(), scale=scale, count=self.count.cpu(), kept=kept
+        )
 
     def _check_compatible(self, other: Sketches) -> None:
         self.recipe.check_same(other.recipe)
         if self.dim != other.dim:
             raise ValueError(f"sketches of {self.dim} and {other.dim} numbers cannot be mixed")
+        if not _same_numbers(self.kept, other.kept):
+            raise ValueError(
+                "these sketches keep different ones of their numbers; mask both alike first"
+            )
+
+
+def _same_numbers(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return torch.equal(a, b)
 
 
 def _check_fits(values: Tensor, limit: float) -> None:
