@@ -226,7 +226,7 @@ class Engine:
             trace: what they were sketched from, or what is known of it.
             rows: row of the block for each glance of the trace; by default all in order.
         """
-        self._add_label_columns(block)
+        self.add_label_columns(block)
         old = self.rows.places(block.ids)
         old = old[old >= 0]
         blocks = list(self.rows.blocks(old))
@@ -335,7 +335,7 @@ class Engine:
         elif self.ledger.is_full:
             self.save()
 
-    def _add_label_columns(self, block: Block) -> None:
+    def add_label_columns(self, block: Block) -> None:
         """Make room for new labels, and refuse values of another kind.
 
         Raises:

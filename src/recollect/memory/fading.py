@@ -9,6 +9,7 @@ next writer.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,14 +21,14 @@ from recollect.memory.clock import HOUR, iso
 from recollect.memory.forgotten import Forgotten
 from recollect.memory.layout import size_of
 from recollect.memory.retention import ROLL_UPS, Retention
-from recollect.memory.rewriting import add_parts, rewrite
+from recollect.memory.rewriting import add_parts, append, rewrite
 from recollect.memory.rows import Block
 from recollect.memory.sums import to_fixed_point
 
 if TYPE_CHECKING:
     from recollect.memory.engine import Engine
 
-__all__ = ["Faded", "check_growth", "check_not_forgotten", "fade", "take_back"]
+__all__ = ["Faded", "add_faded", "check_growth", "check_not_forgotten", "fade", "take_back"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -209,6 +210,56 @@ def _move(engine: Engine, places: IntArray, left: IntArray) -> None:
         engine.ledger.add_sums(time[~gone] // HOUR, tail, sign=-1)
 
 
+def add_faded(engine: Engine, block: Block, keep: int, again: bool) -> Block:
+    """Add glances of another memory that keep only their first numbers; return what was added.
+
+    A glance that is here stays. What it has beyond those numbers is then twice in the roll-ups:
+    it is taken out if it is known, else only the first numbers of the hour's sum stay known.
+
+    Args:
+        engine: of the memory that takes them in.
+        block: glances that keep equally much; what they lost is in ``engine.forgotten``.
+        keep: how much.
+        again: whether this merge was begun before: then what is here came from it.
+    """
+    place = engine.rows.places(block.ids)
+    here = np.flatnonzero(place >= 0)
+    if len(here) and not again:
+        _meet(engine, block.take(here), place[here])
+    fresh = block.take(np.flatnonzero(place < 0))
+    if len(fresh) == 0:
+        return fresh
+    engine.add_label_columns(fresh)
+    add_parts(engine.rows, [keep])
+    append(engine.rows, engine.rows.table(fresh), keep)
+    engine.ledger.add(*engine.fixed(fresh), engine.skeletons)
+    engine.note()
+    return fresh
+
+
+def _meet(engine: Engine, theirs: Block, places: IntArray) -> None:
+    """Settle the roll-ups where a faded glance of another memory is here too."""
+    order = np.argsort(places)
+    theirs = theirs.take(order)
+    ours = next(engine.rows.blocks(places[order], size=len(places)))
+    whole = np.full(len(ours), engine.recipe.dim)
+    known = ours.kept if ours.kept is not None else whole
+    assert theirs.kept is not None
+    # Seen from the other side: their faded glance comes again, whole, as ours.
+    full = dataclasses.replace(ours, kept=None)
+    same, row = _same(theirs, np.arange(len(theirs)), full)
+    same &= known == engine.recipe.dim
+    _take_out(engine.forgotten, full, row[same], theirs.kept[same])
+    other = ~same
+    engine.forgotten.narrow(theirs.time[other] // HOUR, theirs.kept[other])
+    both = np.minimum(known, theirs.kept)
+    engine.forgotten.narrow(ours.time[other] // HOUR, both[other])
+    engine.forgotten.prepare(engine.rows.version + 1)
+    rewrite(engine.rows, [], [])
+    engine.note()
+    engine.forgotten.settle()
+
+
 def take_back(
     forgotten: Forgotten, before: Sequence[Block], block: Block | None, version: int
 ) -> bool:
@@ -232,18 +283,22 @@ def take_back(
         if len(faded) == 0:
             continue
         again, row = _same(b, faded, block)
-        if block is not None and again.any():
-            chosen = row[again]
-            scale = None if block.scale is None else block.scale[chosen]
-            tail = to_fixed_point(block.codes[chosen], scale)
-            tail[np.arange(tail.shape[1]) < b.kept[faded[again], None]] = 0
-            forgotten.add_sums(block.time[chosen] // HOUR, tail, sign=-1)
+        if block is not None:
+            _take_out(forgotten, block, row[again], b.kept[faded[again]])
         lost = faded[~again]
         forgotten.narrow(b.time[lost] // HOUR, b.kept[lost])
         changed = True
     if changed:
         forgotten.prepare(version)
     return changed
+
+
+def _take_out(forgotten: Forgotten, block: Block, rows: IntArray, kept: IntArray) -> None:
+    """Take what some rows have beyond their first ``kept`` numbers out of the sums."""
+    scale = None if block.scale is None else block.scale[rows]
+    tail = to_fixed_point(block.codes[rows], scale)
+    tail[np.arange(tail.shape[1]) < kept[:, None]] = 0
+    forgotten.add_sums(block.time[rows] // HOUR, tail, sign=-1)
 
 
 def _same(old: Block, faded: IntArray, new: Block | None) -> tuple[npt.NDArray[Any], IntArray]:

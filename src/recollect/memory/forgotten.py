@@ -19,6 +19,7 @@ sum are known (``known``).
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from pathlib import Path
 from zipfile import BadZipFile
@@ -54,6 +55,7 @@ class Forgotten(Ledger):
         """Forget everything."""
         super().clear()
         self.version = 0
+        self.merged: list[str] = []
         self._known: dict[int, int] = {}
         self._checks = {}
         self._view: _View | None = None
@@ -85,6 +87,7 @@ class Forgotten(Ledger):
             head = self._read_index(states[-1])
             self._known = {int(h): k for h, k in head["known"].items()}
             self._checks = head["checks"]
+            self.merged = head["merged"]
         except FileNotFoundError as error:
             raise Moved(f"{states[-1]} was replaced") from error
         except (ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
@@ -118,7 +121,9 @@ class Forgotten(Ledger):
         """Write the state that a coming version of the glances will have."""
         name = f"{_HOME}/{version:012d}.npz"
         self._checks = {n: c for n, c in self._checks.items() if n in self._months.values()}
-        self._write(name, {"known": self._known, "checks": self._checks})
+        self._write(name, {
+            "known": self._known, "checks": self._checks, "merged": self.merged
+        })  # fmt: skip
         self.version = version
 
     def _write_month(self, month: str, generation: int, hours: IntArray, sums: IntArray) -> str:
@@ -188,6 +193,7 @@ class Forgotten(Ledger):
             self.add_sums(hours, sums)
         self._dirty = True
         self.changes += 1
+        self.merged += [m for m in other.merged if m not in self.merged]
         for h, k in other._known.items():
             self.narrow(np.array([h]), np.array([k]))
 
@@ -197,6 +203,14 @@ class Forgotten(Ledger):
     def any(self) -> bool:
         """Whether anything has faded."""
         return self.version > 0
+
+    @property
+    def mark(self) -> str:
+        """A fingerprint of what was forgotten, equal for equal counts and sums."""
+        parts = [*self.counts.arrays(), *self.extra.arrays()]
+        sums = sorted((Path(n).name[:12], c) for n, c in self._checks.items())
+        told = b"".join(a.tobytes() for a in parts) + repr((sums, self._known)).encode()
+        return hashlib.sha256(told).hexdigest()[:32]
 
     @property
     def files(self) -> list[str]:

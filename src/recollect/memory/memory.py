@@ -334,7 +334,9 @@ class Memory:
             return self._engine.delete(where)
 
     def merge(self, other: Memory) -> Added:
-        """Take in all glances of another memory; equal ids replace ours.
+        """Take in all glances of another memory; equal ids replace ours, unless they have faded.
+
+        Roll-ups take in what the other has forgotten, too.
 
         Raises:
             RecipeMismatch: if the recipes differ.

@@ -92,6 +92,8 @@ def forgotten_in(engine: Engine, span: Where) -> int:
     """Return how many glances of the hours that a span meets are left in roll-ups only."""
     first = None if span.since is None else span.since // HOUR
     last = None if span.until is None else -(-span.until // HOUR)
+    if first is not None and span.since == span.until:
+        last = first + 1
     return engine.forgotten.count(first, last)
 
 

@@ -89,6 +89,20 @@ class Block:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def take(self, rows: IntArray) -> Block:
+        """Return some rows."""
+        chosen = rows.tolist()
+        return Block(
+            self.ids[rows],
+            self.time[rows],
+            [self.source[r] for r in chosen],
+            {n: [v[r] for r in chosen] for n, v in self.labels.items()},
+            self.skeleton[rows],
+            None if self.scale is None else self.scale[rows],
+            self.codes[rows],
+            None if self.kept is None else self.kept[rows],
+        )
+
 
 @dataclass(frozen=True)
 class Where:
@@ -425,7 +439,7 @@ class Rows:
 
     def write(self, block: Block, replace: bool) -> None:
         """Add rows in one commit; with ``replace`` rows of the same id give way to them."""
-        table = self._table(block)
+        table = self.table(block)
         engine = lance()
         path = str(self.folder / FOLDER)
         data = self.data()
@@ -471,7 +485,14 @@ class Rows:
         self.data().cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
         self.refresh()
 
-    def _table(self, block: Block) -> Any:
+    def none(self) -> Block:
+        """Return a block of no rows."""
+        number = np.zeros(0, np.int64)
+        scale = np.zeros(0, np.float32) if self.dtype == np.int8 else None
+        codes = np.zeros((0, self.dim), self.dtype)
+        return Block(number, number, [], {}, number, scale, codes)
+
+    def table(self, block: Block) -> Any:
         """Return a block as a ``pyarrow.Table`` with the columns of the dataset."""
         import pyarrow as pa
 
