@@ -219,6 +219,11 @@ class Forgotten(Ledger):
             return []
         return [f"{_HOME}/{self.version:012d}.npz", *self._months.values()]
 
+    @property
+    def narrowed(self) -> int:
+        """Number of hours of whose sums only the first numbers are known."""
+        return len(self._known)
+
     def known(self, hours: IntArray) -> IntArray:
         """Return how many numbers are known of the sums of some hours (H,)."""
         if not self._known:

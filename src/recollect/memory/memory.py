@@ -130,6 +130,7 @@ class Memory:
             self._folder, self._recipe, meta["reservoir"], busy_timeout, read_only
         )
         self._own: Sketcher | None = None
+        self._faded = False
         self._searcher = Searcher(self._engine.rows)
         self._priors = Priors(self._folder)
         if sketcher is not None and not len(self.modules) and has_scales(sketcher):
@@ -194,10 +195,11 @@ class Memory:
     def close(self) -> None:
         """Fade by the retention policy, write the roll-ups, join small files, free the lock.
 
-        Fading and joining are a writer's work: a memory that was only read is left alone.
+        Fading and joining are a writer's work: a memory that was only read is left alone. What
+        ``fade`` has done since the memory was opened is not done again.
         """
         try:
-            if self._engine.lock.held and self.retention is not None:
+            if self._engine.lock.held and not self._faded and self.retention is not None:
                 self.fade()
         finally:
             self._engine.close()
@@ -368,6 +370,7 @@ class Memory:
         Raises:
             ValueError: if there is no policy, or it would grow data.
         """
+        self._faded = self._faded or not dry_run
         return fade_by(self, self._engine, now, policy, dry_run)
 
     # -- reading --------------------------------------------------------------------------
@@ -549,7 +552,8 @@ class Memory:
         """Write all glances to one Parquet file that needs nothing of ours to be read.
 
         Columns: id, time, source, labels, ``skeleton`` (packed), ``sketch`` (float32 values);
-        recipe and module table are JSON in the schema's metadata.
+        recipe and module table are JSON in the schema's metadata. Where glances have faded,
+        ``kept`` says how many numbers of ``sketch`` are known; the others are zero.
 
         Returns:
             The number of glances written.
@@ -559,4 +563,6 @@ class Memory:
     def info(self) -> dict[str, Any]:
         """Return what the memory holds and what it costs, every byte on disk counted."""
         self._engine.sync()
-        return info(self._engine, self._meta, self.prior_versions)
+        policy = self.retention
+        meta = {**self._meta, "retention": None if policy is None else str(policy)}
+        return info(self._engine, meta, self.prior_versions)

@@ -11,6 +11,7 @@ import torch
 
 from recollect._answers import Answer, interval
 from recollect._seeds import seed_of
+from recollect.recall.faded import vector_of
 from recollect.recall.glances import Glance
 from recollect.recall.reading import describe, glance_row, single_sketch
 from recollect.tracing import Trace
@@ -47,6 +48,12 @@ class Side:
     def norm(self) -> float:
         """Length of the sketch."""
         return float(np.linalg.norm(self.sketch))
+
+    def prefix(self, dim: int) -> Side:
+        """Return the side as its first numbers show it."""
+        parts = {p: x[:dim] for p, x in self.parts.items()}
+        doubts = {p: x[:, :dim] for p, x in self.doubts.items()}
+        return Side(self.sketch[:dim], parts, doubts, self.notes)
 
 
 def why(memory: Memory, a: int, b: int) -> Answer:
@@ -89,6 +96,8 @@ def why(memory: Memory, a: int, b: int) -> Answer:
         >>> memory.close()
     """
     sides = [_side(memory, a), _side(memory, b)]
+    dim = min(len(side.sketch) for side in sides)
+    sides = [side.prefix(dim) for side in sides]
     for number, side in zip((a, b), sides, strict=True):
         if side.norm == 0:
             raise ValueError(f"glance {number} is empty: its sketch is zero, nothing is like it")
@@ -98,10 +107,10 @@ def why(memory: Memory, a: int, b: int) -> Answer:
     paths = sorted({*left.parts, *right.parts})
     shares = {p: _share(left, right, p) / scale for p in paths}
     paths.sort(key=lambda p: -abs(shares[p]))
-    stds = [_deviation(left, right, p, memory.recipe.dim) for p in paths]
+    stds = [_deviation(left, right, p, dim) for p in paths]
     residual = total - sum(shares.values())
     estimate = [*(shares[p] for p in paths), residual, total]
-    whole = (1 - min(total * total, 1.0)) / np.sqrt(memory.recipe.dim)
+    whole = (1 - min(total * total, 1.0)) / np.sqrt(dim)
     low, high = interval(estimate, [*stds, 0.0, whole])
     rows = [glance_row(memory, i) for i in (a, b)]
     names = [describe(row, i) for row, i in zip(rows, (a, b), strict=True)]
@@ -121,7 +130,7 @@ def _written(path: Path) -> str:
 
 def _side(memory: Memory, glance: int) -> Side:
     known = Glance.read(memory, glance)
-    sketch = single_sketch(memory, glance).values[0].cpu().numpy().astype(np.float64)
+    sketch = vector_of(single_sketch(memory, glance)).astype(np.float64)
     parts = {p: _flat(x)[0] for p, x in memory.sketcher.parts(known.trace).items()}
     doubts: dict[Path, FloatArray] = {}
     if known.recollection is not None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from recollect import sketching
 from recollect._answers import Answer, interval
 from recollect._checks import RecipeMismatch, check_integer
+from recollect.recall.faded import faded_notes, left_notes, vector_of
 from recollect.recall.glances import Glance, only
 from recollect.recall.reading import (
     Selection,
@@ -60,7 +61,8 @@ def similar(
 
     The score is the cosine of the sketches. It estimates the cosine of everything that the two
     glances hold; low and high say within which that lies (90 %), from the deviation
-    ``(1 - cosine^2) / sqrt(dim)`` of random projections.
+    ``(1 - cosine^2) / sqrt(dim)`` of random projections. A glance that has faded is compared by
+    the numbers that it keeps, with a wider interval.
 
     Args:
         memory: a Memory.
@@ -117,7 +119,9 @@ def similar(
         ids, scores = ids[kept][:k], scores[kept][:k]
         notes.append(f"glance {probe.left_out} itself is left out")
     title = f"{plural(len(ids), 'glance')} most similar to {probe.words}{chosen.words}"
-    return _answer(memory, ids, scores, len(probe.vector), title, notes)
+    notes += [*faded_notes(memory, ids), *left_notes(memory, chosen, counted=False)]
+    dim = np.minimum(memory.kept(ids.tolist()), len(probe.vector))
+    return _answer(memory, ids, scores, dim, title, notes)
 
 
 def _probe(memory: Memory, query: int | Trace | Sketches | Object, module: str | None) -> Probe:
@@ -133,7 +137,7 @@ def _probe(memory: Memory, query: int | Trace | Sketches | Object, module: str |
         _one(len(query), "sketch")
         _check_scales(memory, query)
         if module is None:
-            return Probe(query.values[0].cpu().numpy(), "the given sketch")
+            return Probe(vector_of(query), "the given sketch")
         glance = Glance.decode(memory, query)
         vector = _of_trace(memory, glance.trace, module)
         return Probe(vector, f"{part}the given sketch", notes=glance.notes)
@@ -145,7 +149,7 @@ def _probe(memory: Memory, query: int | Trace | Sketches | Object, module: str |
     number = int(query.__index__())
     words = part + describe(glance_row(memory, number), number)
     if module is None:
-        return Probe(single_sketch(memory, number).values[0].numpy(), words, number)
+        return Probe(vector_of(single_sketch(memory, number)), words, number)
     glance = Glance.read(memory, number)
     return Probe(_of_trace(memory, glance.trace, module), words, number, glance.notes)
 
@@ -220,7 +224,7 @@ def _answer(
     memory: Memory,
     ids: npt.NDArray[np.int64],
     scores: npt.NDArray[np.float64],
-    dim: int,
+    dim: npt.NDArray[np.int64],
     title: str,
     notes: list[str],
 ) -> Answer:
