@@ -71,6 +71,27 @@ def test_a_row_does_not_depend_on_its_batch(scheme: str, slots: bool) -> None:
     assert Sketcher(dim=192, scheme=scheme, slots=slots).encode(trace[shuffled]).equal(s[shuffled])
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 150),
+    st.lists(st.integers(1, 400), min_size=1, max_size=5),
+    st.sampled_from([64, 192, 1024]),
+    st.sampled_from(["energy", "keyed"]),
+)
+def test_fused_operators_give_the_same_bits(
+    glances: int, sizes: list[int], dim: int, scheme: str
+) -> None:
+    generator = torch.Generator().manual_seed(glances)
+    trace = Trace.from_columns(
+        {f"m{i}": torch.randn(glances, m, generator=generator) for i, m in enumerate(sizes)}
+    )
+    fused, plain = (Sketcher(dim=dim, scheme=scheme, scales={"m0": 0.3}) for _ in range(2))
+    assert fused.encoder().fuses
+    plain.encoder().fuses = False
+    assert torch.equal(fused.unrounded(trace), plain.unrounded(trace))
+    assert fused.encode(trace).equal(plain.encode(trace))
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 12), st.integers(0, 10_000), st.sampled_from([64, 320]))
 def test_rows_of_flat_traces_are_bit_identical(glances: int, seed: int, dim: int) -> None:

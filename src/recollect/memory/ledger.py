@@ -22,7 +22,7 @@ from recollect.memory.clock import HOUR
 from recollect.memory.layout import Folder
 from recollect.memory.rollups import RollUps
 from recollect.memory.structures import BagTable, SkeletonTable
-from recollect.memory.sums import group_sums, months_of, read_month, write_month
+from recollect.memory.sums import distinct, group_sums, months_of, read_month, write_month
 from recollect.memory.tally import Tally
 from recollect.sketching.recipe import ModuleTable
 
@@ -221,7 +221,7 @@ class Ledger:
 
     def hours(self) -> IntArray:
         """Return the hours with glances, ascending."""
-        return np.unique(self.counts.arrays()[0])
+        return distinct(self.counts.arrays()[0])[0]
 
     def like(self) -> Ledger:
         """Return an empty ledger, in memory only, that shares the table of bags."""
@@ -253,12 +253,12 @@ class Ledger:
         if lost is not None:
             counts = _join(counts, _cut(lost.counts.arrays(), first, last))
             extra = _join(extra, _cut(lost.extra.arrays(), first, last))
-        mine = np.unique(counts[0])
+        mine = distinct(counts[0])[0]
         if more is not None:
             counts = Tally(*_join(counts, more.counts.arrays())).arrays()
             extra = Tally(*_join(extra, more.extra.arrays())).arrays()
         hour, bag, value = counts
-        starts, place = np.unique(hour, return_inverse=True)
+        starts, place = distinct(hour)
         n, known = np.zeros((2, len(starts)), np.int64)
         np.add.at(n, place, value)
         np.add.at(known, place, value * (bag > 0))

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from recollect._checks import check_one_of
 from recollect.memory.clock import HOUR
 from recollect.memory.structures import UNITS, WEIGHT_BITS, BagTable
+from recollect.memory.sums import distinct
 from recollect.sketching.recipe import ModuleTable
 
 __all__ = ["RollUps", "fold_windows"]
@@ -171,8 +172,7 @@ def fold_windows(start: IntArray, window: str) -> tuple[IntArray, IntArray]:
         folded = months.astype("datetime64[us]").astype(np.int64)
     else:
         folded = np.full_like(start, start[0] if len(start) else 0)
-    distinct, place = np.unique(folded, return_inverse=True)
-    return distinct, place.astype(np.int64)
+    return distinct(folded)
 
 
 def _fold(values: IntArray, place: IntArray, size: int) -> IntArray:

@@ -1,22 +1,26 @@
 """The most similar sketches: exact cosines in two stages.
 
-The first tier of all sketches (256 numbers) stands in memory as it is kept on disk; a query is
-compared with it block by block. The best candidates are read whole and compared again. How far
-the two stages differ on those candidates says how much further the first stage must be searched:
-every glance whose first-stage cosine comes within four standard deviations of the k-th best is
-read too (at most ``_MOST``). So a result is exact unless a glance's first tier misleads by more
-than four standard deviations.
+The first tier of all sketches (256 numbers) is mapped into memory as it lies on disk; a query,
+rounded like the sketches are, is compared with all of it by the vector instructions for int8.
+The best candidates are read whole and compared again. How far the two stages differ on those
+candidates says how much further the first stage must be searched: every glance whose first-stage
+cosine comes within four standard deviations of the k-th best is read too (at most ``_MOST``). So
+a result is exact unless a glance's first tier misleads by more than four standard deviations.
+
+A glance that has faded is compared with as much of the query as it keeps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from recollect.memory.index import Key
-from recollect.memory.rows import Rows, Where
+from recollect.memory.mapping import Codes, map_tiers
+from recollect.memory.rows import FOLDER, Rows, Where
 
 __all__ = ["Searcher"]
 
@@ -24,15 +28,19 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 
 # Candidates read whole in the first step, and at most.
-_FIRST, _MOST = 200, 600
+_FIRST, _MOST = 200, 4000
 _SIGMAS = 4.0
-_BLOCK = 8192
 # Score of a glance that keeps nothing to compare.
 _NOTHING = -2.0
+# Smaller fragments are soon joined; their first tier is read instead of mapped.
+_MAPPED = 4096
+
+# Pieces of a tier in the order of the rows: first row, rows, numbers (None: only Lance has them).
+Piece = tuple[int, int, Codes | None]
 
 
 class Searcher:
-    """Searches the rows of a memory, keeping their first tier in this process.
+    """Searches the rows of a memory, keeping their first tier within reach of this process.
 
     Args:
         rows: of the memory.
@@ -40,20 +48,23 @@ class Searcher:
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
-        self._cached: dict[Key, list[_Chunk]] = {}
+        self._widths = {name: part.stop - part.start for name, part in rows.tiers.items()}
+        self._held: dict[Key, dict[str, list[Codes]]] = {}
 
     def search(self, vector: Any, k: int, where: Where) -> tuple[IntArray, FloatArray]:
         """Return ids and cosines of the k best, best first."""
         query = _query(vector, self.rows.dim)
         for name in self.rows.lost:
-            query = _query(np.where(_within(self.rows.tiers[name], len(query)), 0, query), len(query))
+            query[self.rows.tiers[name]] = 0
+            query = _query(query, self.rows.dim)
         if self.rows.data() is None:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
         places = None if where.is_all else np.sort(self.rows.find(where))
         keys = self.rows.keys()
-        total = sum(n - gone for _, n, gone in keys) if places is None else len(places)
+        total = sum(map(_alive, keys)) if places is None else len(places)
         if total == 0:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
+        self._hold()
         if total <= _FIRST:
             found = np.arange(total) if places is None else places
             scores = self._exact(query, found)
@@ -92,118 +103,139 @@ class Searcher:
         if not self.rows.faded:
             return error
         kept = self.rows.kept()[chosen if places is None else places[chosen]]
-        told = error[kept > self.rows.tiers["s0"].stop]
+        told = error[kept > self._widths["s0"]]
         return told if len(told) > 1 else np.zeros(1, np.float32)
 
     def _coarse(self, query: FloatArray, places: IntArray | None) -> FloatArray:
         """Cosines of the first tier."""
-        part = query[: self.rows.tiers["s0"].stop]
-        part = (part / max(float(np.linalg.norm(part)), 1e-30)).astype(np.float32)
-        chunks = self._chunks()
-        if places is None:
-            return np.concatenate([c.cosines(part) for c in chunks])
-        ends = np.cumsum([len(c.codes) for c in chunks])
-        cuts = np.searchsorted(places, np.concatenate([[0], ends]))
-        return np.concatenate(
-            [
-                c.cosines(part, places[start:stop] - (end - len(c.codes)))
-                for c, end, start, stop in zip(chunks, ends, cuts[:-1], cuts[1:], strict=True)
-            ]
+        part = _like(query[: self._widths["s0"]], self.rows.dtype)
+        out = []
+        for first, count, held in self._pieces("s0"):
+            codes = self._lance("s0", np.arange(first, first + count)) if held is None else held
+            if places is not None:
+                cut = np.searchsorted(places, (first, first + count))
+                codes = codes[places[slice(*cut)] - first]
+            out.append(_cosines(part, codes))
+        return self._of_what_is_kept(
+            np.concatenate(out), query[: self._widths["s0"]], places
         )
 
-    def _chunks(self) -> list[_Chunk]:
-        """First tier of every fragment, in pieces; only new fragments are read."""
-        keys = self.rows.keys()
-        fresh = [k for k in keys if k not in self._cached]
-        if fresh:
-            self._cached |= self._read(fresh)
-        self._cached = {k: self._cached[k] for k in keys}
-        return [chunk for chunks in self._cached.values() for chunk in chunks]
+    def _exact(self, query: FloatArray, places: IntArray) -> FloatArray:
+        """Cosines of all numbers of some rows."""
+        names = [n for n, part in self.rows.tiers.items() if part.start < len(query)]
+        parts = [self._tier(name, places) for name in names]
+        codes = np.concatenate(parts, axis=1)[:, : len(query)].astype(np.float32)
+        norms = np.sqrt(np.maximum(np.einsum("ij,ij->i", codes, codes), 1e-30))
+        scores: FloatArray = (codes @ query / norms).astype(np.float32)
+        return self._of_what_is_kept(scores, query, places)
 
-    def _read(self, keys: list[Key]) -> dict[Key, list[_Chunk]]:
+    def _of_what_is_kept(
+        self, scores: FloatArray, query: FloatArray, places: IntArray | None
+    ) -> FloatArray:
+        """Turn cosines with a query into cosines with as much of it as each row keeps."""
+        if not self.rows.faded:
+            return scores
+        kept = self.rows.kept() if places is None else self.rows.kept()[places]
+        kept = np.minimum(kept, len(query))
+        lengths = np.sqrt(np.cumsum(np.square(query)))
+        scores = scores * lengths[-1] / np.maximum(lengths[np.maximum(kept, 1) - 1], 1e-30)
+        scores[kept == 0] = _NOTHING
+        return scores
+
+    # -- the tiers ------------------------------------------------------------------------
+
+    def _hold(self) -> None:
+        """Map the tiers of new fragments, or read the first; forget fragments that are gone."""
+        keys = self.rows.keys()
+        fresh = [key for key in keys if key not in self._held]
+        made = {key: self._mapped(key) for key in fresh}
+        unmapped = [key for key in fresh if "s0" not in made[key]]
+        for key, codes in self._read(unmapped):
+            made[key].setdefault("s0", []).append(codes)
+        held = self._held | made
+        self._held = {key: held[key] for key in keys}
+
+    def _mapped(self, key: Key) -> dict[str, list[Codes]]:
+        number, rows, gone = key
+        if gone or rows < _MAPPED:
+            return {}
+        folder = self.rows.folder / FOLDER / "data"
+        fragment = self.rows.data().get_fragment(number)
+        widths = {n: w for n, w in self._widths.items() if n not in self.rows.lost}
+        return map_tiers(fragment, folder, widths, self.rows.dtype)
+
+    def _read(self, keys: list[Key]) -> Iterator[tuple[Key, Codes]]:
         """Read the first tier of some fragments; what Lance decoded is kept without a copy."""
-        found: dict[Key, list[_Chunk]] = {k: [] for k in keys}
-        lengths = iter([(k, k[1] - k[2]) for k in keys])
+        if not keys:
+            return
+        lengths = iter([(key, _alive(key)) for key in keys])
         key, left = next(lengths)
-        for table in self.rows.scan(["s0"], [k[0] for k in keys]):
+        for table in self.rows.scan(["s0"], [key[0] for key in keys]):
             codes = self.rows.codes(table, ["s0"])
             while len(codes):
                 while left == 0:
                     key, left = next(lengths)
-                found[key].append(_Chunk(codes[:left]))
+                yield key, codes[:left]
                 taken = min(left, len(codes))
                 codes, left = codes[taken:], left - taken
-        return found
 
-    def _first_tier(self, places: IntArray) -> npt.NDArray[Any]:
-        """First tier of some rows."""
-        chunks = self._chunks()
-        ends = np.cumsum([len(c.codes) for c in chunks])
-        which = np.searchsorted(ends, places, side="right")
-        out = np.empty((len(places), chunks[0].codes.shape[1]), self.rows.dtype)
-        for number in np.flatnonzero(np.bincount(which)).tolist():
+    def _pieces(self, name: str) -> Iterator[Piece]:
+        """Pieces of one tier, in the order of the rows."""
+        first = 0
+        for key, tiers in self._held.items():
+            if name not in tiers:
+                yield first, _alive(key), None
+                first += _alive(key)
+            for codes in tiers.get(name, []):
+                yield first, len(codes), codes
+                first += len(codes)
+
+    def _tier(self, name: str, places: IntArray) -> Codes:
+        """Numbers of one tier of some rows; what is not held is read by Lance in one call."""
+        pieces = list(self._pieces(name))
+        starts = np.array([first for first, _, _ in pieces])
+        which = np.searchsorted(starts, places, side="right") - 1
+        out = np.empty((len(places), self._widths[name]), self.rows.dtype)
+        missing = np.zeros(len(places), bool)
+        for number in np.unique(which).tolist():
+            first, _, codes = pieces[number]
             rows = which == number
-            codes = chunks[number].codes
-            out[rows] = codes[places[rows] - (ends[number] - len(codes))]
+            if codes is None:
+                missing |= rows
+            else:
+                out[rows] = codes[places[rows] - first]
+        if missing.any():
+            out[missing] = self._lance(name, places[missing])
         return out
 
-    def _exact(self, query: FloatArray, places: IntArray) -> FloatArray:
-        """Cosines of all numbers that are kept; beyond the first tier they are read from disk."""
-        parts = [self._first_tier(places)]
-        names = [n for n, part in self.rows.tiers.items() if 0 < part.start < len(query)]
-        if names:
-            parts.append(self.rows.codes(self.rows.take(places, names), names))
-        codes = np.concatenate(parts, axis=1)[:, : len(query)].astype(np.float32)
-        scores = _over_norms(codes @ query, codes)
-        if not self.rows.faded:
-            return scores
-        # A faded glance is compared with as much of the query as it keeps.
-        lengths = np.sqrt(np.cumsum(np.square(query)))
-        kept = np.minimum(self.rows.kept()[places], len(query))
-        scores /= np.maximum(lengths[np.maximum(kept, 1) - 1], 1e-30)
-        scores[kept == 0] = _NOTHING
-        return scores
+    def _lance(self, name: str, places: IntArray) -> Codes:
+        return self.rows.codes(self.rows.take(places, [name]), [name])
 
 
-class _Chunk:
-    """The first tier of some rows as it is on disk, and (once asked for) one over its norms."""
-
-    def __init__(self, codes: npt.NDArray[Any]) -> None:
-        self.codes = codes
-        self._norms: FloatArray | None = None
-
-    def cosines(self, query: FloatArray, rows: IntArray | None = None) -> FloatArray:
-        """Cosines with a unit query, block by block: a block is float32 only in the cache."""
-        codes = self.codes[:, : len(query)]
-        if rows is not None or len(query) < self.codes.shape[1]:
-            # Norms of prefixes shorter than the first tier are not kept.
-            picked = (codes if rows is None else codes[rows]).astype(np.float32)
-            return _over_norms(picked @ query, picked)
-        out = np.empty(len(self.codes), np.float32)
-        norms = np.empty_like(out) if self._norms is None else None
-        for start in range(0, len(out), _BLOCK):
-            block = self.codes[start : start + _BLOCK].astype(np.float32)
-            np.dot(block, query, out=out[start : start + _BLOCK])
-            if norms is not None:
-                norms[start : start + _BLOCK] = _over_norms(np.ones(len(block)), block)
-        if norms is not None:
-            self._norms = norms
-        assert self._norms is not None
-        out *= self._norms
-        return out
+def _alive(key: Key) -> int:
+    """Rows of a fragment that are not deleted."""
+    return key[1] - key[2]
 
 
-def _within(part: slice, size: int) -> npt.NDArray[np.bool_]:
-    """Which of ``size`` numbers a tier holds."""
-    places = np.arange(size)
-    return np.asarray((places >= part.start) & (places < part.stop))
+def _cosines(query: Codes, codes: Codes) -> FloatArray:
+    """Cosines of (n, w) sketches with a (w,) query of their own kind."""
+    import numkong
+
+    if len(codes) == 0:
+        return np.zeros(0, np.float32)
+    distances = np.asarray(numkong.cdist(query[None], codes[:, : len(query)], "angular"))
+    scores: FloatArray = (1 - distances[0]).astype(np.float32)
+    return scores
 
 
-def _over_norms(values: npt.NDArray[Any], codes: FloatArray) -> FloatArray:
-    """Divide values (B,) by the norms of rows (B, d)."""
-    squares = np.einsum("ij,ij->i", codes, codes)
-    out: FloatArray = (values / np.sqrt(np.maximum(squares, 1e-30))).astype(np.float32)
-    return out
+def _like(query: FloatArray, dtype: np.dtype[Any]) -> Codes:
+    """Return a query in the sketches' own kind of number, as fine as that allows."""
+    largest = max(float(np.abs(query).max()), 1e-30)
+    if dtype == np.int8:
+        largest /= 127
+    scaled = query / largest
+    rounded: Codes = (np.rint(scaled) if dtype == np.int8 else scaled).astype(dtype)
+    return rounded
 
 
 def _query(vector: Any, dim: int) -> FloatArray:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["group_sums", "months_of", "read_month", "to_fixed_point", "write_month"]
+__all__ = ["distinct", "group_sums", "months_of", "read_month", "to_fixed_point", "write_month"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -27,15 +27,34 @@ _STEP = 64
 _FIXED_POINT = 2.0**32
 
 
+def distinct(values: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the distinct values, ascending, and for each value which of them it is.
+
+    As ``np.unique(values, return_inverse=True)``, which imports masked arrays when first called:
+    8 ms, as long as a whole count takes in a fresh process.
+
+    >>> [a.tolist() for a in distinct(np.array([7, 3, 7]))]
+    [[3, 7], [1, 0, 1]]
+    """
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    first = np.r_[True, ordered[1:] != ordered[:-1]][: len(ordered)]
+    place = np.empty(len(values), np.int64)
+    place[order] = np.cumsum(first) - 1
+    return ordered[first], place
+
+
 def months_of(hours: IntArray) -> dict[str, IntArray]:
     """Return UTC month (YYYY-MM) -> rows of the hours since 1970 that it holds.
 
     >>> {k: v.tolist() for k, v in months_of(np.array([0, 31 * 24, 5])).items()}
     {'1970-01': [0, 2], '1970-02': [1]}
     """
-    months = hours.astype("datetime64[h]").astype("datetime64[M]")
-    distinct, place = np.unique(months, return_inverse=True)
-    return {str(m): np.flatnonzero(place == i) for i, m in enumerate(distinct)}
+    months, place = distinct(
+        hours.astype("datetime64[h]").astype("datetime64[M]").astype(np.int64)
+    )
+    names = months.astype("datetime64[M]").astype(str).tolist()
+    return {name: np.flatnonzero(place == i) for i, name in enumerate(names)}
 
 
 def to_fixed_point(codes: npt.NDArray[np.generic], scale: npt.ArrayLike | None) -> IntArray:

@@ -30,6 +30,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from recollect.sketching import fused
 from recollect.sketching.operators import Operators
 from recollect.sketching.recipe import ModuleEntry, ModuleTable
 from recollect.sketching.unfolding import Level, PathKey, glance_starts, kept_weights, unfold
@@ -58,13 +59,16 @@ class Encoder:
 
     def __init__(self, operators: Operators, scheme: str, slots: bool) -> None:
         self.operators, self.scheme, self.slots = operators, scheme, slots
+        self.fuses = operators.device.type == "cpu" and fused.available()
 
     # -- the sketch -----------------------------------------------------------------------
 
     def encode(self, trace: Trace, table: ModuleTable) -> Tensor:
         """Return the (B, d) float32 sketches before rounding."""
-        z = self.working(trace, table)
-        sketch = self.operators.leave(z)
+        if self.fuses and self._is_static(trace):
+            sketch = self._static(trace, table)
+        else:
+            sketch = self.operators.leave(self.working(trace, table))
         return sketch if self.scheme == "paper" else sketch + self.counts(trace)
 
     def working(self, trace: Trace, table: ModuleTable) -> Tensor:
@@ -95,6 +99,22 @@ class Encoder:
                 if len(np.unique(key)) < len(key):
                     return False
         return True
+
+    def _is_static(self, trace: Trace) -> bool:
+        """Whether every glance holds each module once, on top: a network without branches."""
+        if trace.edges is not None or self.scheme == "paper" or self.slots:
+            return False
+        return all(c.is_static(trace.num_glances) for c in trace.columns.values())
+
+    def _static(self, trace: Trace, table: ModuleTable) -> Tensor:
+        """Encode a static network's glances with the fused operators, (B, d)."""
+        n = trace.num_glances
+        parts = [
+            (trace.columns[name].attributes.cpu().reshape(n, -1), self._key(((name,),)),
+             table[name].scale)
+            for name in sorted(trace.columns) if len(trace.columns[name])
+        ]  # fmt: skip
+        return self.operators.sketch_rows(parts, n)
 
     def unfold(self, trace: Trace) -> list[Level]:
         """Unfold a trace with this scheme's coefficients."""
@@ -189,9 +209,11 @@ class Encoder:
         return into
 
     def _spread(self, bag: Tensor, path: PathKey, into: Tensor, scale: float = 1.0) -> None:
-        keyed = self.scheme == "keyed"
-        key = tuple("/".join(step) for step in path) if keyed else path[-1][:1]
-        self.operators.spread(bag, key, into, scale=scale)
+        self.operators.spread(bag, self._key(path), into, scale=scale)
+
+    def _key(self, path: PathKey) -> tuple[str, ...]:
+        """What the attribute operator of a path belongs to."""
+        return tuple("/".join(step) for step in path) if self.scheme == "keyed" else path[-1][:1]
 
     def _attributes(self, level: Level, rows: _Rows) -> Tensor:
         """Return each pair's weighted attributes in the working space, (q, W)."""

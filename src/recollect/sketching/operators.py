@@ -38,6 +38,7 @@ import torch
 from torch import Tensor
 
 from recollect._seeds import seed_of, signs
+from recollect.sketching import fused
 from recollect.sketching.recipe import Recipe
 
 __all__ = ["Operators", "hadamard"]
@@ -49,6 +50,11 @@ GROUP = 8
 def next_power_of_two(number: int) -> int:
     """Return the smallest power of two that is not below ``number``."""
     return 1 << max(number - 1, 0).bit_length()
+
+
+def last_stride(p: int) -> int:
+    """Return the smallest stride of the butterflies that mix groups of p numbers."""
+    return max(p // GROUP, 1)
 
 
 def _butterflies(x: Tensor, first: int, last: int) -> Tensor:
@@ -113,6 +119,7 @@ class Operators:
         self.device = torch.device(device)
         self._signs: dict[tuple[int | str, ...], Tensor] = {}
         self._orders: dict[tuple[int | str, ...], Tensor] = {}
+        self._fused_places: dict[tuple[int | str, ...], npt.NDArray[np.uint32]] = {}
         # The rows of the shared transform, in the random order in which they are kept.
         rows = _random_order(seed_of(recipe.seed, "rows"), self.width)[: self.dim]
         self._rows = torch.from_numpy(rows).to(self.device)
@@ -136,7 +143,7 @@ class Operators:
         for block, start in enumerate(range(0, x.shape[1], self.width)):
             part = x[:, start : start + self.width]
             p = next_power_of_two(part.shape[1])
-            mixed = _mix(part * ((self.width / p * min(p, GROUP)) ** -0.5 / scale), p)
+            mixed = _mix(part * (self._share(p) / scale), p)
             if p < self.width:
                 mixed = mixed.index_select(1, self._copies(p, *key, block))
             into.addcmul_(mixed, self.signs(self.width, "attribute", *key, block))
@@ -161,6 +168,44 @@ class Operators:
         own = torch.stack([self.signs(self.width, "mixing", *key) for key in keys])
         common = self.signs(self.width, "mixing")
         return hadamard(hadamard(z * own) * common)
+
+    def sketch_rows(self, parts: list[tuple[Tensor, tuple[str, ...], float]], n: int) -> Tensor:
+        """Spread several attributes of each row and leave, fused: the same bits, on the host.
+
+        Args:
+            parts: (rows (n, m), key, what the rows are divided by), in the order of addition.
+            n: rows.
+
+        Returns:
+            (n, dim).
+        """
+        blocks = []
+        for rows, key, scale in parts:
+            held = rows.detach().contiguous().numpy()
+            for block, start in enumerate(range(0, held.shape[1], self.width)):
+                stop = min(start + self.width, held.shape[1])
+                p = next_power_of_two(stop - start)
+                blocks.append(
+                    fused.Block(held, start, stop, p, last_stride(p), self._places(p, *key, block),
+                                self.signs(self.width, "attribute", *key, block).numpy(),
+                                np.float32(self._share(p) / scale))
+                )  # fmt: skip
+        gain, threads = math.sqrt(self.width / self.dim), torch.get_num_threads()
+        kept = self._rows.numpy()
+        return torch.from_numpy(fused.sketch_rows(blocks, n, self.width, kept, gain, threads))
+
+    def _places(self, p: int, *path: int | str) -> npt.NDArray[np.uint32]:
+        """Return (W,) the copies' places as the fused kernel reads them."""
+        key = (p, *path)
+        if key not in self._fused_places:
+            whole = p == self.width
+            places = np.arange(p) if whole else self._copies(p, *path).numpy()
+            self._fused_places[key] = places.astype(np.uint32)
+        return self._fused_places[key]
+
+    def _share(self, p: int) -> float:
+        """Coefficient that makes the columns of an attribute operator of norm one."""
+        return float((self.width / p * min(p, GROUP)) ** -0.5)
 
     def leave(self, z: Tensor) -> Tensor:
         """Take (n, W) from the working space to the (n, dim) sketch."""
@@ -190,7 +235,7 @@ def _mix(x: Tensor, p: int) -> Tensor:
         y[:, half + rest :] = x[:, rest:half]
     if p <= 2:
         return y
-    last = max(p // GROUP, 1)
+    last = last_stride(p)
     return _butterflies(y.view(n, p, 1), p // 4, last).view(n, p) if p // 4 >= last else y
 
 
