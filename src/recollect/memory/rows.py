@@ -254,7 +254,7 @@ class Rows:
                 continue
             found += [column] if column in names else []
             found += parts_of(column, names)
-        return found
+        return found or ["id"]
 
     def _fragment_index(self, fragments: list[int]) -> tuple[IntArray, IntArray, IntArray]:
         parts = list(self.scan(["id", "time", "skeleton"], fragments))
