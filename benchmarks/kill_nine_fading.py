@@ -73,7 +73,8 @@ def write(path, log, first, durability):
 def add(memory, hour, note):
     """Add an hour's batch."""
     note("adding", hour=hour)
-    memory._append(made(hour), times(hour), labels={"batch": hour}, ids=np.arange(BATCH) + hour * BATCH)
+    ids = np.arange(BATCH) + hour * BATCH
+    memory._append(made(hour), times(hour), labels={"batch": hour}, ids=ids)
     note("added", hour=hour)
 
 

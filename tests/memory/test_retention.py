@@ -21,7 +21,8 @@ def policies(draw):
     keeps += draw(st.sampled_from([[], [SKELETONS], [ROLL_UPS], [SKELETONS, ROLL_UPS]]))
     words, stages, age = [], [], 0
     for keep in keeps:
-        what = {FULL: "full", SKELETONS: "skeletons", ROLL_UPS: "roll-ups"}.get(keep, f"{keep} dims")
+        words_of = {FULL: "full", SKELETONS: "skeletons", ROLL_UPS: "roll-ups"}
+        what = words_of.get(keep, f"{keep} dims")
         if len(stages) == len(keeps) - 1:
             words.append(f"{what} for ever")
             stages.append(Stage(keep, None))
@@ -30,7 +31,8 @@ def policies(draw):
         many = age // UNITS[unit] + draw(st.integers(1, 50))
         age = many * UNITS[unit]
         plural = draw(st.sampled_from(["", "s"]))
-        words.append(f"{draw(st.sampled_from(['', 'Keep ', 'keep  ']))}{what} for {many} {unit}{plural}")
+        keep_word = draw(st.sampled_from(["", "Keep ", "keep  "]))
+        words.append(f"{keep_word}{what} for {many} {unit}{plural}")
         stages.append(Stage(keep, age))
     return " ,".join(words), tuple(stages)
 

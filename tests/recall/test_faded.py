@@ -20,11 +20,11 @@ def scenes(count, seed=0):
         x = (base @ rng.normal(size=2) + 0.05 * rng.normal(size=8)).astype(np.float32)
         return Object("cat", x, inputs=[Object("face", x[:3])])
 
+    def eye():
+        return Object("eye", rng.normal(size=4).astype(np.float32))
+
     return Trace.from_objects(
-        [
-            [Object("eye", rng.normal(size=4).astype(np.float32)), *[cat()] * int(rng.random() < 0.6)]
-            for _ in range(count)
-        ]
+        [[eye(), cat()] if rng.random() < 0.6 else [eye()] for _ in range(count)]
     )
 
 
@@ -62,7 +62,8 @@ def test_exact_counts_know_what_is_gone(room):
     assert any("40 glances of this time are left in roll-ups only" in n for n in some.notes)
     # Structure outlives the sketch.
     span = {"where": "source = 'hall'", "since": "1970-01-01T12:00Z"}
-    assert recall.count(m, "cat", **span)["estimate"] == recall.count(whole, "cat", **span)["estimate"]
+    a, b = (recall.count(x, "cat", **span) for x in (m, whole))
+    assert a["estimate"] == b["estimate"]
 
 
 def test_estimated_counts_hold_the_truth(room):
@@ -87,7 +88,8 @@ def test_estimated_counts_hold_the_truth(room):
 
 def test_attributes_get_wider_bars(room):
     m, whole, t = room
-    spans = {"faded": ("1970-01-01T20:00Z", "1970-01-02T16:00Z"), "new": ("1970-01-02T16:00Z", None)}
+    new = "1970-01-02T16:00Z"
+    spans = {"faded": ("1970-01-01T20:00Z", new), "new": (new, None)}
     width = {}
     for name, (since, until) in spans.items():
         a, b = (recall.attribute(x, "eye", since=since, until=until) for x in (m, whole))
@@ -107,7 +109,7 @@ def test_attributes_get_wider_bars(room):
     by_filter = recall.attribute(m, "eye", where="source = 'hall'")
     assert any("left in roll-ups only" in n for n in by_filter.notes)
     with pytest.raises(NotRemembered, match="only their structure is left"):
-        recall.attribute(m, "eye", where="id = %d" % unrecorded(m, range(45, 79)))
+        recall.attribute(m, "eye", where=f"id = {unrecorded(m, range(45, 79))}")
 
 
 def unrecorded(m, among):
@@ -117,7 +119,7 @@ def unrecorded(m, among):
 
 
 def test_similar_glances_of_different_lengths(room):
-    m, whole, _ = room
+    m, _, _ = room
     answer = recall.similar(m, 230, k=60)
     kept = m.kept(answer["glance"])
     assert set(kept.tolist()) == {64, 256}
@@ -142,9 +144,10 @@ def test_unroll_and_why_read_what_is_left(room):
     assert a["path"] == b["path"]
     assert np.mean([np.mean(s) for s in a["std"]]) > np.mean([np.mean(s) for s in b["std"]])
     assert "read from 64 of 256 numbers" in a.notes
-    answer = recall.why(m, number, unrecorded(m, range(165, 239)))
+    other = unrecorded(m, range(165, 239))
+    answer = recall.why(m, number, other)
     assert sum(answer["estimate"][:-1]) == pytest.approx(answer["estimate"][-1], abs=1e-9)
-    assert answer["low"][-1] <= recall.why(whole, number, unrecorded(m, range(165, 239)))["high"][-1]
+    assert answer["low"][-1] <= recall.why(whole, number, other)["high"][-1]
     with pytest.raises(ValueError, match="keeps 0 of 256"):
         recall.unroll(m, unrecorded(m, range(45, 79)), source="sketch")
     with pytest.raises(NotRemembered):

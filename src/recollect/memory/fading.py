@@ -47,7 +47,7 @@ class Faded:
         bytes: bytes of the whole memory on disk before and after; None for a dry run's after.
 
     Example:
-        >>> Faded("keep full for ever", "1970-01-01T00:00:00+00:00", False, {}, 0, (9, 9), (99, 99))
+        >>> Faded("keep full for ever", "2026-01-01T00:00:00+00:00", False, {}, 0, (9, 9), (9, 9))
         nothing has faded (keep full for ever)
     """
 

@@ -302,9 +302,7 @@ class Ledger:
             if hour in self._waiting:
                 out[row] += self._waiting[hour]
 
-    def _month(
-        self, month: str, waiting: IntArray
-    ) -> tuple[IntArray, IntArray]:
+    def _month(self, month: str, waiting: IntArray) -> tuple[IntArray, IntArray]:
         """Hours and sums of a month with what waits; hours without glances are left out."""
         stored, _ = self._stored(month)
         hours = np.intersect1d(np.union1d(stored, waiting), self.hours())

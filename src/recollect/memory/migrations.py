@@ -1,9 +1,9 @@
 """The format of a memory on disk, and the numbered steps from older formats to this one.
 
 Format 1 is the first. In format 2 glances may have faded; a folder of format 1 is one of format 2
-where none has, and becomes one when a policy is set. When the format changes, raise ``FORMAT`` and add the step that rewrites a
-folder of the format before: ``STEPS[n]`` takes a folder from format n to n + 1 and must be safe
-to run again after an interruption.
+where none has, and becomes one when a policy is set. When the format changes, raise ``FORMAT``
+and add the step that rewrites a folder of the format before: ``STEPS[n]`` takes a folder from
+format n to n + 1 and must be safe to run again after an interruption.
 """
 
 from __future__ import annotations

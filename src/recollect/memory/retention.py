@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -130,7 +131,7 @@ class Retention:
             now: microseconds since 1970 UTC.
         """
         found = []
-        for before, stage in zip(self.stages, self.stages[1:], strict=False):
+        for before, stage in pairwise(self.stages):
             assert before.hours is not None
             found.append(((now - before.hours * HOUR) // HOUR * HOUR, stage.keep))
         return found
@@ -188,7 +189,7 @@ def _check_order(stages: tuple[Stage, ...], text: str) -> None:
     Raises:
         ValueError: if they do not.
     """
-    for before, after in zip(stages, stages[1:], strict=False):
+    for before, after in pairwise(stages):
         if before.hours is None:
             raise ValueError(
                 f"{str(before)!r} never ends, so {str(after)!r} never begins; let only the last "

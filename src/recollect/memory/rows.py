@@ -399,9 +399,10 @@ class Rows:
         if data is None:
             return
         chosen = None if fragments is None else [data.get_fragment(f) for f in fragments]
+        stored = self._stored(columns)
         reader = self._read(
             lambda d: d.scanner(
-                columns=self._stored(columns), fragments=chosen, batch_size=_BATCH, scan_in_order=True
+                columns=stored, fragments=chosen, batch_size=_BATCH, scan_in_order=True
             ).to_reader()
         )
         while True:

@@ -116,9 +116,7 @@ class Searcher:
                 cut = np.searchsorted(places, (first, first + count))
                 codes = codes[places[slice(*cut)] - first]
             out.append(_cosines(part, codes))
-        return self._of_what_is_kept(
-            np.concatenate(out), query[: self._widths["s0"]], places
-        )
+        return self._of_what_is_kept(np.concatenate(out), query[: self._widths["s0"]], places)
 
     def _exact(self, query: FloatArray, places: IntArray) -> FloatArray:
         """Cosines of all numbers of some rows."""

@@ -239,7 +239,8 @@ def _window_sums(
     notes = left_notes(memory, chosen, counted=False)
     dim = memory.recipe.dim
     if (sums.known < dim).any():
-        notes.append(f"glances have faded: sums are read up to {sums.known.min()} of {dim} numbers")
+        least = sums.known.min()
+        notes.append(f"glances have faded: sums are read up to {least} of {dim} numbers")
     if left_out:
         notes.append(f"{plural(left_out, 'glance')} keep no sketch: left out")
     return windows, sums, notes

@@ -157,4 +157,4 @@ def left_notes(memory: Memory, chosen: Selection, *, counted: bool) -> list[str]
     many = plural(gone, "glance")
     if counted:
         return [f"{many} of these are left in roll-ups only; they are counted"]
-    return [f"{many} of this time are left in roll-ups only, which a filter cannot reach: not here"]
+    return [f"{many} of this time are left in roll-ups only, which no filter reaches: not here"]

@@ -20,6 +20,10 @@ _STUDIES = {
         "recollect.studies.clipping",
         "scale-invariant Transformers train by clipped SGD from any initial scale",
     ),
+    "erasure": (
+        "recollect.studies.erasure",
+        "what is left of each property at 1/2 to 1/16 of a sketch, beside PCA and fewer glances",
+    ),
     "hindsight": (
         "recollect.studies.hindsight",
         "old sketches answer better as the prior learns; PCA at equal bytes cannot",
