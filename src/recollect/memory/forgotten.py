@@ -273,6 +273,11 @@ class _View(Ledger):
         self.counts.add(hour, np.array(ids, np.int64)[which], value)
         self.extra.add(*forgotten.extra.arrays())
 
+    @property
+    def stale(self) -> bool:
+        """Whether more was forgotten since."""
+        return self._forgotten.changes != self.of[0]
+
     def sums(self, hours: IntArray) -> IntArray:
         """Return the sums (H, d) of hours (H,)."""
         return self._forgotten.sums(hours)

@@ -223,6 +223,11 @@ class Ledger:
         """Return the hours with glances, ascending."""
         return distinct(self.counts.arrays()[0])[0]
 
+    @property
+    def stale(self) -> bool:
+        """Whether this is a view of something that has changed since."""
+        return False
+
     def like(self) -> Ledger:
         """Return an empty ledger, in memory only, that shares the table of bags."""
         other = Ledger(self.folder, self.dim)
@@ -265,7 +270,7 @@ class Ledger:
         changes = self.changes
 
         def sums() -> IntArray:
-            if self.changes != changes:
+            if self.changes != changes or (lost is not None and lost.stale):
                 raise RuntimeError(
                     "the memory has changed since these roll-ups were made; call rollups() again"
                 )

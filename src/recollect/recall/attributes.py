@@ -114,9 +114,9 @@ def attribute(
     entry = memory.modules.family_of(memory.modules.id_of(module))
     labels = _labels(names, module, entry.size)
     chosen = Selection.of(where, since, until)
-    ids, objects, blind, gone = _holding(memory, module, chosen)
     decoder = Decoder.of(memory)
-    if gone and decoder.prior is not None:
+    ids, objects, blind, gone = _holding(memory, module, chosen, decoder.prior is not None)
+    if gone:
         moments, notes = _from_sums(memory, module, chosen, decoder, objects)
         notes += left_notes(memory, chosen, counted=True)
         notes.append("the spread is not known")
@@ -149,15 +149,18 @@ def attribute(
     return _answer(labels, moments, title, [*([counted] if not blind else []), *notes])
 
 
-def _holding(memory: Memory, module: str, chosen: Selection) -> tuple[IntArray, int, int, int]:
+def _holding(
+    memory: Memory, module: str, chosen: Selection, sums: bool
+) -> tuple[IntArray, int, int, int]:
     """Return the chosen glances that hold the module, its objects, and glances not known.
 
-    The last number are the glances that only roll-ups know, where these can answer.
+    The last number are the glances that only roll-ups know, where these can answer (``sums``:
+    whether sums of sketches can be read).
     """
     counts = memory.skeleton_counts(**chosen.arguments)
     objects = counts.count(module, "objects")
     blind = int((~counts.known).sum())
-    gone = memory.forgotten(chosen.since, chosen.until) if chosen.is_hours else 0
+    gone = memory.forgotten(chosen.since, chosen.until) if sums and chosen.is_hours else 0
     if gone and not blind:
         rollups = memory.rollups(since=chosen.since, until=chosen.until)
         total = int(rollups.count(module).sum())

@@ -71,7 +71,10 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
     seeds = (0, 1) if quick else (0, 1, 2)
     found = []
     for seed in seeds:
-        task = digit_task(seed, quick) if data is None else picture_task(data, seed, quick)
+        if data is None:
+            task = digit_task(seed, (400, 120) if quick else (1000, 400))
+        else:
+            task = picture_task(data, seed, (300, 150) if quick else (1000, 300))
         found.append(dict(measured(task, seed, quick)))
     return tabled(found, task.what, task.sketcher.recipe.dim)
 

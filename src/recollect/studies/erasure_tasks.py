@@ -74,8 +74,12 @@ class Task:
 # -- digit scenes ---------------------------------------------------------------------------
 
 
-def digit_task(seed: int, quick: bool) -> Task:
+def digit_task(seed: int, sizes: tuple[int, int]) -> Task:
     """Return scenes of handwritten digits as a small network sees them.
+
+    Args:
+        seed: of scenes, network and operators.
+        sizes: glances of the prior, and judged ones.
 
     Raises:
         ImportError: if scikit-learn is missing.
@@ -83,7 +87,6 @@ def digit_task(seed: int, quick: bool) -> Task:
     pictures, labels = _digits()
     network = _trained(pictures[:600], labels[:600], seed)
     rng = np.random.default_rng(seed)
-    sizes = (400, 120) if quick else (1000, 400)
     fit, judged = (_scenes(network, pictures[600:], n, rng) for n in sizes)
     sketcher = Sketcher(dim=512, seed=seed)
     sketcher.admit(fit, measure_scales=True)
@@ -208,8 +211,13 @@ def _bags(t: Trace, names: list[str], sketcher: Sketcher) -> FloatArray:
 # -- a static network on pictures -----------------------------------------------------------
 
 
-def picture_task(data: str, seed: int, quick: bool) -> Task:
+def picture_task(data: str, seed: int, sizes: tuple[int, int]) -> Task:
     """Return the channel means of MobileNetV2 on pictures of CIFAR-10.
+
+    Args:
+        data: folder with ``weights/`` and ``cifar10/``.
+        seed: of the choice of pictures, and of the operators.
+        sizes: glances of the prior, and judged ones.
 
     Raises:
         ImportError: if the repository's benchmarks, which load the network, cannot be imported.
@@ -222,19 +230,18 @@ def picture_task(data: str, seed: int, quick: bool) -> Task:
             "with data this study loads its network by the benchmarks of the repository; run it "
             "from the repository's folder: PYTHONPATH=. recollect study erasure --data DIR"
         ) from error
-    fitted, judged_ = (300, 150) if quick else (1000, 300)
-    everything = _seen(data, fitted + judged_, static, networks)
-    order = np.random.default_rng(seed).permutation(fitted + judged_)
-    fit, judged = everything[order[:fitted]], everything[order[fitted:]]
+    everything = _seen(data, sum(sizes), static, networks)
+    order = np.random.default_rng(seed).permutation(sum(sizes))
+    fit, judged = everything[order[: sizes[0]]], everything[order[sizes[0] :]]
     sketcher = Sketcher(dim=1024, seed=seed)
     sketcher.admit(fit, measure_scales=True)
     names = sorted(everything.columns)
-    queries = np.arange(min(QUERIES, judged_))
+    queries = np.arange(min(QUERIES, sizes[1]))
     vectors = [_features(t, names, sketcher) for t in (fit, judged)]
     unit = vectors[1] / np.linalg.norm(vectors[1], axis=1, keepdims=True)
     numbers = vectors[0].shape[1] - 1
     return Task(
-        f"MobileNetV2 on CIFAR-10 ({numbers:,} numbers, 1,024 bytes whole, {fitted} in the prior)",
+        f"MobileNetV2 on CIFAR-10 ({numbers:,} numbers, 1,024 bytes whole)",
         sketcher,
         fit,
         judged,
