@@ -29,7 +29,7 @@ def test_the_task_holds_what_it_says(task):
     assert objects.min() >= 2
     assert objects.max() <= 6
     assert sum(len(x) for x in task.attributes.values()) == objects.sum()
-    assert (task.count_of(task.bags[1]) == pytest.approx(task.counts))
+    assert task.count_of(task.bags[1]) == pytest.approx(task.counts)
     assert np.diagonal(task.cosines) == pytest.approx(np.ones(20))
     assert task.pairs.sum() == 20 * 19
     # Slots hold the same objects, less the means of their modules.
@@ -59,7 +59,10 @@ def test_pca_of_all_axes_is_exact_but_for_rounding(task):
     assert every.count_error < 0.05
     assert every.attribute_error < erasure._pca(task, 8).attribute_error
     # Axes of fewer than D glances cannot span what was never seen.
-    assert erasure._pca(replace(task, slots=(task.slots[1], task.slots[1])), 10_000).attribute_error < 1e-3
+    assert (
+        erasure._pca(replace(task, slots=(task.slots[1], task.slots[1])), 10_000).attribute_error
+        < 1e-3
+    )
 
 
 def made(**changes):

@@ -40,7 +40,9 @@ class Reordered(Operators):
         return super().count_columns(modules).index_select(1, self._order)
 
 
-def check_kept(kept: Sequence[int] | npt.NDArray[np.int64] | Tensor, dim: int) -> Tensor:
+def check_kept(
+    kept: Sequence[int] | npt.NDArray[np.int64] | npt.NDArray[np.bool_] | Tensor, dim: int
+) -> Tensor:
     """Return which numbers are left as an ascending (k,) int64 tensor.
 
     Args:

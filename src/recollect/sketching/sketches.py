@@ -105,7 +105,9 @@ class Sketches:
         kept = None if self.kept is None else self.kept[:dim]
         return replace(self, codes=self.codes[:, :dim].contiguous(), kept=kept)
 
-    def masked(self, kept: Sequence[int] | npt.NDArray[np.int64] | Tensor) -> Sketches:
+    def masked(
+        self, kept: Sequence[int] | npt.NDArray[np.int64] | npt.NDArray[np.bool_] | Tensor
+    ) -> Sketches:
         """Return the coarser sketches that any of the numbers are, whichever were lost.
 
         They decode, add and compare like a prefix of the same length.
