@@ -101,11 +101,8 @@ def test_attributes_get_wider_bars(room):
     everything = recall.attribute(m, "eye")
     assert any("roll-ups" in n for n in everything.notes)
     truth = t.objects("eye").attributes.numpy().mean(0)
-    within = [
-        low <= x <= high
-        for low, x, high in zip(everything["low"], truth, everything["high"], strict=True)
-    ]
-    assert sum(within) >= 3
+    half = np.subtract(everything["high"], everything["low"]) / 2
+    assert (np.abs(np.subtract(everything["estimate"], truth)) < 3 * half).all()
     by_filter = recall.attribute(m, "eye", where="source = 'hall'")
     assert any("left in roll-ups only" in n for n in by_filter.notes)
     with pytest.raises(NotRemembered, match="only their structure is left"):

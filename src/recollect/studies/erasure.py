@@ -1,6 +1,6 @@
 """Graceful erasure: what is left of each property when only a part of a sketch is left.
 
-Without data: scenes of 2 to 6 of scikit-learn's handwritten digits, read by a small network; an
+Without data: scenes of 2 to 12 of scikit-learn's handwritten digits, read by a small network; an
 object's module is the digit that it was read as, its attribute the 32 hidden numbers. With data:
 the channel means of MobileNetV2 on pictures of CIFAR-10, a static network. Sketches are kept
 whole, then cut to 1/2, 1/4, 1/8 and 1/16; whatever is left is asked for attributes, counts,

@@ -25,9 +25,9 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 QUERIES = 100
-HIDDEN, SLOTS = 32, 6
+HIDDEN, SLOTS = 32, 12
 # Numbers of the sketches by which true cosines are known, to 1 / sqrt of them.
-WIDE = 8192
+WIDE = 16384
 COUNT_WEIGHT = 0.2
 
 
@@ -151,7 +151,7 @@ def _trained(pictures: Tensor, labels: Tensor, seed: int) -> nn.Sequential:
 def _scenes(
     network: nn.Sequential, pictures: Tensor, number: int, rng: np.random.Generator
 ) -> Trace:
-    """Return glances of 2 to 6 digits each, every one turned, moved and dimmed afresh."""
+    """Return glances of 2 to 12 digits each, every one turned, moved and dimmed afresh."""
     glance = np.repeat(np.arange(number), rng.integers(2, SLOTS + 1, number))
     chosen = _afresh(pictures[rng.integers(0, len(pictures), len(glance))], rng)
     hidden = network[:-1](chosen)
@@ -188,7 +188,7 @@ def _counts(t: Trace, names: list[str]) -> FloatArray:
 
 
 def _slots(t: Trace, names: list[str], means: dict[str, Any], sketcher: Sketcher) -> FloatArray:
-    """Return each glance's objects side by side, less their modules' means, (B, 6 m)."""
+    """Return each glance's objects side by side, less their modules' means, (B, 12 m)."""
     out = np.zeros((len(t), SLOTS, HIDDEN))
     free = np.zeros(len(t), np.int64)
     for name in names:
