@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -75,7 +76,7 @@ def test_four_stages_and_roll_ups_do_not_change(tmp_path, dtype):
     assert same_where_known(Memory(tmp_path / "m", read_only=True), before)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_whatever_happens_roll_ups_are_the_sums_of_whole_sketches(tmp_path_factory, data):
     """A twin that never fades is asked the same; what is not known is said."""
@@ -83,23 +84,24 @@ def test_whatever_happens_roll_ups_are_the_sums_of_whole_sketches(tmp_path_facto
     ours, twin = memory(folder / "m", dim=DIM), memory(folder / "twin", dim=DIM)
     policy = "full for 5 hours, 300 dims for 9 hours, 64 dims for 15 hours, roll-ups for ever"
     hour, held = 0, []
-    for _ in range(data.draw(st.integers(3, 7))):
-        step = data.draw(st.sampled_from(["add", "add", "again", "other", "delete", "compact"]))
+    rng = random.Random(data.draw(st.integers(0, 999)))
+    for _ in range(12):
+        step = rng.choice(["add", "add", "again", "other", "delete", "compact"])
         if step == "add" or not held:
-            hour, held = hour + data.draw(st.integers(1, 4)), [*held, hour]
+            hour, held = hour + rng.randint(1, 4), [*held, hour]
             for m in (ours, twin):
                 times = hour * HOUR + np.arange(4)
                 m._append(sketches(4, hour, dim=DIM), times, ids=range_of(hour))
             held[-1] = hour
         elif step in ("again", "other"):
-            which = data.draw(st.sampled_from(held))
+            which = rng.choice(held[-4:])
             if which in left(ours):
                 seed = which + 500 * (step == "other")
                 for m in (ours, twin):
                     times = which * HOUR + np.arange(4)
                     m._append(sketches(4, seed, dim=DIM), times, ids=range_of(which))
         elif step == "delete":
-            which = data.draw(st.sampled_from(held))
+            which = rng.choice(held[-4:])
             if which in left(ours):
                 for m in (ours, twin):
                     m.delete(f"id = {which * 10}")
@@ -463,6 +465,8 @@ def test_an_interruption_at_any_step_leaves_one_state_or_the_other(tmp_path, mon
         m.fade(now=40 * HOUR, policy=POLICY)
     monkeypatch.undo()
     committed = step in ("settle", "clean", "save")
+    states = (tmp_path / "m" / "forgotten").glob("*.npz")
+    assert all(int(path.stem) <= m._engine.rows.version for path in states)
     other = Memory(tmp_path / "m", read_only=True)  # what a reader finds, the writer still open
     assert len(other) == len(m) == (90 if committed else 120)
     for each in (other, m):
