@@ -287,6 +287,31 @@ def compact(path: MemoryPath, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def fade(
+    path: MemoryPath,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORDS",
+            help="Becomes the memory's policy: 'full for 30 days, 256 dims for a year, roll-ups "
+            "for ever'; 'off' ends fading.",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would fade.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Forget by the retention policy: old glances keep a prefix, or only their roll-ups."""
+    from recollect.app.shown import print_json
+
+    with open_memory(path, write=not dry_run) as memory:
+        found = memory.fade(policy=policy, dry_run=dry_run)
+    if as_json:
+        print_json({**vars(found), "glances": found.glances})
+    else:
+        print(found)
+
+
+@app.command()
 def export(
     path: MemoryPath,
     to: Annotated[

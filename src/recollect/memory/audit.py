@@ -37,6 +37,8 @@ def verify(engine: Engine) -> Report:
         fresh = Ledger(engine.folder, engine.recipe.dim, engine.ledger.channel)
         total = engine.count(fresh)
         problems += engine.ledger.same_as(fresh)
+        if engine.rows.faded and not engine.forgotten.any:
+            problems.append("glances have faded, but what roll-ups know of them is gone")
         checked.append(
             f"roll-ups of {len(fresh.hours())} hours equal {total} glances counted anew"
         )
@@ -44,10 +46,15 @@ def verify(engine: Engine) -> Report:
             cells = engine.followed.cells(engine.rows.version)
             counted = sum(c.counted - c.deleted + c.missing for c in cells.values())
             checked.append(f"statistics of {len(cells)} windows can be read")
-            if counted != len(ids) and not any(c.replaced for c in cells.values()):
-                problems.append(
-                    f"stream statistics know of {counted} glances, there are {len(ids)}"
-                )
+            seen = len(ids) + engine.forgotten.count()
+            if counted != seen and not any(c.replaced for c in cells.values()):
+                problems.append(f"stream statistics know of {counted} glances, there are {seen}")
+        checked += told(engine)
+        problems += [f"{name} is damaged; restore it from a copy" for name in _damaged(engine)]
+        problems += [
+            f"column {name} of the sketches is gone; the other tiers still answer"
+            for name in engine.rows.lost
+        ]
         engine.reservoir.load(engine.rows.version)
         kept, _ = engine.reservoir.records()
         checked.append(f"{len(kept)} records can be read")
@@ -57,6 +64,36 @@ def verify(engine: Engine) -> Report:
     except (CorruptMemory, ValueError) as error:
         problems.append(str(error))
     return Report(str(engine.folder.path), checked, problems)
+
+
+def told(engine: Engine) -> list[str]:
+    """Return what was forgotten, one sentence each."""
+    dim, forgotten = engine.recipe.dim, engine.forgotten
+    found = []
+    for keep, glances in lengths(engine).items():
+        if keep < dim:
+            what = f"{keep} of {dim} numbers" if keep else "their structure, no sketch"
+            found.append(f"{glances:,} glances have faded: they keep {what}")
+    if forgotten.count():
+        found.append(f"{forgotten.count():,} glances are left in roll-ups only")
+    narrow = forgotten.narrowed
+    if narrow:
+        found.append(f"of the sums of {narrow:,} hours only the first numbers are known")
+    if found:
+        found.append("what roll-ups hold of them cannot be counted anew, only checked for damage")
+    return found
+
+
+def _damaged(engine: Engine) -> list[str]:
+    return engine.forgotten.damaged() if engine.forgotten.any else []
+
+
+def lengths(engine: Engine) -> dict[int, int]:
+    """Return numbers kept -> glances that keep so many, the most first."""
+    found: dict[int, int] = {}
+    for keep, (_, n, gone) in zip(engine.rows.keeps(), engine.rows.keys(), strict=True):
+        found[keep] = found.get(keep, 0) + n - gone
+    return dict(sorted(found.items(), reverse=True))
 
 
 def export(engine: Engine, path: Path) -> int:
@@ -83,6 +120,7 @@ def export(engine: Engine, path: Path) -> int:
             *[(name, kinds.get(kind, pa.string())) for name, kind in labels.items()],
             ("skeleton", pa.binary()),
             ("sketch", pa.list_(pa.float32(), engine.recipe.dim)),
+            *([("kept", pa.int32())] if rows.faded else []),
         ],
         metadata=about,
     )
@@ -106,6 +144,8 @@ def export(engine: Engine, path: Path) -> int:
                     pa.array(packed, pa.binary()),
                     pa.FixedSizeListArray.from_arrays(values.reshape(-1), engine.recipe.dim),
                 ]
+                if block.kept is not None:
+                    columns.append(pa.array(block.kept, pa.int32()))
                 writer.write_table(pa.table(columns, schema=schema))
                 total += len(block)
         partial.replace(path)
@@ -124,12 +164,13 @@ def info(engine: Engine, meta: Mapping[str, Any], priors: Sequence[int]) -> dict
         "rollups": size_of(folder / "rollups"),
         "reservoir": size_of(folder / "reservoir"),
         "priors": size_of(folder / "priors"),
+        "forgotten": size_of(folder / "forgotten"),
     }
     if engine.followed is not None:
         parts["statistics"] = size_of(folder / "statistics")
     total = size_of(folder.path)
     parts["other"] = total - sum(parts.values())
-    rollups = engine.ledger.between(None, None, engine.modules)
+    rollups = engine.between(None, None)
     n = engine.ledger.total
     engine.reservoir.load(engine.rows.version)
     numbers = _numbers_per_glance(engine)
@@ -146,6 +187,10 @@ def info(engine: Engine, meta: Mapping[str, Any], priors: Sequence[int]) -> dict
         "modules": len(engine.modules),
         "families": sum(1 for _ in engine.modules),
         "skeletons": len(engine.skeletons),
+        "retention": meta["retention"],
+        "numbers_kept": {str(k): n for k, n in lengths(engine).items()},
+        "forgotten": engine.forgotten.count(),
+        "told": told(engine),
         "records": len(engine.reservoir.members),
         "priors": list(priors),
         "numbers_per_glance": numbers,

@@ -17,13 +17,17 @@ import numpy as np
 import numpy.typing as npt
 
 from recollect._checks import CorruptMemory
+from recollect.memory.fading import take_back
 from recollect.memory.followed import Followed
 from recollect.memory.following import Following
+from recollect.memory.forgotten import Forgotten
 from recollect.memory.intake import SQL_KINDS, kind_of
 from recollect.memory.layout import Folder, Moved, disk_errors
 from recollect.memory.ledger import Cover, Ledger
 from recollect.memory.lock import WriterLock
 from recollect.memory.reservoir import Reservoir
+from recollect.memory.rewriting import join
+from recollect.memory.rollups import RollUps
 from recollect.memory.rows import FOLDER, Block, Rows, Where
 from recollect.memory.structures import SkeletonTable
 from recollect.sketching.recipe import ModuleTable, Recipe
@@ -72,6 +76,7 @@ class Engine:
         channel = 0 if recipe.channel is None else recipe.channel.size
         self.rows = Rows(folder, recipe.dim, recipe.dtype, channel)
         self.ledger = Ledger(folder, recipe.dim, channel)
+        self.forgotten = Forgotten(folder, recipe.dim)
         self.reservoir = Reservoir(folder, reservoir)
         self.followed = None if following is None else Followed(folder, following)
         self._skeletons: SkeletonTable | None = None
@@ -104,6 +109,7 @@ class Engine:
             self._skeletons.refresh()
         self.rows.refresh()
         self.ledger.load()
+        self.forgotten.open(newest)
         covered = self.ledger.cover
         if newest < covered.version:
             raise CorruptMemory(
@@ -153,6 +159,12 @@ class Engine:
     def _repair(self, covered: Cover) -> None:
         """Count in what came after the version that the roll-ups cover, or count anew."""
         version, fragments, files = self.rows.cover()
+        if self.rows.faded and not self.forgotten.any:
+            raise CorruptMemory(
+                f"{self.folder / 'forgotten'} is missing; it held what roll-ups know of glances "
+                "that have faded; restore it from a copy"
+            )
+        files += self.forgotten.files
         grown = all(fragments.get(k) == v for k, v in covered.fragments.items())
         new = [int(k) for k in fragments if k not in covered.fragments]
         if not grown:
@@ -194,6 +206,7 @@ class Engine:
                 yield
             except BaseException:
                 self._seen = None
+                self.forgotten.drop_newer(self.rows.version)
                 raise
 
     def _take_over(self) -> None:
@@ -202,6 +215,7 @@ class Engine:
         self.skeletons.trim()
         self.sync()
         version = self.rows.version
+        self.forgotten.drop_newer(version)
         self.reservoir.drop_newer(version)
         self.reservoir.load(version)
         alive = self.rows.places(np.array(self.reservoir.members, np.int64)) >= 0
@@ -225,12 +239,14 @@ class Engine:
             trace: what they were sketched from, or what is known of it.
             rows: row of the block for each glance of the trace; by default all in order.
         """
-        self._add_label_columns(block)
+        self.add_label_columns(block)
         places = self.rows.places(block.ids)
         old = places[places >= 0]
-        before = [self._fixed(b) for b in self.rows.blocks(old)]
+        blocks = list(self.rows.blocks(old))
+        before = [self.fixed(b) for b in blocks]
         chosen, path = self._write_records(block, trace, rows)
         written = [] if path is None else [path]
+        taken = take_back(self.forgotten, blocks, block, self.rows.version + 1)
         try:
             if self.followed is not None and rows is None:
                 written.append(self._follow(block, trace, places))
@@ -241,8 +257,10 @@ class Engine:
             raise
         for time, skeleton, fixed in before:
             self.ledger.add(time, skeleton, fixed, self.skeletons, sign=-1)
-        self.ledger.add(*self._fixed(block), self.skeletons)
-        self._note()
+        self.ledger.add(*self.fixed(block), self.skeletons)
+        self.note()
+        if taken:
+            self.forgotten.settle()
         if path is not None:
             self.reservoir.committed(chosen, path)
         if len(old):
@@ -272,12 +290,39 @@ class Engine:
         numbers = ids[chosen].tolist()
         return numbers, self.reservoir.write(numbers, trace[chosen], self.rows.version + 1)
 
+    def between(
+        self,
+        first: int | None,
+        last: int | None,
+        more: Ledger | None = None,
+        narrow: dict[int, int] | None = None,
+    ) -> RollUps:
+        """Return the roll-ups of the hours first <= hour < last.
+
+        Args:
+            first: hour since 1970.
+            last: hour since 1970.
+            more: other hours that are counted in.
+            narrow: of which of these how many numbers are known.
+        """
+        if not self.forgotten.any:
+            return self.ledger.between(first, last, self.modules, more)
+
+        def known(hours: IntArray) -> IntArray:
+            found = self.forgotten.known(hours)
+            for hour, kept in (narrow or {}).items():
+                found[hours == hour] = kept
+            return found
+
+        lost = self.forgotten.view(self.ledger)
+        return self.ledger.between(first, last, self.modules, more, lost, known)
+
     def count_where(self, parts: list[Where]) -> Ledger:
         """Return a ledger, in memory, of the glances in some filters."""
         ledger = self.ledger.like()
         for where in parts:
             for block in self.rows.blocks(self.rows.find(where)):
-                ledger.add(*self._fixed(block), self.skeletons)
+                ledger.add(*self.fixed(block), self.skeletons)
         return ledger
 
     def delete(self, sql: str) -> int:
@@ -286,7 +331,9 @@ class Engine:
         if len(places) == 0:
             return 0
         gone = self.rows.index()[0][places].tolist()
-        before = [self._fixed(b) for b in self.rows.blocks(places)]
+        blocks = list(self.rows.blocks(places))
+        before = [self.fixed(b) for b in blocks]
+        taken = take_back(self.forgotten, blocks, None, self.rows.version + 1)
         marked = None
         if self.followed is not None:
             times = self.rows.index()[1][places]
@@ -297,19 +344,22 @@ class Engine:
             if marked is not None:
                 marked.unlink(missing_ok=True)
             raise
+        if taken:
+            self.forgotten.settle()
         for time, skeleton, fixed in before:
             self.ledger.add(time, skeleton, fixed, self.skeletons, sign=-1)
-        self._note()
+        self.note()
         self.reservoir.remove(gone, self.rows.version)
         if self.followed is not None:
             self.followed.deleted(self.rows.version)
         self.save()
         return len(gone)
 
-    def _fixed(self, block: Block) -> tuple[IntArray, IntArray, IntArray]:
+    def fixed(self, block: Block) -> tuple[IntArray, IntArray, IntArray]:
+        """Return time, skeleton and fixed-point sketches (and channel) of a block."""
         return block.time, block.skeleton, block.fixed
 
-    def _note(self) -> None:
+    def note(self) -> None:
         """The ledger now stands at the newest version."""
         self._seen = self.rows.version
         self._written += 1
@@ -322,7 +372,7 @@ class Engine:
         elif self.ledger.is_full:
             self.save()
 
-    def _add_label_columns(self, block: Block) -> None:
+    def add_label_columns(self, block: Block) -> None:
         """Make room for new labels, and refuse values of another kind.
 
         Raises:
@@ -351,11 +401,16 @@ class Engine:
     def save(self) -> None:
         """Write the roll-ups, covering the newest version."""
         version, fragments, files = self.rows.cover()
+        files += self.forgotten.files
         self.ledger.save(Cover(version, fragments, files, len(self.skeletons)))
 
     def compact(self, everything: bool = False) -> None:
         """Join small files and write the roll-ups."""
-        self.rows.compact(everything)
+        if self.rows.faded:
+            join(self.rows, everything)
+            self.rows.clean()
+        else:
+            self.rows.compact(everything)
         self._seen = self.rows.version
         self.reservoir.compact(self._seen)
         if self.followed is not None:

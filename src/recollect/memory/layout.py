@@ -3,10 +3,11 @@
 ::
 
     room.recollect/
-      meta.json         format version, recipe, timezone, options; written once
+      meta.json         format version, recipe, timezone, options, retention policy
       modules.json      the module table; grows
       skeletons.bin     distinct skeletons, one after another; grows
       glances.lance/    one row per glance: id, time, source, labels, skeleton, sketch in tiers
+      forgotten/        what roll-ups hold of faded glances, if any; as precious as the rows
       rollups/          hours.npz and one file of sketch sums per month; derived, repaired
       reservoir/        whole records of a sample of the glances
       priors/           prior-0001.npz, ...

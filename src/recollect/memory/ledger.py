@@ -8,7 +8,9 @@ the glances: whatever is missing or behind is computed again, so a killed writer
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
@@ -59,12 +61,14 @@ class Ledger:
         folder: of the memory.
         dim: numbers in a sketch.
         channel: numbers in the distribution channel, which is summed behind the sketch.
+        home: folder in the memory for its files.
     """
 
-    def __init__(self, folder: Folder, dim: int, channel: int = 0) -> None:
+    def __init__(self, folder: Folder, dim: int, channel: int = 0, home: str = "rollups") -> None:
         self.folder = folder
         self.dim = dim + channel
         self.channel = channel
+        self.home = home
         self.changes = 0
         self.clear()
 
@@ -91,39 +95,48 @@ class Ledger:
         if not path.exists():
             return False
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            head = json.loads(arrays["head"].tobytes())
-            self.cover = Cover(**head["cover"])
-            self._months = head["months"]
-            self._generation = head["generation"]
-            self.bags = BagTable.from_flat(head["bags"], *_three(arrays, "bag"))
-            self.counts = Tally(*_three(arrays, "count"))
-            self.extra = Tally(*_three(arrays, "extra"))
+            self.cover = Cover(**self._read_index(path)["cover"])
         except (ValueError, KeyError, TypeError, EOFError, OSError, BadZipFile):
             self.clear()
             return False
         if not all((self.folder / name).exists() for name in self._months.values()):
             self.clear()
             return False
-        self.total = int(self.counts.arrays()[2].sum())
         return True
+
+    def _read_index(self, path: Path) -> dict[str, Any]:
+        """Read counts and the names of the months' files; return the index's head."""
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        head: dict[str, Any] = json.loads(arrays["head"].tobytes())
+        self._months = head["months"]
+        self._generation = head["generation"]
+        self.bags = BagTable.from_flat(head["bags"], *_three(arrays, "bag"))
+        self.counts = Tally(*_three(arrays, "count"))
+        self.extra = Tally(*_three(arrays, "extra"))
+        self.total = int(self.counts.arrays()[2].sum())
+        return head
 
     def save(self, cover: Cover) -> None:
         """Write everything that waits, covering the given version of the glances."""
         if not self._dirty and cover == self.cover and (self.folder / _INDEX).exists():
             return
+        self._write(_INDEX, {"cover": vars(cover)})
+        self.cover = cover
+        self._remove_old()
+
+    def _write(self, index: str, more: dict[str, Any]) -> None:
+        """Write the sums that wait, then the index with ``more`` in its head."""
         generation = self._generation + 1
         months = dict(self._months)
         waiting = np.array(sorted(self._waiting), np.int64)
-        counted = self.hours()
         for month, rows in months_of(waiting).items():
-            hours, sums = self._month(month, waiting[rows], counted)
+            hours, sums = self._month(month, waiting[rows])
             months.pop(month, None)
             if len(hours):
                 months[month] = self._write_month(month, generation, hours, sums)
         head = {
-            "cover": vars(cover),
+            **more,
             "months": months,
             "generation": generation,
             "bags": len(self.bags),
@@ -137,21 +150,20 @@ class Ledger:
             ("extra", self.extra.arrays()),
         ):
             arrays |= {f"{name}{i}": a for i, a in enumerate(part)}
-        self.folder.write_arrays(_INDEX, arrays)
+        self.folder.write_arrays(index, arrays)
         self._months, self._generation = months, generation
-        self._waiting, self._dirty, self.cover = {}, False, cover
-        self._remove_old()
+        self._waiting, self._dirty = {}, False
 
     def _write_month(self, month: str, generation: int, hours: IntArray, sums: IntArray) -> str:
-        name = f"rollups/sums-{month}-{generation}.npys"
+        name = f"{self.home}/sums-{month}-{generation}.npys"
         self.folder.write(name, lambda file: write_month(file, hours, sums))
         return name
 
     def _remove_old(self) -> None:
         """Remove the files of months that no longer count."""
         used = set(self._months.values())
-        for path in (self.folder / "rollups").glob("sums-*"):
-            if f"rollups/{path.name}" not in used:
+        for path in (self.folder / self.home).glob("sums-*"):
+            if f"{self.home}/{path.name}" not in used:
                 path.unlink(missing_ok=True)
 
     # -- changing -------------------------------------------------------------------------
@@ -190,6 +202,10 @@ class Ledger:
                 self.extra.add(
                     np.full(len(rows), h, np.int64), bag.modules[rows], sign * bag.extra[rows]
                 )
+        self.add_sums(hour, fixed, sign)
+
+    def add_sums(self, hour: IntArray, fixed: IntArray, sign: int = 1) -> None:
+        """Add sketches (B, d), or parts of them, to the sums of their hours (B,) alone."""
         for h, total in zip(*group_sums(hour, fixed), strict=True):
             known = self._waiting.get(int(h))
             self._waiting[int(h)] = sign * total if known is None else known + sign * total
@@ -209,6 +225,11 @@ class Ledger:
         """Return the hours with glances, ascending."""
         return distinct(self.counts.arrays()[0])[0]
 
+    @property
+    def stale(self) -> bool:
+        """Whether this is a view of something that has changed since."""
+        return False
+
     def like(self) -> Ledger:
         """Return an empty ledger, in memory only, that shares the table of bags."""
         other = Ledger(self.folder, self.dim - self.channel, self.channel)
@@ -216,7 +237,13 @@ class Ledger:
         return other
 
     def between(
-        self, first: int | None, last: int | None, modules: ModuleTable, more: Ledger | None = None
+        self,
+        first: int | None,
+        last: int | None,
+        modules: ModuleTable,
+        more: Ledger | None = None,
+        lost: Ledger | None = None,
+        kept: Callable[[IntArray], IntArray] | None = None,
     ) -> RollUps:
         """Return the roll-ups of the hours first <= hour < last.
 
@@ -225,9 +252,14 @@ class Ledger:
             last: hour since 1970.
             modules: the module table.
             more: ``like`` this one, holding other hours that are counted in.
+            lost: ``like`` this one, holding what faded glances had of the same hours.
+            kept: how many numbers are known of the sums of some hours (H,); default all.
         """
         counts = _cut(self.counts.arrays(), first, last)
         extra = _cut(self.extra.arrays(), first, last)
+        if lost is not None:
+            counts = _join(counts, _cut(lost.counts.arrays(), first, last))
+            extra = _join(extra, _cut(lost.extra.arrays(), first, last))
         mine = distinct(counts[0])[0]
         if more is not None:
             counts = Tally(*_join(counts, more.counts.arrays())).arrays()
@@ -240,19 +272,22 @@ class Ledger:
         changes = self.changes
 
         def sums() -> IntArray:
-            if self.changes != changes:
+            if self.changes != changes or (lost is not None and lost.stale):
                 raise RuntimeError(
                     "the memory has changed since these roll-ups were made; call rollups() again"
                 )
+            out = self.sums(mine) if lost is None else self.sums(mine) + lost.sums(mine)
             if more is None:
-                return self.sums(starts)
-            out = more.sums(starts)
-            out[np.searchsorted(starts, mine)] += self.sums(mine)
-            return out
+                return out
+            joined = more.sums(starts)
+            joined[np.searchsorted(starts, mine)] += out
+            return joined
 
         return RollUps(
             starts * HOUR, n, known, modules, "hour", (place, bag, value), self.bags,
-            (np.searchsorted(starts, extra[0]), extra[1], extra[2]), sums, self.channel,
+            (np.searchsorted(starts, extra[0]), extra[1], extra[2]), sums,
+            np.full(len(starts), self.dim - self.channel) if kept is None else kept(starts),
+            self.channel,
         )  # fmt: skip
 
     def sums(self, hours: IntArray) -> IntArray:
@@ -275,12 +310,10 @@ class Ledger:
             if hour in self._waiting:
                 out[row] += self._waiting[hour]
 
-    def _month(
-        self, month: str, waiting: IntArray, counted: IntArray
-    ) -> tuple[IntArray, IntArray]:
+    def _month(self, month: str, waiting: IntArray) -> tuple[IntArray, IntArray]:
         """Hours and sums of a month with what waits; hours without glances are left out."""
         stored, _ = self._stored(month)
-        hours = np.intersect1d(np.union1d(stored, waiting), counted)
+        hours = np.intersect1d(np.union1d(stored, waiting), self.hours())
         return hours, self.sums(hours)
 
     def _stored(self, month: str) -> tuple[IntArray, IntArray]:
@@ -291,10 +324,13 @@ class Ledger:
             with (self.folder / name).open("rb") as file:
                 return read_month(file)
         except (OSError, ValueError, EOFError) as error:
-            raise CorruptMemory(
-                f"{self.folder / name} is missing or damaged; delete the folder "
-                f"{self.folder / 'rollups'}, it is computed again from the glances"
-            ) from error
+            raise self._damaged(name) from error
+
+    def _damaged(self, name: str) -> OSError:
+        return CorruptMemory(
+            f"{self.folder / name} is missing or damaged; delete the folder "
+            f"{self.folder / 'rollups'}, it is computed again from the glances"
+        )
 
     def same_as(self, other: Ledger) -> list[str]:
         """Return what differs from another ledger of the same glances, in words."""

@@ -18,15 +18,18 @@ from recollect.memory.audit import export, info, verify
 from recollect.memory.channels import channel_of, channels_at
 from recollect.memory.clock import microseconds_of_all
 from recollect.memory.engine import Engine
+from recollect.memory.fading import Faded, check_not_forgotten
 from recollect.memory.followed import Streams
 from recollect.memory.following import Follow, Following, following_of
 from recollect.memory.intake import Added, filter_of, ids_of_all, labels_of_all, sources_of_all
 from recollect.memory.layout import Folder
 from recollect.memory.merging import extend, merge
 from recollect.memory.opening import create_meta, has_scales, read_meta, recipe_and_scales
+from recollect.memory.policies import fade_by, forgotten_in, policy_of, retention_of, store_policy
 from recollect.memory.priors import Priors
 from recollect.memory.reading import counts_at, glances_at, places_of, rollups_in, sketches_at
 from recollect.memory.report import Report
+from recollect.memory.retention import Retention
 from recollect.memory.rollups import RollUps
 from recollect.memory.rows import Block
 from recollect.memory.search import Searcher
@@ -67,11 +70,16 @@ class Memory:
             counts come from the sketches alone.
         read_only: refuse to create or write.
         busy_timeout: seconds to wait for another writer.
+        retention: how long how much is kept of a glance, a ``Retention`` or its words (``"full
+            for 30 days, 256 dims for a year, roll-ups for ever"``); kept, default all for ever.
+            It is applied by ``fade`` and by ``close``. Given anew it replaces the old one;
+            ``"off"`` ends it.
 
     Raises:
         CorruptMemory: if the folder is no memory, of a newer format, or lost a file.
         RecipeMismatch: if the memory was made with another recipe; both are shown.
-        ValueError: if an option differs from the one that the memory was made with.
+        ValueError: if an option differs from the one that the memory was made with, or a
+            retention policy cannot be read or would grow data.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -97,6 +105,7 @@ class Memory:
         statistics: Following | Iterable[Follow] | bool | None = None,
         read_only: bool = False,
         busy_timeout: float = 10.0,
+        retention: str | Retention | None = None,
     ) -> None:
         check_one_of("durability", durability, ("process", "power"))
         self._folder = Folder(Path(path), durability == "power")
@@ -110,7 +119,10 @@ class Memory:
             ZoneInfo(timezone)
         meta = read_meta(self._folder, read_only)
         if meta is None:
-            meta = create_meta(self._folder, recipe_and_scales(sketcher), options)
+            made_with = recipe_and_scales(sketcher)
+            policy = policy_of(retention, made_with["recipe"]["dim"])
+            kept = {**options, "retention": None if policy is None else str(policy)}
+            meta = create_meta(self._folder, made_with, kept)
         self._meta = meta
         self._recipe = Recipe.from_dict(meta["recipe"])
         if sketcher is not None:
@@ -127,10 +139,13 @@ class Memory:
             None if followed is None else Following.from_dict(followed),
         )  # fmt: skip
         self._own: Sketcher | None = None
+        self._faded = False
         self._searcher = Searcher(self._engine.rows)
         self._priors = Priors(self._folder)
         if sketcher is not None and not len(self.modules) and has_scales(sketcher):
             extend(self.modules, sketcher.modules)
+        if retention is not None:
+            store_policy(self._engine, retention)
 
     # -- what it is -----------------------------------------------------------------------
 
@@ -153,6 +168,11 @@ class Memory:
     def timezone(self) -> str:
         """Name of the calendar's time zone."""
         return str(self._meta["timezone"])
+
+    @property
+    def retention(self) -> Retention | None:
+        """How long how much is kept of a glance; None if all is kept for ever."""
+        return retention_of(self._folder)
 
     @property
     def sketcher(self) -> Sketcher:
@@ -182,8 +202,16 @@ class Memory:
         self.close()
 
     def close(self) -> None:
-        """Write the roll-ups, join small files, and let the next writer in."""
-        self._engine.close()
+        """Fade by the retention policy, write the roll-ups, join small files, free the lock.
+
+        Fading and joining are a writer's work: a memory that was only read is left alone. What
+        ``fade`` has done since the memory was opened is not done again.
+        """
+        try:
+            if self._engine.lock.held and not self._faded and self.retention is not None:
+                self.fade()
+        finally:
+            self._engine.close()
 
     # -- writing --------------------------------------------------------------------------
 
@@ -210,7 +238,8 @@ class Memory:
             Ids, and how many are new and replaced. Everything is on disk by then.
 
         Raises:
-            ValueError: on times without zone, wrong numbers, or attributes that do not fit.
+            ValueError: on times without zone, wrong numbers, attributes that do not fit, or
+                glances of an hour of which only the roll-up is left.
             MemoryBusy: if another process is writing.
             OSError: if the disk is full; nothing of the call is stored.
         """
@@ -253,6 +282,7 @@ class Memory:
         ids, times, sources, labels = given
         if len(ids) == 0:
             return Added([], 0, 0)
+        check_not_forgotten(self._engine, times)
         self._engine.store_modules()
         skeleton = np.full(len(ids), -1, np.int64)
         if self._meta["keep_skeletons"] and sketches.skeletons is not None:
@@ -316,7 +346,9 @@ class Memory:
             return self._engine.delete(where)
 
     def merge(self, other: Memory) -> Added:
-        """Take in all glances of another memory; equal ids replace ours.
+        """Take in all glances of another memory; equal ids replace ours, unless they have faded.
+
+        Roll-ups take in what the other has forgotten, too.
 
         Raises:
             RecipeMismatch: if the recipes differ.
@@ -332,7 +364,44 @@ class Memory:
             self._engine.compact(everything=True)
             self._engine.reservoir.rewrite(self._engine.rows.version)
 
+    def fade(
+        self, now: Any = None, policy: str | Retention | None = None, *, dry_run: bool = False
+    ) -> Faded:
+        """Forget by the retention policy: old glances keep a prefix, or only their roll-ups.
+
+        Roll-ups do not change. Whole UTC hours fade, once all of an hour is old enough. Records
+        stay as long as their glance; before the first glances go, a prior is fitted if none is.
+
+        Args:
+            now: moment from which ages are counted, with zone; the present by default.
+            policy: becomes the memory's policy first; ``"off"`` ends it.
+            dry_run: change nothing, tell what would be.
+
+        Raises:
+            ValueError: if there is no policy, or it would grow data.
+        """
+        self._faded = self._faded or not dry_run
+        return fade_by(self, self._engine, now, policy, dry_run)
+
     # -- reading --------------------------------------------------------------------------
+
+    def kept(self, ids: Iterable[int]) -> IntArray:
+        """Return how many numbers of their sketches glances keep, (n,): 0 if only structure.
+
+        Raises:
+            NotRemembered: if an id is unknown.
+        """
+        wanted = list(ids)
+        engine = self._engine
+        return engine.reading(lambda: engine.rows.kept()[places_of(engine, wanted)])
+
+    def forgotten(self, since: Any = None, until: Any = None) -> int:
+        """Return how many glances are left in roll-ups only, of the UTC hours that a span meets.
+
+        ``len(memory)``, ``glances`` and filters do not know them; ``rollups`` count them.
+        """
+        span = filter_of(None, since, until)
+        return self._engine.reading(lambda: forgotten_in(self._engine, span))
 
     def glances(
         self,
@@ -374,11 +443,12 @@ class Memory:
             where: SQL expression.
             since: first moment (with zone).
             until: moment after the last.
-            prefix: only the first numbers of each sketch (only their tiers are read).
+            prefix: only the first numbers of each sketch (only their tiers are read); by default
+                all that the chosen glances still have in common (see ``kept``).
 
         Raises:
             NotRemembered: if an id is unknown.
-            ValueError: if both ids and a filter are given, or the prefix is too long.
+            ValueError: if both ids and a filter are given, or a glance keeps no such prefix.
         """
         chosen = filter_of(where, since, until)
         if ids is not None and not chosen.is_all:
@@ -528,7 +598,8 @@ class Memory:
         """Write all glances to one Parquet file that needs nothing of ours to be read.
 
         Columns: id, time, source, labels, ``skeleton`` (packed), ``sketch`` (float32 values);
-        recipe and module table are JSON in the schema's metadata.
+        recipe and module table are JSON in the schema's metadata. Where glances have faded,
+        ``kept`` says how many numbers of ``sketch`` are known; the others are zero.
 
         Returns:
             The number of glances written.
@@ -538,4 +609,6 @@ class Memory:
     def info(self) -> dict[str, Any]:
         """Return what the memory holds and what it costs, every byte on disk counted."""
         self._engine.sync()
-        return info(self._engine, self._meta, self.prior_versions)
+        policy = self.retention
+        meta = {**self._meta, "retention": None if policy is None else str(policy)}
+        return info(self._engine, meta, self.prior_versions)

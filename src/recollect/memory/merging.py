@@ -1,15 +1,23 @@
-"""Taking one memory's glances into another."""
+"""Taking one memory's glances into another.
+
+What the other has forgotten comes over with the first commit and is remembered by a fingerprint,
+so that a merge that was interrupted can be run again. A faded glance does not take the place of
+one that is here.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from recollect.memory.engine import Engine
-from recollect.memory.rows import Where
+from recollect.memory.fading import add_faded
+from recollect.memory.rewriting import rewrite
+from recollect.memory.rows import Block, Where
 from recollect.sketching.recipe import ModuleTable
 from recollect.sketching.skeletons import Structure, pack_structure, unpack_structure
 
@@ -51,13 +59,18 @@ def merge(engine: Engine, other: Engine, keep_skeletons: bool) -> tuple[list[int
         other.reservoir.load(other.rows.version)
         if engine.reservoir.size:
             engine.reservoir.lower(other.reservoir.bound(), engine.rows.version)
+        again = _take_forgotten(engine, other, translate.ids)
         ids: list[int] = []
         replaced = 0
         for block in other.rows.blocks(other.rows.find(Where())):
-            rows, records = _records(other, block.ids)
-            ours = replace(block, skeleton=translate(block.skeleton))
-            replaced += engine.commit(ours, records, rows)
-            ids += block.ids.tolist()
+            ours = dataclasses.replace(block, skeleton=translate(block.skeleton))
+            for keep, part in _by_length(ours, engine.recipe.dim):
+                if keep == engine.recipe.dim:
+                    rows, records = _records(other, part.ids)
+                    replaced += engine.commit(part, records, rows)
+                else:
+                    part = add_faded(engine, part, keep, again)
+                ids += part.ids.tolist()
         _absorb(engine, other, len(ids), replaced)
     return ids, replaced
 
@@ -84,6 +97,35 @@ def _check_following(engine: Engine, other: Engine) -> None:
             "statistics cannot be made from sketches; add the traces themselves, or merge into a "
             "memory without statistics"
         )
+
+
+def _take_forgotten(engine: Engine, other: Engine, modules: IntArray) -> bool:
+    """Take over what another memory forgot; return whether that had been done before."""
+    if not other.forgotten.any:
+        return False
+    mark = other.forgotten.mark
+    if mark in engine.forgotten.merged:
+        return True
+    engine.forgotten.take(other.forgotten, modules)
+    engine.forgotten.merged.append(mark)
+    engine.forgotten.prepare(engine.rows.version + 1)
+    if engine.rows.data() is None:
+        engine.rows.write(other.rows.none(), replace=False)
+    else:
+        rewrite(engine.rows, [], [])
+    engine.note()
+    engine.forgotten.settle()
+    return False
+
+
+def _by_length(block: Block, dim: int) -> Iterator[tuple[int, Block]]:
+    """Split a block by how many numbers its glances keep."""
+    if block.kept is None:
+        yield dim, block
+        return
+    for keep in np.unique(block.kept)[::-1].tolist():
+        part = block.take(np.flatnonzero(block.kept == keep))
+        yield keep, dataclasses.replace(part, kept=None) if keep == dim else part
 
 
 class _Translation:

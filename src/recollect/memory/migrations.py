@@ -1,8 +1,9 @@
 """The format of a memory on disk, and the numbered steps from older formats to this one.
 
-Format 1 is the first. When the format changes, raise ``FORMAT`` and add the step that rewrites a
-folder of the format before: ``STEPS[n]`` takes a folder from format n to n + 1 and must be safe
-to run again after an interruption.
+Format 1 is the first. In format 2 glances may have faded; a folder of format 1 is one of format 2
+where none has, and becomes one when a policy is set. When the format changes, raise ``FORMAT``
+and add the step that rewrites a folder of the format before: ``STEPS[n]`` takes a folder from
+format n to n + 1 and must be safe to run again after an interruption.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from typing import Any
 
 from recollect._checks import CorruptMemory
 
-__all__ = ["FORMAT", "STEPS", "check_format", "migrate"]
+__all__ = ["AS_IT_IS", "FORMAT", "STEPS", "check_format", "migrate"]
 
-FORMAT = 1
+FORMAT = 2
 
 Step = Callable[[Path, dict[str, Any]], dict[str, Any]]
-STEPS: dict[int, Step] = {}
+STEPS: dict[int, Step] = {1: lambda folder, meta: {"retention": None, **meta}}
+
+# Formats that need no step to be read and written.
+AS_IT_IS = {1}
 
 
 def check_format(path: Path, meta: Mapping[str, Any]) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from recollect._checks import CorruptMemory
 from recollect.memory.layout import Folder
-from recollect.memory.migrations import FORMAT, check_format, migrate
+from recollect.memory.migrations import AS_IT_IS, FORMAT, check_format, migrate
 from recollect.sketching.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def read_meta(folder: Folder, read_only: bool) -> dict[str, Any] | None:
     meta: Any = folder.read_json("meta.json")
     if not isinstance(meta, dict) or meta.get("kind") != "recollect memory":
         raise CorruptMemory(f"{path} is not a memory: its meta.json is another program's")
-    if check_format(path, meta) < FORMAT:
+    if not set(range(check_format(path, meta), FORMAT)) <= AS_IT_IS:
         if read_only:
             raise CorruptMemory(f"{path} is of an older format; open it once to write, to migrate")
         meta = migrate(path, meta)
@@ -56,9 +56,9 @@ def create_meta(
     Args:
         folder: of the memory.
         made_with: recipe and given scales, as plain values.
-        options: timezone, reservoir, keep_skeletons; None for the default.
+        options: timezone, reservoir, keep_skeletons, retention; None for the default.
     """
-    defaults = {"timezone": "UTC", "reservoir": 512, "keep_skeletons": True}
+    defaults = {"timezone": "UTC", "reservoir": 512, "keep_skeletons": True, "retention": None}
     chosen = {k: v for k, v in options.items() if v is not None}
     meta = {"kind": "recollect memory", "format": FORMAT, **made_with, **defaults, **chosen}
     folder.path.mkdir(parents=True, exist_ok=True)

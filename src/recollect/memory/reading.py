@@ -57,15 +57,15 @@ def glances_at(engine: Engine, places: IntArray, columns: Sequence[str] | None) 
 def sketches_at(engine: Engine, places: IntArray, prefix: int | None) -> Sketches:
     """Return the sketches at some places, or their prefixes (only their tiers are read).
 
+    Without a prefix, the longest that all of them keep. Where a tier was lost, the others.
+
     Raises:
-        ValueError: if the prefix is longer than the sketches.
+        ValueError: if the prefix is longer than the sketches, or than what one of them keeps.
     """
     import torch
 
-    rows, whole = engine.rows, engine.recipe.dim
-    dim = whole if prefix is None else check_integer("prefix", prefix, minimum=1)
-    if dim > whole:
-        raise ValueError(f"a prefix of {dim} numbers is asked of sketches of {whole}")
+    rows = engine.rows
+    dim = _common(engine, places, prefix)
     columns = [name for name, part in rows.tiers.items() if part.start < dim]
     scaled = ["scale"] if rows.dtype == np.int8 else []
     codes = np.zeros((0, dim), rows.dtype)
@@ -75,7 +75,7 @@ def sketches_at(engine: Engine, places: IntArray, prefix: int | None) -> Sketche
         codes = np.array(rows.codes(table, columns)[:, :dim])
         if scaled:
             factors = table.column("scale").to_numpy().astype(np.float32)
-    return sketching.Sketches(
+    found = sketching.Sketches(
         torch.from_numpy(codes),
         torch.from_numpy(factors) if scaled else None,
         torch.ones(len(places), dtype=torch.int64),
@@ -83,6 +83,37 @@ def sketches_at(engine: Engine, places: IntArray, prefix: int | None) -> Sketche
         engine.modules,
         engine.recipe,
     )
+    lost = [rows.tiers[name] for name in rows.lost if name in columns]
+    if not lost:
+        return found
+    return found.masked([i for i in range(dim) if not any(p.start <= i < p.stop for p in lost)])
+
+
+def _common(engine: Engine, places: IntArray, prefix: int | None) -> int:
+    """Return how many numbers to read.
+
+    Raises:
+        ValueError: if the prefix is longer than the sketches, or than what one of them keeps.
+    """
+    rows, whole = engine.rows, engine.recipe.dim
+    dim = whole if prefix is None else check_integer("prefix", prefix, minimum=1)
+    if dim > whole:
+        raise ValueError(f"a prefix of {dim} numbers is asked of sketches of {whole}")
+    if not rows.faded or len(places) == 0:
+        return dim
+    kept = rows.kept()[places]
+    least = int(kept.min())
+    if prefix is None and least > 0:
+        return least
+    short = kept < max(dim if prefix is not None else 1, 1)
+    if short.any():
+        first = rows.index()[0][places[short][0]]
+        raise ValueError(
+            f"{dim} numbers are asked for, but {short.sum():,} of these glances have faded: "
+            f"glance {first} keeps {kept[short][0]} of {whole}; memory.kept(ids) says what each "
+            "keeps"
+        )
+    return dim
 
 
 def _skeletons(engine: Engine, numbers: IntArray) -> sketching.Skeletons | None:
@@ -105,7 +136,6 @@ def counts_at(engine: Engine, places: IntArray) -> SkeletonCounts:
 
 def rollups_in(engine: Engine, span: Where) -> RollUps:
     """Return the roll-ups of a span; hours that it cuts are counted from their glances."""
-    ledger, modules = engine.ledger, engine.modules
     first = None if span.since is None else -(-span.since // HOUR)
     last = None if span.until is None else span.until // HOUR
     cut = []
@@ -117,5 +147,18 @@ def rollups_in(engine: Engine, span: Where) -> RollUps:
         if last is not None and span.until != last * HOUR:
             cut.append(Where(None, last * HOUR, span.until))
     if not cut:
-        return ledger.between(first, last, modules)
-    return ledger.between(first, last, modules, engine.count_where(cut))
+        return engine.between(first, last)
+    return engine.between(first, last, engine.count_where(cut), _cut_hours(engine, cut))
+
+
+def _cut_hours(engine: Engine, cut: list[Where]) -> dict[int, int]:
+    """Return the hours of some cuts, and how many numbers all of their glances keep."""
+    if not engine.rows.faded:
+        return {}
+    found: dict[int, int] = {}
+    kept, time = engine.rows.kept(), engine.rows.index()[1]
+    for where in cut:
+        for place in engine.rows.find(where).tolist():
+            hour = int(time[place]) // HOUR
+            found[hour] = min(int(kept[place]), found.get(hour, engine.recipe.dim))
+    return found

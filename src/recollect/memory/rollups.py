@@ -38,6 +38,8 @@ class RollUps:
         known: (W,) int64, glances in it whose skeleton was kept.
         modules: the module table; ``modules.names[p]`` is the module of column p.
         window: ``"hour"``, ``"day"``, ``"month"`` (UTC) or ``"all"``.
+        kept: (W,) int64, how many numbers of each window's sum are known: all of them, unless
+            glances that had faded were deleted, or the window cuts an hour that has faded.
 
     Example:
         >>> from recollect import Memory, Object, Trace
@@ -58,6 +60,7 @@ class RollUps:
     _table: BagTable = field(repr=False)
     _extra: Sparse = field(repr=False)
     _sum: Callable[[], IntArray] = field(repr=False)
+    kept: IntArray = field(repr=False)
     _channel: int = field(repr=False, default=0)
 
     def __len__(self) -> int:
@@ -74,6 +77,8 @@ class RollUps:
     @cached_property
     def sum(self) -> IntArray:
         """(W, d) int64: sum of the sketches in units of 2**-32; read when first asked for.
+
+        Only the first ``kept`` numbers of a row are known.
 
         Raises:
             RuntimeError: if the memory has changed since these roll-ups were made.
@@ -167,6 +172,7 @@ class RollUps:
             self._table,
             _move(self._extra, place),
             total,
+            _least(self.kept, place, size),
             self._channel,
         )
 
@@ -188,6 +194,12 @@ def fold_windows(start: IntArray, window: str) -> tuple[IntArray, IntArray]:
 def _fold(values: IntArray, place: IntArray, size: int) -> IntArray:
     out = np.zeros(size, np.int64)
     np.add.at(out, place, values)
+    return out
+
+
+def _least(values: IntArray, place: IntArray, size: int) -> IntArray:
+    out = np.full(size, np.iinfo(np.int64).max)
+    np.minimum.at(out, place, values)
     return out
 
 

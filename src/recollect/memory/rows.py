@@ -1,15 +1,13 @@
-"""The glances on disk: one Lance row each, the sketch cut into prefix tiers.
+"""The glances on disk: one Lance row each, the sketch cut into prefix tiers (see ``tiers``).
 
-A prefix of a fixed-size list column cannot be read alone, so a sketch stands in sibling columns
-``s0`` (the first 256 numbers), ``s1`` (the next 768) and ``s2`` (the rest). Where the recipe has
-a distribution channel, its vector stands in a column of its own.
+Where the recipe has a distribution channel, its vector stands in a column of its own.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -22,6 +20,7 @@ from recollect._checks import CorruptMemory
 from recollect.memory.index import Index, Key, fragment_keys
 from recollect.memory.layout import Folder, Moved
 from recollect.memory.sums import to_fixed_point
+from recollect.memory.tiers import is_part, kept_of, matrix_of, parts_of, tiers
 
 __all__ = ["CHANNEL", "FIXED", "FOLDER", "Block", "Rows", "Where", "newest_version", "tiers"]
 
@@ -49,16 +48,6 @@ def lance() -> Any:
     import lance
 
     return lance
-
-
-def tiers(dim: int) -> dict[str, slice]:
-    """Return the columns of a sketch and which of its numbers they hold.
-
-    >>> tiers(1024)
-    {'s0': slice(0, 256, None), 's1': slice(256, 1024, None)}
-    """
-    cuts = (("s0", 0, 256), ("s1", 256, 1024), ("s2", 1024, dim))
-    return {name: slice(start, min(stop, dim)) for name, start, stop in cuts if start < dim}
 
 
 def newest_version(path: Path) -> int:
@@ -89,9 +78,10 @@ class Block:
         labels: name -> B values (str, float, bool or None).
         skeleton: (B,) int64, -1 where not kept.
         scale: (B,) float32, or None where the codes are no int8.
-        codes: (B, d).
+        codes: (B, d); zero beyond what is kept of a faded glance.
         channel: (B, c) int8 and (B,) float32, the distribution channel's codes and their scale;
             None where the recipe has none.
+        kept: (B,) int64, numbers kept of each glance, or None where all are whole.
     """
 
     ids: IntArray
@@ -102,6 +92,7 @@ class Block:
     scale: npt.NDArray[np.float32] | None
     codes: npt.NDArray[Any]
     channel: tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]] | None = None
+    kept: IntArray | None = None
 
     @property
     def fixed(self) -> IntArray:
@@ -113,6 +104,21 @@ class Block:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def take(self, rows: IntArray) -> Block:
+        """Return some rows."""
+        chosen = rows.tolist()
+        return Block(
+            self.ids[rows],
+            self.time[rows],
+            [self.source[r] for r in chosen],
+            {n: [v[r] for r in chosen] for n, v in self.labels.items()},
+            self.skeleton[rows],
+            None if self.scale is None else self.scale[rows],
+            self.codes[rows],
+            None if self.channel is None else (self.channel[0][rows], self.channel[1][rows]),
+            None if self.kept is None else self.kept[rows],
+        )
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,7 @@ class Rows:
         self._data: Any = None
         self._index = Index()
         self._keys: tuple[int, list[Key]] = (-1, [])
+        self._keeps: tuple[int, list[int]] = (-1, [])
 
     # -- versions -------------------------------------------------------------------------
 
@@ -225,6 +232,49 @@ class Rows:
             self._keys = (data.version, fragment_keys(data))
         return self._keys[1]
 
+    def keeps(self) -> list[int]:
+        """Return how many numbers of a sketch each fragment keeps, in the order of ``keys``."""
+        data = self.data()
+        if data is None:
+            return []
+        if self._keeps[0] != data.version:
+            names = {f.id(): f.name() for f in data.lance_schema.fields()}
+            held = (
+                [names[i] for d in f.metadata.files for i in d.fields if i in names]
+                for f in data.get_fragments()
+            )
+            known = data.schema.names
+            self._keeps = (data.version, [kept_of(h, known, self.dim) for h in held])
+        return self._keeps[1]
+
+    def kept(self) -> IntArray:
+        """Return how many numbers of its sketch each row keeps, (N,)."""
+        rows = [n - gone for _, n, gone in self.keys()]
+        return np.repeat(np.array(self.keeps(), np.int64), rows)
+
+    @property
+    def faded(self) -> bool:
+        """Whether any glance keeps less than its whole sketch."""
+        return min(self.keeps(), default=self.dim) < self.dim
+
+    @property
+    def lost(self) -> list[str]:
+        """Tiers that no glance has any more, because their column is gone."""
+        data = self.data()
+        return [] if data is None else [n for n in self.tiers if n not in data.schema.names]
+
+    def _stored(self, columns: Sequence[str]) -> list[str]:
+        """Columns to read: of a tier its parts too, of a lost tier nothing."""
+        names = self.data().schema.names
+        found = []
+        for column in columns:
+            if column not in self.tiers:
+                found.append(column)
+                continue
+            found += [column] if column in names else []
+            found += parts_of(column, names)
+        return found or ["id"]
+
     def _fragment_index(self, fragments: list[int]) -> tuple[IntArray, IntArray, IntArray]:
         parts = list(self.scan(["id", "time", "skeleton"], fragments))
         ids, time, skeleton = (
@@ -236,7 +286,9 @@ class Rows:
     def label_names(self) -> list[str]:
         """Return the names of the label columns."""
         data = self.data()
-        return [] if data is None else [n for n in data.schema.names if n not in FIXED]
+        if data is None:
+            return []
+        return [n for n in data.schema.names if n not in FIXED and not is_part(n)]
 
     def label_kinds(self) -> dict[str, str]:
         """Return the SQL type of each label column."""
@@ -256,7 +308,7 @@ class Rows:
     def channel_part(self, table: Any) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
         """Return the channel's codes (B, c) and scales (B,) of a table that holds them."""
         codes, scale = (table.column(name) for name in CHANNEL)
-        return _matrix(codes, np.dtype(np.int8)), scale.to_numpy().astype(np.float32)
+        return matrix_of(codes, np.dtype(np.int8)), scale.to_numpy().astype(np.float32)
 
     def find(self, where: Where) -> IntArray:
         """Return the places of matching rows, ordered by time, then id.
@@ -309,6 +361,7 @@ class Rows:
 
     def take(self, places: IntArray, columns: Sequence[str]) -> Any:
         """Return a ``pyarrow.Table`` of the rows at some places, in that order."""
+        columns = self._stored(columns)
         if len(places) > sum(rows - gone for _, rows, gone in self.keys()) // 4:
             whole = self._read(lambda d: d.to_table(columns=list(columns)))
             return whole.take(places)
@@ -320,13 +373,29 @@ class Rows:
         return table.take(back)
 
     def codes(self, table: Any, columns: Sequence[str] | None = None) -> npt.NDArray[Any]:
-        """Return the sketches (B, d) of a table that holds (some of) the tiers."""
-        parts = [_matrix(table.column(c), self.dtype) for c in columns or self.tiers]
+        """Return the sketches (B, d) of a table that holds (some of) the tiers.
+
+        What a faded glance does not keep, or no glance any more, is zero.
+        """
+        parts = [self._tier(table, c) for c in columns or self.tiers]
         return np.ascontiguousarray(np.concatenate(parts, axis=1)) if len(parts) > 1 else parts[0]
+
+    def _tier(self, table: Any, name: str) -> npt.NDArray[Any]:
+        parts = parts_of(name, table.column_names)
+        whole = None
+        if name in table.column_names:
+            whole = matrix_of(table.column(name), self.dtype)
+            if not parts:
+                return whole
+        size = self.tiers[name].stop - self.tiers[name].start
+        out = np.zeros((len(table), size), self.dtype) if whole is None else whole.copy()
+        for column, width in parts.items():
+            out[:, :width] += matrix_of(table.column(column), self.dtype)
+        return out
 
     def block(self, table: Any) -> Block:
         """Return a table that holds all columns as a ``Block``."""
-        names = [n for n in table.column_names if n not in FIXED]
+        names = [n for n in table.column_names if n not in FIXED and not is_part(n)]
         scale = None
         if "scale" in table.column_names:
             scale = table.column("scale").to_numpy().astype(np.float32)
@@ -343,9 +412,11 @@ class Rows:
 
     def blocks(self, places: IntArray, size: int = 4096) -> Iterator[Block]:
         """Return the rows at some places, a few thousand at a time."""
+        kept = self.kept() if self.faded else None
         for start in range(0, len(places), size):
-            part = np.sort(places[start : start + size]).tolist()
-            yield self.block(self._read(partial(_all_columns, part)))
+            part = np.sort(places[start : start + size])
+            block = self.block(self._read(partial(_all_columns, part.tolist())))
+            yield block if kept is None else replace(block, kept=kept[part])
 
     def scan(
         self, columns: Sequence[str], fragments: Sequence[int] | None = None
@@ -357,9 +428,10 @@ class Rows:
         if data is None:
             return
         chosen = None if fragments is None else [data.get_fragment(f) for f in fragments]
+        stored = self._stored(columns)
         reader = self._read(
             lambda d: d.scanner(
-                columns=list(columns), fragments=chosen, batch_size=_BATCH, scan_in_order=True
+                columns=stored, fragments=chosen, batch_size=_BATCH, scan_in_order=True
             ).to_reader()
         )
         while True:
@@ -397,7 +469,7 @@ class Rows:
 
     def write(self, block: Block, replace: bool) -> None:
         """Add rows in one commit; with ``replace`` rows of the same id give way to them."""
-        table = self._table(block)
+        table = self.table(block)
         engine = lance()
         path = str(self.folder / FOLDER)
         data = self.data()
@@ -405,7 +477,7 @@ class Rows:
             engine.write_dataset(table, path, mode="create")
         elif replace:
             merge = data.merge_insert("id").when_matched_update_all()
-            merge.when_not_matched_insert_all().execute(table)
+            merge.when_not_matched_insert_all().execute(self._filled(table))
         else:
             fragments = engine.fragment.write_fragments(table, path, schema=data.schema)
             self.folder.flush_new(FOLDER)
@@ -445,10 +517,21 @@ class Rows:
         data.optimize.compact_files(target_rows_per_fragment=rows)
         self.folder.flush_new(FOLDER)
         self.refresh()
+        self.clean()
+
+    def clean(self) -> None:
+        """Remove the files that only older versions need."""
         self.data().cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
         self.refresh()
 
-    def _table(self, block: Block) -> Any:
+    def none(self) -> Block:
+        """Return a block of no rows."""
+        number = np.zeros(0, np.int64)
+        scale = np.zeros(0, np.float32) if self.dtype == np.int8 else None
+        codes = np.zeros((0, self.dim), self.dtype)
+        return Block(number, number, [], {}, number, scale, codes)
+
+    def table(self, block: Block) -> Any:
         """Return a block as a ``pyarrow.Table`` with the columns of the dataset."""
         import pyarrow as pa
 
@@ -476,7 +559,19 @@ class Rows:
             values = list(block.labels.get(name, [None] * size))
             columns[name] = pa.array(values, types.get(name) or _label_type(pa, values))
         table = pa.table(columns)
-        return table if data is None else table.select(data.schema.names)
+        if data is None:
+            return table
+        return table.select([n for n in data.schema.names if n in table.column_names])
+
+    def _filled(self, table: Any) -> Any:
+        """Return a table with all columns of the dataset; parts of faded sketches are null."""
+        import pyarrow as pa
+
+        schema = self.data().schema
+        for name in schema.names:
+            if name not in table.column_names:
+                table = table.append_column(name, pa.nulls(len(table), schema.field(name).type))
+        return table.select(schema.names)
 
 
 def _all_columns(places: list[int], data: Any) -> Any:
@@ -498,15 +593,3 @@ def _integers(column: Any) -> IntArray:
         column = column.cast(pa.int64())
     array: IntArray = column.to_numpy().astype(np.int64)
     return array
-
-
-def _matrix(column: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Return a fixed-size list column as a matrix, without copying where it is one chunk."""
-    width = column.type.list_size
-    parts = [
-        np.frombuffer(memoryview(c.flatten().to_numpy(zero_copy_only=True)), dtype)
-        for c in column.chunks
-    ]
-    if len(parts) == 1:
-        return parts[0].reshape(-1, width)
-    return np.concatenate([*parts, np.zeros(0, dtype)]).reshape(-1, width)

@@ -6,6 +6,8 @@ The best candidates are read whole and compared again. How far the two stages di
 candidates says how much further the first stage must be searched: every glance whose first-stage
 cosine comes within four standard deviations of the k-th best is read too (at most ``_MOST``). So
 a result is exact unless a glance's first tier misleads by more than four standard deviations.
+
+A glance that has faded is compared with as much of the query as it keeps.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ FloatArray = npt.NDArray[np.float32]
 # Candidates read whole in the first step, and at most.
 _FIRST, _MOST = 200, 4000
 _SIGMAS = 4.0
+# Score of a glance that keeps nothing to compare.
+_NOTHING = -2.0
 # Smaller fragments are soon joined; their first tier is read instead of mapped.
 _MAPPED = 4096
 
@@ -50,6 +54,9 @@ class Searcher:
     def search(self, vector: Any, k: int, where: Where) -> tuple[IntArray, FloatArray]:
         """Return ids and cosines of the k best, best first."""
         query = _query(vector, self.rows.dim)
+        for name in self.rows.lost:
+            query[self.rows.tiers[name]] = 0
+            query = _query(query, self.rows.dim)
         if self.rows.data() is None:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
         places = None if where.is_all else np.sort(self.rows.find(where))
@@ -63,6 +70,8 @@ class Searcher:
             scores = self._exact(query, found)
         else:
             found, scores = self._two_stages(query, k, places)
+        there = scores > _NOTHING
+        found, scores = found[there], scores[there]
         # A few more than k, so that equal scores are told apart by id.
         best = np.argsort(-scores, kind="stable")[: k + 16]
         found, scores = found[best], scores[best]
@@ -78,9 +87,9 @@ class Searcher:
         chosen = np.argpartition(coarse, len(coarse) - first)[-first:]
         scores = self._exact(query, chosen if places is None else places[chosen])
         kth = np.sort(scores)[-min(k, first)]
-        error = scores - coarse[chosen]
+        error = self._errors(scores - coarse[chosen], chosen, places)
         bound = kth - max(float(error.mean()), 0.0) - _SIGMAS * float(error.std())
-        coarse[chosen] = -2
+        coarse[chosen] = _NOTHING
         room = min(max(_MOST, 2 * first) - first, len(coarse) - 1)
         more = np.argpartition(coarse, len(coarse) - 1 - room)[-room:]
         more = more[coarse[more] >= bound]
@@ -88,6 +97,14 @@ class Searcher:
             further = self._exact(query, more if places is None else places[more])
             chosen, scores = np.r_[chosen, more], np.r_[scores, further]
         return (chosen if places is None else places[chosen]), scores
+
+    def _errors(self, error: FloatArray, chosen: IntArray, places: IntArray | None) -> FloatArray:
+        """Leave out what the first tier cannot err about: glances that keep no more than it."""
+        if not self.rows.faded:
+            return error
+        kept = self.rows.kept()[chosen if places is None else places[chosen]]
+        told = error[kept > self._widths["s0"]]
+        return told if len(told) > 1 else np.zeros(1, np.float32)
 
     def _coarse(self, query: FloatArray, places: IntArray | None) -> FloatArray:
         """Cosines of the first tier."""
@@ -99,7 +116,7 @@ class Searcher:
                 cut = np.searchsorted(places, (first, first + count))
                 codes = codes[places[slice(*cut)] - first]
             out.append(_cosines(part, codes))
-        return np.concatenate(out)
+        return self._of_what_is_kept(np.concatenate(out), query[: self._widths["s0"]], places)
 
     def _exact(self, query: FloatArray, places: IntArray) -> FloatArray:
         """Cosines of all numbers of some rows."""
@@ -108,6 +125,19 @@ class Searcher:
         codes = np.concatenate(parts, axis=1)[:, : len(query)].astype(np.float32)
         norms = np.sqrt(np.maximum(np.einsum("ij,ij->i", codes, codes), 1e-30))
         scores: FloatArray = (codes @ query / norms).astype(np.float32)
+        return self._of_what_is_kept(scores, query, places)
+
+    def _of_what_is_kept(
+        self, scores: FloatArray, query: FloatArray, places: IntArray | None
+    ) -> FloatArray:
+        """Turn cosines with a query into cosines with as much of it as each row keeps."""
+        if not self.rows.faded:
+            return scores
+        kept = self.rows.kept() if places is None else self.rows.kept()[places]
+        kept = np.minimum(kept, len(query))
+        lengths = np.sqrt(np.cumsum(np.square(query)))
+        scores = scores * lengths[-1] / np.maximum(lengths[np.maximum(kept, 1) - 1], 1e-30)
+        scores[kept == 0] = _NOTHING
         return scores
 
     # -- the tiers ------------------------------------------------------------------------
@@ -129,7 +159,8 @@ class Searcher:
             return {}
         folder = self.rows.folder / FOLDER / "data"
         fragment = self.rows.data().get_fragment(number)
-        return map_tiers(fragment, folder, self._widths, self.rows.dtype)
+        widths = {n: w for n, w in self._widths.items() if n not in self.rows.lost}
+        return map_tiers(fragment, folder, widths, self.rows.dtype)
 
     def _read(self, keys: list[Key]) -> Iterator[tuple[Key, Codes]]:
         """Read the first tier of some fragments; what Lance decoded is kept without a copy."""

@@ -2,7 +2,8 @@
 
 A row of a month's file is an hour's sum. A sum of few int8 sketches has many trailing zero bits
 (and a sum of one is an int8 code times its scale), so each row is kept as a divisor and the
-narrowest integers that hold the quotient.
+narrowest integers that hold the quotient. Sums of faded sketches are zero from some number on,
+and what these have lost is zero up to there: such runs are left out.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ __all__ = ["distinct", "group_sums", "months_of", "read_month", "to_fixed_point"
 IntArray = npt.NDArray[np.int64]
 
 _WIDTHS = (np.int8, np.int16, np.int32, np.int64)
+
+# Runs of zeros are left out in steps of so many numbers.
+_STEP = 64
 
 # As in sketching: sums are kept in units of 2**-32.
 _FIXED_POINT = 2.0**32
@@ -88,24 +92,62 @@ def write_month(file: BinaryIO, hours: IntArray, sums: IntArray) -> None:
     quotient = sums // divisor[:, None]
     largest = np.maximum(quotient.max(1, initial=0), -(quotient.min(1, initial=0) + 1))
     width = np.searchsorted([np.iinfo(t).max for t in _WIDTHS], largest)
-    for array in (hours, divisor, width.astype(np.int8)):
+    shapes = np.column_stack([width, _runs(sums)])
+    for array in (np.array([[sums.shape[1]]]), hours, divisor, shapes.astype(np.int32)):
         np.save(file, array, allow_pickle=False)
-    for number, kind in enumerate(_WIDTHS):
-        np.save(file, quotient[width == number].astype(kind), allow_pickle=False)
+    for rows, kind, start, stop in _groups(shapes):
+        np.save(file, quotient[rows, start:stop].astype(kind), allow_pickle=False)
 
 
 def read_month(file: BinaryIO) -> tuple[IntArray, IntArray]:
     """Read what ``write_month`` wrote: hours (H,) and sums (H, d)."""
-    hours, divisor, width = (np.load(file, allow_pickle=False) for _ in range(3))
-    parts = [np.load(file, allow_pickle=False) for _ in _WIDTHS]
-    sums = np.empty((len(hours), parts[0].shape[1]), np.int64)
-    for number, part in enumerate(parts):
-        if len(part) == len(hours):
-            np.multiply(part, divisor[:, None], out=sums)
-        elif len(part):
-            rows = width == number
-            sums[rows] = part * divisor[rows][:, None]
+    first = np.load(file, allow_pickle=False)
+    if first.ndim == 1:
+        return first, _read_whole(file, len(first))
+    hours, divisor, shapes = (np.load(file, allow_pickle=False) for _ in range(3))
+    whole = int(first[0, 0])
+    groups = _groups(shapes)
+    if len(groups) == 1 and groups[0][2:] == (0, whole):
+        sums = np.empty((len(hours), whole), np.int64)
+        np.multiply(np.load(file, allow_pickle=False), divisor[:, None], out=sums)
+        return hours, sums
+    sums = np.zeros((len(hours), whole), np.int64)
+    for rows, _, start, stop in groups:
+        sums[rows, start:stop] = np.load(file, allow_pickle=False) * divisor[rows, None]
     return hours, sums
+
+
+def _read_whole(file: BinaryIO, hours: int) -> IntArray:
+    """Read the sums of a file whose rows are all whole (as the first releases wrote them)."""
+    divisor, width = (np.load(file, allow_pickle=False) for _ in range(2))
+    parts = [np.load(file, allow_pickle=False) for _ in _WIDTHS]
+    sums = np.empty((hours, parts[0].shape[1]), np.int64)
+    for number, part in enumerate(parts):
+        rows = width == number
+        sums[rows] = part * divisor[rows][:, None]
+    return sums
+
+
+def _runs(sums: IntArray) -> IntArray:
+    """Return (H, 2): where each row's numbers begin and end, in steps of 64."""
+    there = sums != 0
+    start = there.argmax(1) // _STEP * _STEP
+    stop = sums.shape[1] - there[:, ::-1].argmax(1)
+    stop = np.minimum(-(-stop // _STEP) * _STEP, sums.shape[1])
+    empty = ~there.any(1)
+    start[empty] = stop[empty] = 0
+    return np.column_stack([start, stop])
+
+
+def _groups(shapes: IntArray) -> list[tuple[IntArray, type, int, int]]:
+    """Return rows, kind of integer, start and stop of the rows that are written together."""
+    if len(shapes) == 0:
+        return []
+    distinct, place = np.unique(shapes, axis=0, return_inverse=True)
+    return [
+        (np.flatnonzero(place.reshape(-1) == i), _WIDTHS[width], start, stop)
+        for i, (width, start, stop) in enumerate(distinct.tolist())
+    ]
 
 
 def _divisors(sums: IntArray) -> IntArray:
@@ -119,5 +161,6 @@ def _divisors(sums: IntArray) -> IntArray:
 
 def _odd_rows(sums: IntArray, divisor: IntArray) -> Iterable[int]:
     """Rows that seem to have a larger divisor than their power of two (sums of one sketch)."""
-    sample = np.gcd.reduce(sums[:, :16], axis=1)
+    here = np.argmax(sums != 0, axis=1)[:, None] + np.arange(16)
+    sample = np.gcd.reduce(np.take_along_axis(sums, here % sums.shape[1], axis=1), axis=1)
     return np.flatnonzero(sample > divisor).tolist()

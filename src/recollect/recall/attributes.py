@@ -11,15 +11,14 @@ import numpy.typing as npt
 
 from recollect._answers import Z90, Answer, interval
 from recollect._checks import NotRemembered
+from recollect.recall.faded import by_length, faded_notes, left_notes, sums_over, sums_over_hours
 from recollect.recall.reading import (
     CHUNK,
     Decoder,
     Selection,
-    chunks,
     load_note,
     plural,
     records_of,
-    sums_of,
 )
 
 if TYPE_CHECKING:
@@ -115,9 +114,14 @@ def attribute(
     entry = memory.modules.family_of(memory.modules.id_of(module))
     labels = _labels(names, module, entry.size)
     chosen = Selection.of(where, since, until)
-    ids, objects, blind = holding(memory, module, chosen)
     decoder = Decoder.of(memory)
-    if blind:
+    ids, objects, blind, gone = _holding(memory, module, chosen, decoder.prior is not None)
+    if gone:
+        moments, notes = _from_sums(memory, module, chosen, decoder, objects)
+        notes += left_notes(memory, chosen, counted=True)
+        notes.append("the spread is not known")
+        ids = ids[:0]
+    elif blind:
         moments, notes = _from_sums(memory, module, chosen, decoder, None)
         notes.append(
             f"{plural(blind, 'glance')} kept without skeletons: the mean comes from the sum of "
@@ -138,20 +142,41 @@ def attribute(
         notes = _notes(found, decoder, len(ids))
     title = f"attribute of {module!r}" + chosen.words
     counted = f"{plural(objects, 'object')} in {plural(len(ids), 'glance')}"
+    if gone:
+        counted = plural(objects, "object")
+    else:
+        notes += left_notes(memory, chosen, counted=False)
     return _answer(labels, moments, title, [*([counted] if not blind else []), *notes])
 
 
 def holding(memory: Memory, module: str, chosen: Selection) -> tuple[IntArray, int, int]:
     """Return the chosen glances that hold the module, its objects, and glances not known."""
+    return _holding(memory, module, chosen, sums=False)[:3]
+
+
+def _holding(
+    memory: Memory, module: str, chosen: Selection, sums: bool
+) -> tuple[IntArray, int, int, int]:
+    """Return the chosen glances that hold the module, its objects, and glances not known.
+
+    The last number are the glances that only roll-ups know, where these can answer (``sums``:
+    whether sums of sketches can be read).
+    """
     counts = memory.skeleton_counts(**chosen.arguments)
     objects = counts.count(module, "objects")
     blind = int((~counts.known).sum())
+    gone = memory.forgotten(chosen.since, chosen.until) if sums and chosen.is_hours else 0
+    if gone and not blind:
+        rollups = memory.rollups(since=chosen.since, until=chosen.until)
+        total = int(rollups.count(module).sum())
+        if total and (rollups.n == rollups.known).all():
+            return counts.ids[objects > 0], total, 0, gone
     if not blind and not objects.any():
         raise NotRemembered(
             f"no object of module {module!r} is in the {plural(len(counts), 'chosen glance')}"
             f"{chosen.words}; widen the filter or the window"
         )
-    return counts.ids[objects > 0], int(objects.sum()), blind
+    return counts.ids[objects > 0], int(objects.sum()), blind, 0
 
 
 def decode_objects(memory: Memory, module: str, ids: IntArray, decoder: Decoder) -> Estimates:
@@ -162,14 +187,23 @@ def decode_objects(memory: Memory, module: str, ids: IntArray, decoder: Decoder)
         exact = trace.objects(module).attributes.numpy().astype(np.float64)
         values.append(exact)
         variances.append(np.zeros_like(exact))
-    for part in chunks(ids[~np.isin(ids, kept)]):
-        recollection = decoder.decode(memory.sketches(ids=part))
+    others = ids[~np.isin(ids, kept)]
+    for keep, part in by_length(memory, others):
+        if keep == 0:
+            continue
+        recollection = decoder.decode(memory.sketches(ids=others[part].tolist()))
         found = recollection.objects(module)
         values.append(found.attributes.cpu().numpy().astype(np.float64))
         std = found.std if found.std is not None else np.zeros_like(values[-1])
         variances.append(np.square(np.asarray(std, dtype=np.float64)))
         loads.append(float(np.max(recollection.load)))
         notes += [n for n in recollection.notes if n not in notes]
+    notes += faded_notes(memory, others)
+    if not values:
+        raise NotRemembered(
+            f"{plural(len(ids), 'chosen glance')} hold module {module!r}, but none keeps a sketch "
+            "or a record: only their structure is left (retention policy)"
+        )
     return Estimates(np.concatenate(values), np.concatenate(variances), len(kept), loads, notes)
 
 
@@ -259,15 +293,15 @@ def _from_sums(
         )
     if chosen.is_hours:
         rollups = memory.rollups(since=chosen.since, until=chosen.until)
-        sums, n, read = rollups.sum.sum(0, keepdims=True), int(rollups.n.sum()), "roll-ups"
+        sums, read = sums_over_hours(rollups, np.zeros(len(rollups), np.int64), 1), "roll-ups"
     else:
         ids = memory.glances(**chosen.arguments)["id"].to_numpy()
-        sums, n, read = np.zeros((1, memory.recipe.dim), dtype=np.int64), len(ids), "sketches"
-        for part in chunks(ids):
-            sums += memory.sketches(ids=part).fixed_point().numpy().sum(0, keepdims=True)
-    if n == 0:
+        sums, _ = sums_over(memory, ids, np.zeros(len(ids), np.int64), 1)
+        read = "sketches"
+    n = int(sums.glances[0])
+    if n == 0 or sums.known[0] == 0:
         raise NotRemembered(f"no glance is chosen{chosen.words}; widen the filter or the window")
-    recollection = decoder.decode(sums_of(memory, sums, np.array([n])))
+    _, recollection = next(sums.decode(decoder))
     known = None if objects is None else np.array([objects])
     mean, std = (x[0].cpu().numpy().astype(np.float64) for x in recollection.means(module, known))
     unknown = np.full_like(mean, np.nan)

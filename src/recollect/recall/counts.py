@@ -11,15 +11,14 @@ import numpy.typing as npt
 
 from recollect._answers import Answer, interval
 from recollect._checks import check_one_of
+from recollect.recall.faded import Sums, by_length, left_notes, sums_over, sums_over_hours
 from recollect.recall.presence import at_least_one, quantiles
 from recollect.recall.reading import (
     Decoder,
     Selection,
-    chunks,
     load_note,
     microseconds_of,
     plural,
-    sums_of,
 )
 from recollect.recall.windows import CALENDAR, Windows, by_label, by_time, fits_hours
 
@@ -138,9 +137,11 @@ def _count_glances(memory: Memory, by: str | None, chosen: Selection) -> Counted
         rollups = _hourly(memory, by, chosen)
         if rollups is not None:
             windows = _by_time(rollups.start, by, memory.timezone)
-            return _exact(windows, windows.total(rollups.n), None, "exact, from roll-ups")
+            left = left_notes(memory, chosen, counted=True)
+            return _exact(windows, windows.total(rollups.n), None, "exact, from roll-ups", *left)
     _, windows = _glances(memory, by, chosen)
-    return _exact(windows, _sizes(windows), None, "exact")
+    left = left_notes(memory, chosen, counted=False)
+    return _exact(windows, _sizes(windows), None, "exact", *left)
 
 
 def _from_rollups(
@@ -152,9 +153,9 @@ def _from_rollups(
         return None
     windows = _by_time(rollups.start, by, memory.timezone)
     values = windows.total(rollups.count(module, unit))
-    note = "exact, from roll-ups of skeletons"
+    notes = ["exact, from roll-ups of skeletons", *left_notes(memory, chosen, counted=True)]
     unknown = int((rollups.n - rollups.known).sum())
-    return _exact(windows, windows.total(rollups.n), values, note), unknown
+    return _exact(windows, windows.total(rollups.n), values, *notes), unknown
 
 
 def _from_skeletons(
@@ -168,12 +169,13 @@ def _from_skeletons(
         windows = _reorder(windows, ids, counts.ids)
     values = windows.total(counts.count(module, unit))
     unknown = int((~counts.known).sum())
-    return _exact(windows, _sizes(windows), values, "exact, from skeletons"), unknown
+    notes = ["exact, from skeletons", *left_notes(memory, chosen, counted=False)]
+    return _exact(windows, _sizes(windows), values, *notes), unknown
 
 
-def _exact(windows: Windows, glances: IntArray, values: FloatArray | None, note: str) -> Counted:
+def _exact(windows: Windows, glances: IntArray, values: FloatArray | None, *notes: str) -> Counted:
     numbers = (glances if values is None else values).astype(np.float64)
-    return Counted(windows, glances, numbers, numbers, numbers, [note])
+    return Counted(windows, glances, numbers, numbers, numbers, notes)
 
 
 # -- from sketches alone --------------------------------------------------------------------
@@ -197,41 +199,51 @@ def _estimate_objects(
     memory: Memory, module: str, by: str | None, chosen: Selection, decoder: Decoder
 ) -> Counted:
     """Decode the exact sum of each window's sketches."""
-    windows, glances, sums = _window_sums(memory, by, chosen)
+    windows, sums, left = _window_sums(memory, by, chosen)
     estimate, std = np.zeros(len(windows)), np.zeros(len(windows))
-    filled = np.flatnonzero(glances)
-    notes = ["estimated from sums of sketches", decoder.note]
-    if len(filled):
-        recollection = decoder.decode(sums_of(memory, sums[filled], glances[filled]))
+    unknown = (sums.glances > 0) & (sums.known == 0)
+    estimate[unknown], std[unknown] = np.nan, np.inf
+    notes, loads = ["estimated from sums of sketches", decoder.note], []
+    for rows, recollection in sums.decode(decoder):
         names, estimates, stds = recollection.count_estimates()
         place = list(names).index(module)
-        estimate[filled] = np.maximum(estimates[:, place], 0.0)  # NaN stays: nothing is known
-        std[filled] = stds[:, place]
-        notes += [load_note(recollection.load), *recollection.notes]
+        estimate[rows] = np.maximum(estimates[:, place], 0.0)  # NaN stays: nothing is known
+        std[rows] = stds[:, place]
+        loads.append(recollection.load)
+        notes += [n for n in recollection.notes if n not in notes]
+    notes += [load_note(loads)] if loads else []
     low, high = interval(estimate, std, floor=0.0)
     # A count is a whole number: the nearest one always belongs to the interval.
     nearest = np.rint(estimate)
     return Counted(
-        windows, glances, estimate, np.fmin(low, nearest), np.fmax(high, nearest), notes
+        windows,
+        sums.glances,
+        estimate,
+        np.fmin(low, nearest),
+        np.fmax(high, nearest),
+        [*notes, *left],
     )
 
 
 def _window_sums(
     memory: Memory, by: str | None, chosen: Selection
-) -> tuple[Windows, IntArray, IntArray]:
-    """Return the windows, their glances (W,) and the exact sum of their sketches (W, d)."""
+) -> tuple[Windows, Sums, list[str]]:
+    """Return the windows, the exact sums of their sketches, and what was forgotten."""
     rollups = _hourly(memory, by, chosen)
     if rollups is not None:
         windows = _by_time(rollups.start, by, memory.timezone)
-        return windows, windows.total(rollups.n), windows.total(rollups.sum)
+        notes = left_notes(memory, chosen, counted=True)
+        return windows, sums_over_hours(rollups, windows.index, len(windows)), notes
     ids, windows = _glances(memory, by, chosen)
-    sums = np.zeros((len(windows), memory.recipe.dim), dtype=np.int64)
-    done = 0
-    for part in chunks(ids):
-        fixed = memory.sketches(ids=part).fixed_point().numpy()
-        np.add.at(sums, windows.index[done : done + len(part)], fixed)
-        done += len(part)
-    return windows, _sizes(windows), sums
+    sums, left_out = sums_over(memory, ids, windows.index, len(windows))
+    notes = left_notes(memory, chosen, counted=False)
+    dim = memory.recipe.dim
+    if (sums.known < dim).any():
+        least = sums.known.min()
+        notes.append(f"glances have faded: sums are read up to {least} of {dim} numbers")
+    if left_out:
+        notes.append(f"{plural(left_out, 'glance')} keep no sketch: left out")
+    return windows, sums, notes
 
 
 def _estimate_presence(
@@ -240,15 +252,18 @@ def _estimate_presence(
     """Add up, glance by glance, how likely there was at least one object."""
     ids, windows = _glances(memory, by, chosen)
     seen = _numbers_seen(decoder, module)
-    likely, loads, said = [np.zeros(0)], [0.0], []
-    for part in chunks(ids):
-        recollection = decoder.decode(memory.sketches(ids=part))
+    chance, loads, said = np.zeros(len(ids)), [0.0], left_notes(memory, chosen, counted=False)
+    for keep, part in by_length(memory, ids):
+        if keep == 0:
+            chance[part] = at_least_one(np.full(len(part), np.nan), np.inf, seen)
+            said.append(f"{plural(len(part), 'glance')} keep no sketch: as likely as usual")
+            continue
+        recollection = decoder.decode(memory.sketches(ids=ids[part].tolist()))
         names, estimates, stds = recollection.count_estimates()
         place = list(names).index(module)
-        likely.append(at_least_one(estimates[:, place], stds[:, place], seen))
+        chance[part] = at_least_one(estimates[:, place], stds[:, place], seen)
         loads.append(float(np.max(recollection.load)))
         said += [n for n in recollection.notes if n not in said]
-    chance = np.concatenate(likely)
     low, high = quantiles(chance, windows)
     notes = ["estimated glance by glance: the sum of the chances of at least one", decoder.note]
     return Counted(

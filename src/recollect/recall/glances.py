@@ -74,4 +74,6 @@ class Glance:
         decoder = Decoder.of(memory)
         recollection = decoder.decode(sketch)
         notes = [name + decoder.note, load_note(recollection.load), *recollection.notes]
+        if sketch.dim < memory.recipe.dim:
+            notes.append(f"read from {sketch.dim} of {memory.recipe.dim} numbers")
         return cls(recollection.trace(), recollection, notes)

@@ -11,6 +11,7 @@ import torch
 
 from recollect._answers import Answer, interval
 from recollect._seeds import seed_of
+from recollect.recall.faded import vector_of
 from recollect.recall.glances import Glance
 from recollect.recall.reading import describe, glance_row, single_sketch
 from recollect.tracing import Trace
@@ -49,6 +50,12 @@ class Side:
     def norm(self) -> float:
         """Length of the sketch."""
         return float(np.linalg.norm(self.sketch))
+
+    def prefix(self, dim: int) -> Side:
+        """Return the side as its first numbers show it."""
+        parts = {p: x[:dim] for p, x in self.parts.items()}
+        doubts = {p: x[:, :dim] for p, x in self.doubts.items()}
+        return Side(self.sketch[:dim], parts, doubts, self.notes)
 
 
 def why(memory: Memory, a: int, b: int, *, across: bool = False) -> Answer:
@@ -103,12 +110,13 @@ def why(memory: Memory, a: int, b: int, *, across: bool = False) -> Answer:
     known = [Glance.read(memory, glance) for glance in (a, b)]
     split = _named_by_member([g.trace for g in known])
     sides = [_side(memory, g, number, split) for g, number in zip(known, (a, b), strict=True)]
+    dim = min(len(side.sketch) for side in sides)
+    sides = [side.prefix(dim) for side in sides]
     for number, side in zip((a, b), sides, strict=True):
         if side.norm == 0:
             raise ValueError(f"glance {number} is empty: its sketch is zero, nothing is like it")
     left, right = sides
     total = float(left.sketch @ right.sketch) / (left.norm * right.norm)
-    dim = memory.recipe.dim
     shares = _pairs(left, right, dim) if across else _by_path(left, right, dim)
     residual = total - sum(s.estimate for s in shares)
     whole = (1 - min(total * total, 1.0)) / np.sqrt(dim)
@@ -195,7 +203,7 @@ def _named_by_member(traces: list[Trace]) -> set[str]:
 
 
 def _side(memory: Memory, known: Glance, glance: int, split: set[str]) -> Side:
-    sketch = single_sketch(memory, glance).values[0].cpu().numpy().astype(np.float64)
+    sketch = vector_of(single_sketch(memory, glance)).astype(np.float64)
     parts = {p: _flat(x)[0] for p, x in memory.sketcher.parts(known.trace, split).items()}
     doubts: dict[Path, FloatArray] = {}
     if known.recollection is not None:

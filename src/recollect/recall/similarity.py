@@ -12,6 +12,7 @@ import numpy.typing as npt
 from recollect import sketching
 from recollect._answers import Answer, interval
 from recollect._checks import RecipeMismatch, check_integer
+from recollect.recall.faded import faded_notes, left_notes, vector_of
 from recollect.recall.glances import Glance
 from recollect.recall.parts import Part
 from recollect.recall.reading import (
@@ -101,7 +102,8 @@ def similar(
 
     The score is the cosine of the sketches. It estimates the cosine of everything that the two
     glances hold; low and high say within which that lies (90 %), from the deviation
-    ``(1 - cosine^2) / sqrt(dim)`` of random projections.
+    ``(1 - cosine^2) / sqrt(dim)`` of random projections. A glance that has faded is compared by
+    the numbers that it keeps, with a wider interval.
 
     With ``module``, ``path`` or ``level`` only a part of the query is searched for, in whole
     sketches: a glance with more else in it scores lower. What the part holds stands in the sketch
@@ -180,7 +182,9 @@ def similar(
         return _by_amount(memory, probe, k, chosen, title)
     ids, scores = _search(memory, probe, probe.vector, k, chosen)
     notes = ["estimate is the cosine of the sketches", *probe.notes, *_left_out(probe)]
-    std = (1 - np.clip(np.square(scores), 0, 1)) / np.sqrt(len(probe.vector))
+    notes += [*faded_notes(memory, ids), *left_notes(memory, chosen, counted=False)]
+    dim = np.minimum(memory.kept(ids.tolist()), len(probe.vector))
+    std = (1 - np.clip(np.square(scores), 0, 1)) / np.sqrt(np.maximum(dim, 1))
     low, high = interval(scores, std)
     ends = (np.maximum(low, -1.0), np.minimum(high, 1.0))
     return _answer(memory, ids, scores, ends, title, notes)
@@ -230,10 +234,10 @@ def _probe(wanted: Wanted, query: int | Trace | Sketches | Object) -> Probe:
         _one(len(query), "sketch")
         _check_scales(memory, query)
         if is_whole:
-            return Probe(query.values[0].cpu().numpy(), "the given sketch")
+            return Probe(vector_of(query), "the given sketch")
         glance = Glance.decode(memory, query)
         vector = wanted.image(glance.trace)
-        notes = [_own_score(vector[: query.dim], query), *glance.notes]
+        notes = [_own_score(vector, query), *glance.notes]
         return Probe(vector, f"{wanted.words}the given sketch", notes=notes)
     if isinstance(query, bool) or not hasattr(query, "__index__"):
         raise TypeError(
@@ -244,7 +248,7 @@ def _probe(wanted: Wanted, query: int | Trace | Sketches | Object) -> Probe:
     words = wanted.words + describe(glance_row(memory, number), number)
     sketch = single_sketch(memory, number)
     if is_whole:
-        return Probe(sketch.values[0].numpy(), words, number)
+        return Probe(vector_of(sketch), words, number)
     glance = Glance.read(memory, number)
     vector = wanted.image(glance.trace)
     return Probe(vector, words, number, [_own_score(vector, sketch), *glance.notes])
@@ -278,7 +282,8 @@ def _silent(trace: Trace) -> Trace:
 
 def _own_score(vector: npt.NDArray[np.float32], sketch: Sketches) -> str:
     """Say what a part scores in the glance that it comes from: how high a score can be."""
-    whole = sketch.values[0].cpu().numpy()
+    whole = vector_of(sketch)
+    vector = vector[: len(whole)]
     norms = float(np.linalg.norm(vector) * np.linalg.norm(whole))
     score = float(vector @ whole) / max(norms, 1e-30)
     return f"the part scores {score:.2f} in the query itself: the rest of it is not searched for"

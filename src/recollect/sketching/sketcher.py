@@ -18,6 +18,7 @@ from recollect.sketching.channel import Channel
 from recollect.sketching.encode import Encoder
 from recollect.sketching.features import ChannelEncoder
 from recollect.sketching.layout import ColumnCache
+from recollect.sketching.masking import Reordered
 from recollect.sketching.operators import Operators
 from recollect.sketching.prior import Prior
 from recollect.sketching.recipe import ModuleTable, Recipe
@@ -27,6 +28,9 @@ from recollect.sketching.unfolding import kept_weights
 from recollect.tracing import Column, Edges, Object, Trace
 
 __all__ = ["Sketcher"]
+
+# Sets of lost numbers for which operators in another order are kept.
+_MASKS = 8
 
 
 class Sketcher:
@@ -82,6 +86,7 @@ class Sketcher:
         self._channels: dict[torch.device, ChannelEncoder] = {}
         self._decoders: WeakKeyDictionary[Prior, dict[Any, decoding.Decoder]] = WeakKeyDictionary()
         self._without_prior: dict[Any, decoding.Decoder] = {}
+        self._masked: dict[bytes, Sketcher] = {}
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, modules: ModuleTable) -> Sketcher:
@@ -254,7 +259,7 @@ class Sketcher:
         """Estimate what a sketch holds, each estimate with a standard deviation.
 
         Args:
-            sketches: of this recipe; prefixes and sums are welcome.
+            sketches: of this recipe; prefixes, masked ones and sums are welcome.
             prior: what is usual, fitted from traces at any time; without one, ``"auto"`` is
                 least squares.
             method: ``"auto"``, ``"joint"``, ``"per-module"``, ``"mixture"``, ``"codebook"``,
@@ -272,6 +277,10 @@ class Sketcher:
         """
         self.recipe.check_same(sketches.recipe)
         self._check_table(sketches.modules)
+        if sketches.kept is not None:
+            known = replace(sketches, kept=None, modules=self.modules)
+            reordered = self._reordered(sketches.kept.cpu())
+            return reordered.decode(known, prior, method, structure=structure)
         return decoding.Recollection(self, sketches.cpu(), prior, method, structure)
 
     def decoder(self, prior: Prior | None, method: str, dim: int) -> decoding.Decoder:
@@ -281,6 +290,20 @@ class Sketcher:
         if key not in kept:
             kept[key] = decoding.Decoder(self, prior, method, dim)
         return kept[key]
+
+    def _reordered(self, kept: Tensor) -> Sketcher:
+        """Return a sketcher to which masked sketches are prefixes; the last few are kept."""
+        key = kept.numpy().tobytes()
+        if key not in self._masked:
+            made = Sketcher.from_recipe(self.recipe, self.modules)
+            operators = Reordered(self.encoder().operators, kept)
+            made._encoders[torch.device("cpu")] = Encoder(
+                operators, self.recipe.scheme, self.recipe.slots
+            )
+            while len(self._masked) >= _MASKS:
+                del self._masked[next(iter(self._masked))]
+            self._masked[key] = made
+        return self._masked[key]
 
     @cached_property
     def column_cache(self) -> ColumnCache:

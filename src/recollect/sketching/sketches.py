@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recollect._checks import check_integer
+from recollect.sketching.masking import check_kept
 from recollect.sketching.recipe import ModuleTable, Recipe
 from recollect.sketching.skeletons import Skeletons
 
@@ -37,6 +38,7 @@ class Sketches:
         recipe: what made the sketches.
         channel: the same glances' distribution channel, itself sketches of its own recipe; None
             where there is none or it was not read.
+        kept: (d,) int64, which of their numbers these are after ``masked``; None for the first d.
 
     Example:
         >>> from recollect import Sketcher, Trace
@@ -54,6 +56,7 @@ class Sketches:
     modules: ModuleTable
     recipe: Recipe
     channel: Sketches | None = None
+    kept: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -103,7 +106,36 @@ class Sketches:
         check_integer("dim", dim, minimum=1)
         if dim > self.dim:
             raise ValueError(f"a prefix of {dim} numbers is asked of sketches of {self.dim}")
-        return replace(self, codes=self.codes[:, :dim].contiguous())
+        kept = None if self.kept is None else self.kept[:dim]
+        return replace(self, codes=self.codes[:, :dim].contiguous(), kept=kept)
+
+    def masked(
+        self, kept: Sequence[int] | npt.NDArray[np.int64] | npt.NDArray[np.bool_] | Tensor
+    ) -> Sketches:
+        """Return the coarser sketches that any of the numbers are, whichever were lost.
+
+        They decode, add and compare like a prefix of the same length.
+
+        Args:
+            kept: places of the numbers that are left, or (d,) booleans.
+
+        Raises:
+            ValueError: if none is left, or a place is out of range or there twice.
+
+        Example:
+            >>> from recollect import Sketcher, Trace
+            >>> sketcher = Sketcher(dim=128, dtype="float32")
+            >>> s = sketcher.encode(Trace.from_columns({"cat": torch.tensor([[1.0, 2.0]])}))
+            >>> left = s.masked([i for i in range(128) if i % 3])
+            >>> sketcher.decode(left).objects("cat").attributes.round(decimals=3).tolist()
+            [[1.0, 2.0]]
+        """
+        places = check_kept(kept, self.dim).to(self.codes.device)
+        return replace(
+            self,
+            codes=self.codes.index_select(1, places),
+            kept=places if self.kept is None else self.kept[places],
+        )
 
     def fixed_point(self) -> Tensor:
         """Return the sketches as (B, d) int64 in units of 2**-32 (what sums are made of).
@@ -185,7 +217,7 @@ class Sketches:
         count = torch.cat([p.count for p in parts])
         channels = [p.channel for p in parts if p.channel is not None]
         channel = cls.concat(channels) if len(channels) == len(parts) else None
-        return cls(codes, scale, count, skeletons, table, first.recipe, channel)
+        return cls(codes, scale, count, skeletons, table, first.recipe, channel, first.kept)
 
     def equal(self, other: Sketches) -> bool:
         """Whether the two hold the same bits, made with one recipe."""
@@ -196,6 +228,7 @@ class Sketches:
             same_scale
             and self.recipe == other.recipe
             and self.codes.dtype == other.codes.dtype
+            and _same_numbers(self.kept, other.kept)
             and torch.equal(self.codes, other.codes)
             and torch.equal(self.count, other.count)
             and (self.channel is None) == (other.channel is None)
@@ -208,13 +241,24 @@ class Sketches:
         """Return the sketches on the host."""
         scale = None if self.scale is None else self.scale.cpu()
         channel = None if self.channel is None else self.channel.cpu()
+        kept = None if self.kept is None else self.kept.cpu()
         codes, count = self.codes.cpu(), self.count.cpu()
-        return replace(self, codes=codes, scale=scale, count=count, channel=channel)
+        return replace(self, codes=codes, scale=scale, count=count, channel=channel, kept=kept)
 
     def _check_compatible(self, other: Sketches) -> None:
         self.recipe.check_same(other.recipe)
         if self.dim != other.dim:
             raise ValueError(f"sketches of {self.dim} and {other.dim} numbers cannot be mixed")
+        if not _same_numbers(self.kept, other.kept):
+            raise ValueError(
+                "these sketches keep different ones of their numbers; mask both alike first"
+            )
+
+
+def _same_numbers(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return torch.equal(a, b)
 
 
 def _both(
