@@ -285,12 +285,18 @@ def _equal_places(a: Tensor, b: Tensor) -> Tensor:
     return total
 
 
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    """Return products of all positions of single channels, (P, P', n1, n2)."""
+    return a.T.contiguous()[:, None, :, None] * b.T.contiguous()[None, :, None, :]
+
+
 def _place_pairs(x1: Tensor, x2: Tensor, *, full: bool, gap: bool) -> Cross:
     """Return input kernels of inputs with positions, in float64 and then rounded."""
     channels, places = x1.shape[1], x1.shape[2:]
     a, b = x1.double().flatten(2), x2.double().flatten(2)
     if full:
-        nngp = torch.einsum("ncp,mcq->pqnm", a, b) / channels
+        nngp = torch.einsum("ncp,mcq->pqnm", a, b) if channels > 1 else _outer(a[:, 0], b[:, 0])
+        nngp = nngp / channels if channels > 1 else nngp
         shaped = nngp.to(x1.dtype).reshape(*places, *places, len(x1), len(x2)).contiguous()
         return Cross(shaped, full=True)
     nngp = _equal_places(a, b) / channels

@@ -25,6 +25,8 @@ __all__ = ["Twin"]
 
 # Numbers per tile: two or three such tiles fit into the cache of a core.
 CPU_TILE = 2**18
+# With many positions tiles may outgrow that cache, so that the innermost axis is long enough.
+CPU_WIDE = 2**21
 GPU_TILE = 2**25
 FIELDS = ("nngp", "ntk")
 
@@ -273,7 +275,8 @@ def _tile(
     free = _free_memory(one.x.device)
     if tile is None:
         # Wide tiles: the columns are the innermost axis of every tensor.
-        columns = max(1, min(max(edge, min(128, budget // plan.largest)), len(two)))
+        wide = max(budget // plan.largest, min(64, CPU_WIDE // plan.largest))
+        columns = max(1, min(max(edge, min(128, wide)), len(two)))
         return max(1, min(len(one), budget // (plan.largest * columns))), columns
     rows, columns = (tile, tile) if isinstance(tile, int) else tile
     rows = min(check_integer("tile", rows, minimum=1), max(len(one), 1))
