@@ -5,6 +5,7 @@
     recall.attribute(memory, "cat")                 # how large, where: mean and spread
     recall.unroll(memory, 17)                       # one glance as a tree
     recall.why(memory, 17, 23)                      # what two glances have in common
+    recall.concept(memory, [17, 23], [42])          # which others are like these, unlike that
 
 Every answer is a table with ``estimate``, ``low`` and ``high`` (90 %), and goes to Arrow and
 pandas. Names are loaded when first used, so that counting never waits for torch.
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recollect.recall.attributes import attribute
+    from recollect.recall.concepts import Concept, concept
     from recollect.recall.counts import count
     from recollect.recall.reasons import why
     from recollect.recall.similarity import similar
@@ -24,15 +26,17 @@ if TYPE_CHECKING:
 
 # Files are not named like their functions: a loaded file would take the function's place.
 _WHERE = {
+    "Concept": "recollect.recall.concepts",
     "Unrolled": "recollect.recall.unrolling",
     "attribute": "recollect.recall.attributes",
+    "concept": "recollect.recall.concepts",
     "count": "recollect.recall.counts",
     "similar": "recollect.recall.similarity",
     "unroll": "recollect.recall.unrolling",
     "why": "recollect.recall.reasons",
 }
 
-__all__ = ["Unrolled", "attribute", "count", "similar", "unroll", "why"]
+__all__ = ["Concept", "Unrolled", "attribute", "concept", "count", "similar", "unroll", "why"]
 
 
 def __getattr__(name: str) -> Any:
