@@ -44,7 +44,9 @@ from recollect.infinite.finite import (
     taylor_expand,
 )
 from recollect.infinite.flows import Flow, gradient_flow, mean_squared_flow
+from recollect.infinite.labels import LabelFit, fit_labels
 from recollect.infinite.lifting import twin
+from recollect.infinite.many_points import Nystroem, nystroem, random_features
 from recollect.infinite.mixing import Attention, Dropout, LayerNorm
 from recollect.infinite.pooling import (
     AvgPool,
@@ -125,6 +127,7 @@ __all__ = [
     "InfiniteClassifier",
     "InfiniteRegressor",
     "Kernel",
+    "LabelFit",
     "LayerNorm",
     "LeakyRelu",
     "LinearMap",
@@ -132,6 +135,7 @@ __all__ = [
     "Monomial",
     "Multiply",
     "Numerical",
+    "Nystroem",
     "Polynomial",
     "Prediction",
     "Rbf",
@@ -151,13 +155,16 @@ __all__ = [
     "Twin",
     "empirical_kernel",
     "ensemble",
+    "fit_labels",
     "gradient_flow",
     "interval_coverage",
     "linearize",
     "max_learning_rate",
     "mean_squared_flow",
     "ntk_vector_product",
+    "nystroem",
     "plot_training",
+    "random_features",
     "rank_correlation",
     "reparameterize",
     "sample_kernel",
