@@ -52,19 +52,19 @@ def test_more_landmarks_err_less_and_say_so() -> None:
 @pytest.mark.parametrize("kernel", ["nngp", "ntk"])
 def test_random_features_converge_to_the_kernel(kernel: str) -> None:
     def model() -> nn.Module:
-        return nn.Sequential(nn.Linear(4, 512), nn.ReLU(), nn.Linear(512, 16)).double()
+        return nn.Sequential(nn.Linear(4, 384), nn.ReLU(), nn.Linear(384, 32)).double()
 
-    x = points(24)[0]
+    x = points(12)[0]
     exact = getattr(inf.twin(model(), weight_std=1.5, bias_std=0.1).kernel(x), kernel)
     errors = []
-    for number in (64, 4096):
+    for number in (256, 2048):
         f = inf.random_features(
             model, x, number, kernel=kernel, weight_std=1.5, bias_std=0.1, networks=8
         )
         assert f.shape[1] >= number
         errors.append(float((f @ f.T - exact).norm() / exact.norm()))
-    assert errors[1] < 0.08, errors
-    assert errors[1] < 0.4 * errors[0]
+    assert errors[1] < 0.1, errors
+    assert errors[1] < 0.6 * errors[0]
 
 
 def test_random_features_of_a_convolution_predict_like_the_kernel() -> None:

@@ -76,6 +76,7 @@ from recollect.infinite.rectifiers import (
     Sign,
 )
 from recollect.infinite.resampling import Aggregate, Index, LinearMap, Resize, Transpose
+from recollect.infinite.sampled_layers import SoftmaxAttention, sampled_batch_norm
 from recollect.infinite.sampling import MaxPool, standard_error
 from recollect.infinite.states import Kernel
 from recollect.infinite.twins import Twin
@@ -150,6 +151,7 @@ __all__ = [
     "Sign",
     "Sin",
     "SingularKernel",
+    "SoftmaxAttention",
     "SumPool",
     "Transpose",
     "Twin",
@@ -168,6 +170,7 @@ __all__ = [
     "rank_correlation",
     "reparameterize",
     "sample_kernel",
+    "sampled_batch_norm",
     "standard_error",
     "taylor_expand",
     "twin",

@@ -12,6 +12,7 @@ Shape letters: N training inputs, M test inputs, m landmarks, r features, O outp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -234,8 +235,8 @@ def random_features(
             directions = normal(-(-number // (networks * width)))
             along = _along(run, numbers, directions)
             columns.append(along.permute(1, 0, 2).flatten(1))
-    features = torch.cat(columns, 1)
-    return features / float(features.shape[1]) ** 0.5
+    features: Tensor = torch.cat(columns, 1)
+    return features * (1 / math.sqrt(features.shape[1]))
 
 
 def _along(
