@@ -83,11 +83,13 @@ from recollect.infinite.twins import Twin
 
 if TYPE_CHECKING:
     from recollect.infinite.estimators import InfiniteClassifier, InfiniteRegressor
+    from recollect.infinite.gpytorch_kernel import InfiniteKernel
     from recollect.infinite.plotting import plot_training
 
-# These need scikit-learn or matplotlib, which are extras.
+# These need scikit-learn, GPyTorch or matplotlib, which are extras.
 _LATE = {
     "InfiniteClassifier": "recollect.infinite.estimators",
+    "InfiniteKernel": "recollect.infinite.gpytorch_kernel",
     "InfiniteRegressor": "recollect.infinite.estimators",
     "plot_training": "recollect.infinite.plotting",
 }
@@ -126,6 +128,7 @@ __all__ = [
     "Identity",
     "Index",
     "InfiniteClassifier",
+    "InfiniteKernel",
     "InfiniteRegressor",
     "Kernel",
     "LabelFit",
