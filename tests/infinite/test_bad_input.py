@@ -116,7 +116,7 @@ def test_too_little_memory_names_a_tile_that_fits(monkeypatch) -> None:
 
 def test_a_kernel_larger_than_memory_is_refused_with_the_way_to_the_disk(monkeypatch, tmp_path):
     x = torch.randn(300, 3, generator=torch.Generator().manual_seed(1))
-    monkeypatch.setattr(twins, "_free_memory", lambda device: 2**18)
+    monkeypatch.setattr(twins, "_free_memory", lambda device: 2**19)
     with pytest.raises(MemoryError, match=r"the kernel itself needs .*path="):
         TWIN.kernel(x)
     assert TWIN.kernel(x, path=tmp_path / "k").ntk.shape == (300, 300)
