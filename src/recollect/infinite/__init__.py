@@ -44,7 +44,9 @@ from recollect.infinite.finite import (
     taylor_expand,
 )
 from recollect.infinite.flows import Flow, gradient_flow, mean_squared_flow
+from recollect.infinite.labels import LabelFit, fit_labels
 from recollect.infinite.lifting import twin
+from recollect.infinite.many_points import Nystroem, nystroem, random_features
 from recollect.infinite.mixing import Attention, Dropout, LayerNorm
 from recollect.infinite.pooling import (
     AvgPool,
@@ -74,17 +76,20 @@ from recollect.infinite.rectifiers import (
     Sign,
 )
 from recollect.infinite.resampling import Aggregate, Index, LinearMap, Resize, Transpose
+from recollect.infinite.sampled_layers import SoftmaxAttention, sampled_batch_norm
 from recollect.infinite.sampling import MaxPool, standard_error
 from recollect.infinite.states import Kernel
 from recollect.infinite.twins import Twin
 
 if TYPE_CHECKING:
     from recollect.infinite.estimators import InfiniteClassifier, InfiniteRegressor
+    from recollect.infinite.gpytorch_kernel import InfiniteKernel
     from recollect.infinite.plotting import plot_training
 
-# These need scikit-learn or matplotlib, which are extras.
+# These need scikit-learn, GPyTorch or matplotlib, which are extras.
 _LATE = {
     "InfiniteClassifier": "recollect.infinite.estimators",
+    "InfiniteKernel": "recollect.infinite.gpytorch_kernel",
     "InfiniteRegressor": "recollect.infinite.estimators",
     "plot_training": "recollect.infinite.plotting",
 }
@@ -123,8 +128,10 @@ __all__ = [
     "Identity",
     "Index",
     "InfiniteClassifier",
+    "InfiniteKernel",
     "InfiniteRegressor",
     "Kernel",
+    "LabelFit",
     "LayerNorm",
     "LeakyRelu",
     "LinearMap",
@@ -132,6 +139,7 @@ __all__ = [
     "Monomial",
     "Multiply",
     "Numerical",
+    "Nystroem",
     "Polynomial",
     "Prediction",
     "Rbf",
@@ -146,21 +154,26 @@ __all__ = [
     "Sign",
     "Sin",
     "SingularKernel",
+    "SoftmaxAttention",
     "SumPool",
     "Transpose",
     "Twin",
     "empirical_kernel",
     "ensemble",
+    "fit_labels",
     "gradient_flow",
     "interval_coverage",
     "linearize",
     "max_learning_rate",
     "mean_squared_flow",
     "ntk_vector_product",
+    "nystroem",
     "plot_training",
+    "random_features",
     "rank_correlation",
     "reparameterize",
     "sample_kernel",
+    "sampled_batch_norm",
     "standard_error",
     "taylor_expand",
     "twin",

@@ -28,13 +28,19 @@ def _finish(
     """Turn averages A(K), A(Theta) into the kernels after weights and biases."""
     w2 = square(layer.weight_std)
     b2 = None if layer.bias_std is None else square(layer.bias_std)
+    plain = not torch.is_grad_enabled()
     out = nngp * w2
     if b2 is not None and not is_zero(b2):
-        out = out + b2
+        out = out.add_(b2) if plain else out + b2
     if not k.want_ntk:
         return k.each(out, None, gap)
     if layer.parameterization == "ntk":
-        tangent = out if ntk is None else torch.add(out, ntk * w2)
+        if ntk is None:
+            tangent = out
+        elif plain and not isinstance(w2, Tensor):
+            tangent = torch.add(out, ntk, alpha=w2)
+        else:
+            tangent = torch.add(out, ntk * w2)
     else:
         tangent = nngp * fan_in
         if ntk is not None:
@@ -190,14 +196,15 @@ class Conv(Layer):
         """Carry the squared distance D = 2 gap + (r1 - r2)^2, which is linear, past the sum."""
         r1 = pair.left(root(pair.a.var), full=False)
         r2 = pair.right(root(pair.b.var), full=False)
-        distance = torch.add(torch.square(r1 - r2), gap, alpha=2.0)
+        distance = (r1 - r2).square_().add_(gap, alpha=2.0)
         distance = self._average(distance, windows, taps, False) * square(self.weight_std)
         o1 = pair.left(root(pair.a_out.var), full=False)
         o2 = pair.right(root(pair.b_out.var), full=False)
-        near = (distance - torch.square(o1 - o2)).clamp_min(0) * 0.5
-        plain = (o1 * o2 - out.nngp).clamp_min(0)
+        both = o1 * o2
         # Each form errs by eps times its first term; the distance is right for near inputs.
-        return torch.where(distance < o1 * o2, near, plain)
+        close = distance < both
+        near = distance.sub_((o1 - o2).square_()).mul_(0.5)
+        return torch.where(close, near, both.sub_(out.nngp)).clamp_min_(0)
 
     def mean(self, state: Any) -> Tensor | None:
         """Weights have zero mean."""

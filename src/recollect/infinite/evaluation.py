@@ -155,15 +155,21 @@ def _uses_singles(layer: Layer | Join) -> bool:
 # --- single inputs -------------------------------------------------------------------------
 
 
+def _second_moment(x: Tensor) -> Tensor:
+    """Return the mean square over channels, summed in float64, some rows at a time."""
+    rows = max(1, 2**19 // max(1, x[:1].numel()))
+    parts = [(w * w).sum(1) / x.shape[1] for w in (p.double() for p in torch.split(x, rows))]
+    return torch.cat(parts).to(x.dtype)
+
+
 def _input_single(inputs: Inputs, plan: Plan) -> Self:
     x = inputs.x if inputs.mask is None else inputs.x * inputs.mask[:, None]
     channels = x.shape[1]
-    wide = x.double()
-    var = ((wide * wide).sum(1) / channels).to(x.dtype).movedim(0, -1).contiguous()
+    var = _second_moment(x).movedim(0, -1).contiguous()
     mask = None if inputs.mask is None else inputs.mask.movedim(0, -1)
     full = None
     if plan.self_full[0]:
-        flat = wide.flatten(2)
+        flat = x.double().flatten(2)
         gram = torch.einsum("ncp,ncq->pqn", flat, flat) / channels
         places = x.shape[2:]
         full = gram.to(x.dtype).reshape(*places, *places, len(x), 1)
@@ -285,12 +291,18 @@ def _equal_places(a: Tensor, b: Tensor) -> Tensor:
     return total
 
 
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    """Return products of all positions of single channels, (P, P', n1, n2)."""
+    return a.T.contiguous()[:, None, :, None] * b.T.contiguous()[None, :, None, :]
+
+
 def _place_pairs(x1: Tensor, x2: Tensor, *, full: bool, gap: bool) -> Cross:
     """Return input kernels of inputs with positions, in float64 and then rounded."""
     channels, places = x1.shape[1], x1.shape[2:]
     a, b = x1.double().flatten(2), x2.double().flatten(2)
     if full:
-        nngp = torch.einsum("ncp,mcq->pqnm", a, b) / channels
+        nngp = torch.einsum("ncp,mcq->pqnm", a, b) if channels > 1 else _outer(a[:, 0], b[:, 0])
+        nngp = nngp / channels if channels > 1 else nngp
         shaped = nngp.to(x1.dtype).reshape(*places, *places, len(x1), len(x2)).contiguous()
         return Cross(shaped, full=True)
     nngp = _equal_places(a, b) / channels

@@ -64,10 +64,10 @@ def _pull(f: Callable[[Parameters], Tensor], p: Parameters, v: Tensor) -> Any:
 
 def _push(model: nn.Module, p: Parameters, x: Tensor, direction: Any) -> Tensor:
     """Return the Jacobian-vector product of a batch."""
-    return _forward(lambda q: _outputs(model, q, x), p, direction)
+    return forward_derivative(lambda q: _outputs(model, q, x), p, direction)
 
 
-def _forward(f: Callable[[Parameters], Tensor], p: Parameters, direction: Any) -> Tensor:
+def forward_derivative(f: Callable[[Parameters], Tensor], p: Parameters, direction: Any) -> Tensor:
     """Return the forward derivative of f at p."""
     with warnings.catch_warnings():
         # torch loads its own rules for this with a deprecated call, the first time.
@@ -212,7 +212,7 @@ def taylor_expand(
             if n == 0:
                 return lambda q: functional_call(model, dict(q), (x,))
             lower = derivative(n - 1)
-            return lambda q: _forward(lower, q, step)
+            return lambda q: forward_derivative(lower, q, step)
 
         total, factorial = derivative(0)(origin), 1.0
         for n in range(1, order + 1):

@@ -108,8 +108,10 @@ def twin(
         layers: layers for modules this package does not know, by type, name, or function.
         train_norms: count gains and shifts of normalisation layers in the tangent kernel.
         attention: what to do with ``nn.MultiheadAttention``: ``"refuse"``, or ``"linear"`` to
-            take scores over d instead of sqrt(d), whose limit has a closed form.
-        sampling: number of Monte-Carlo samples for max pooling; 0: refuse it.
+            take scores over d instead of sqrt(d), whose limit has a closed form, or
+            ``"sampled"`` to estimate softmax over sqrt(d).
+        sampling: number of Monte-Carlo samples for max pooling and sampled attention; 0:
+            refuse them.
         seed: of the sampling.
         channel_axis: where the channels of the input are; default: 1 before convolutions and
             flattening, -1 before linear layers.
@@ -126,7 +128,9 @@ def twin(
         Twin(Linear, ReLU, Linear)
     """
     check_one_of("parameterization", parameterization, ("ntk", "standard"))
-    check_one_of("attention", attention, ("refuse", "linear"))
+    check_one_of("attention", attention, ("refuse", "linear", "sampled"))
+    if attention == "sampled" and sampling < 1:
+        raise ValueError("attention='sampled' needs sampling=..., the number of draws: 1000")
     if isinstance(model, Layer | Branches) and not isinstance(model, nn.Module):
         return _composed(model, channel_axis)
     if not isinstance(model, nn.Module):
@@ -146,7 +150,7 @@ def twin(
         parameterization,
         given,
         train_norms,
-        attention == "linear",
+        attention,
         sampling,
         seed,
     )

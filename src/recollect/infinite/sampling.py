@@ -18,7 +18,7 @@ from recollect._seeds import seed_of
 from recollect.infinite.positions import Window
 from recollect.infinite.states import Cross, Layer, Pair, Self, Style
 
-__all__ = ["MaxPool", "standard_error"]
+__all__ = ["MaxPool", "by_pairs", "standard_error"]
 
 
 def _draw(joint: Tensor, samples: int, seed: int) -> Tensor:
@@ -104,7 +104,7 @@ class MaxPool(Layer):
 
     def cross(self, k: Cross, pair: Pair) -> Cross:
         """Average over draws, pair by pair."""
-        return _by_pairs(k, pair, self.places(pair.a.var.shape[:-1]), self._moments)
+        return by_pairs(k, pair, self.places(pair.a.var.shape[:-1]), self._moments)
 
     def _moments(
         self, joint: Tensor, theta: Tensor | None, places: tuple[int, ...]
@@ -133,7 +133,7 @@ class MaxPool(Layer):
         return torch.stack(means, -1).to(state.var)
 
 
-def _by_pairs(
+def by_pairs(
     k: Cross,
     pair: Pair,
     places: tuple[int, ...],

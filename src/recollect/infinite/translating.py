@@ -18,6 +18,7 @@ from recollect.infinite.pooling import AvgPool, Flatten, GlobalAvgPool, Scale
 from recollect.infinite.quadrature import Expansion
 from recollect.infinite.rectifiers import Activation, LeakyRelu, Relu
 from recollect.infinite.resampling import LinearMap, Resize
+from recollect.infinite.sampled_layers import SoftmaxAttention
 from recollect.infinite.sampling import MaxPool
 from recollect.infinite.states import Layer, Scalar
 
@@ -42,7 +43,7 @@ class Choices:
     parameterization: Parameterization
     layers: Mapping[Any, Layer]
     train_norms: bool
-    linear_attention: bool
+    attention: str
     sampling: int
     seed: int
 
@@ -149,7 +150,7 @@ SUPPORTED = (
     "Linear, Conv1d-3d, ConvTranspose1d-3d, AvgPool, AdaptiveAvgPool, Flatten, LayerNorm, "
     "GroupNorm, RMSNorm, Dropout, Upsample, ZeroPad, ReLU, LeakyReLU, GELU, Tanh, Sigmoid, SiLU, "
     "Softplus, Mish, ELU, Identity; BatchNorm (evaluation, fresh), MaxPool with sampling=..., "
-    "MultiheadAttention with attention='linear'"
+    "MultiheadAttention with attention='linear' or 'sampled'"
 )
 
 
@@ -354,7 +355,8 @@ def _batch_norm(module: Any, name: str) -> Layer:
     if module.training or not module.track_running_stats:
         raise ValueError(
             f"{name} ({type(module).__name__}) is in training mode, where every output depends "
-            "on the whole batch: call model.eval(), or use LayerNorm"
+            "on the whole batch: call model.eval(), use LayerNorm, or put kernels of one batch "
+            "through infinite.sampled_batch_norm"
         )
     fresh = bool((module.running_mean == 0).all()) and bool((module.running_var == 1).all())
     if not fresh:
@@ -377,21 +379,24 @@ def _attention(
         raise ValueError(f"{name}: only self-attention has a closed form, query = key = value")
     if not module.batch_first:
         raise ValueError(f"{name}: pass batch_first=True to MultiheadAttention")
-    if not choices.linear_attention:
+    if choices.attention == "refuse":
         raise ValueError(
             f"{name} (MultiheadAttention): softmax of scores over sqrt(d) has no closed form; "
-            "twin(..., attention='linear') takes scores over d with tied keys and queries"
+            "twin(..., attention='linear') takes scores over d with tied keys and queries, "
+            "attention='sampled' with sampling=1000 estimates it"
         )
     three[0].need_channels(-1, name)
     weight, bias = choices.weight_std(name), choices.bias_std(name)
     w = 1.0 if weight is None else weight
-    layer = Attention(
-        query_std=w,
-        key_std=w,
-        value_std=w,
-        out_std=w,
-        bias_std=bias if module.out_proj.bias is not None else None,
-    )
+    common: dict[str, Any] = {
+        **dict.fromkeys(("query_std", "key_std", "value_std", "out_std"), w),
+        "bias_std": bias if module.out_proj.bias is not None else None,
+    }
+    layer: Layer
+    if choices.attention == "sampled":
+        layer = SoftmaxAttention(**common, samples=choices.sampling, seed=choices.seed)
+    else:
+        layer = Attention(**common)
     return three[0].apply(layer, name), None
 
 

@@ -25,6 +25,8 @@ __all__ = ["Twin"]
 
 # Numbers per tile: two or three such tiles fit into the cache of a core.
 CPU_TILE = 2**18
+# With many positions tiles may outgrow that cache, so that the innermost axis is long enough.
+CPU_WIDE = 2**21
 GPU_TILE = 2**25
 FIELDS = ("nngp", "ntk")
 
@@ -159,6 +161,7 @@ class Twin:
                 names = (type(self).__name__, self.description, repr(wanted), positions)
                 sink = DiskTiles(Path(path), shape, wanted, (rows, columns), one.x, two.x, names)
             else:
+                _check_room(shape, wanted, one.x, (rows, columns))
                 sink = TensorTiles(shape, wanted, one.x, grad=grad, pairs=positions == "pairs")
             _run(setting, one, two, (rows, columns), sink, progress=progress)
             return sink.result()
@@ -272,8 +275,10 @@ def _tile(
     per_pair = plan.largest * one.x.element_size() * 8
     free = _free_memory(one.x.device)
     if tile is None:
+        budget = max(1, min(budget, free // (8 * one.x.element_size())))
         # Wide tiles: the columns are the innermost axis of every tensor.
-        columns = max(1, min(max(edge, min(128, budget // plan.largest)), len(two)))
+        wide = max(budget // plan.largest, min(64, CPU_WIDE // plan.largest))
+        columns = max(1, min(max(edge, min(128, wide)), len(two)))
         return max(1, min(len(one), budget // (plan.largest * columns))), columns
     rows, columns = (tile, tile) if isinstance(tile, int) else tile
     rows = min(check_integer("tile", rows, minimum=1), max(len(one), 1))
@@ -286,6 +291,20 @@ def _tile(
             f"tile={fits} fits"
         )
     return rows, columns
+
+
+def _check_room(
+    shape: tuple[int, ...], wanted: tuple[str, ...], like: Tensor, tile: tuple[int, int]
+) -> None:
+    """Refuse a kernel that does not fit into memory as a whole."""
+    needed = math.prod(shape) * like.element_size() * len(wanted)
+    free = _free_memory(like.device)
+    if needed > free:
+        raise MemoryError(
+            f"the kernel itself needs {needed / 2**30:.3g} GiB, {free / 2**30:.3g} are free; "
+            f"path='folder' writes it to disk in tiles, tile={tile} fits; "
+            "infinite.nystroem never holds it"
+        )
 
 
 def _blocks(count: int, size: int) -> Iterator[tuple[int, int]]:

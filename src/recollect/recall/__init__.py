@@ -8,6 +8,7 @@
     recall.statistics(memory, "cat")                # what streams were followed, with bounds
     recall.unroll(memory, 17)                       # one glance as a tree
     recall.why(memory, 17, 23)                      # what two glances have in common
+    recall.concept(memory, [17, 23], [42])          # which others are like these, unlike that
     recall.label_next(memory, 10)                   # which glances are most worth a label
 
 Every answer is a table with ``estimate``, ``low`` and ``high`` (90 %), and goes to Arrow and
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recollect.recall.attributes import attribute
+    from recollect.recall.concepts import Concept, concept
     from recollect.recall.counts import count
     from recollect.recall.distributions import covariance, fraction_above, histogram, quantiles
     from recollect.recall.drifting import drift
@@ -32,8 +34,10 @@ if TYPE_CHECKING:
 
 # Files are not named like their functions: a loaded file would take the function's place.
 _WHERE = {
+    "Concept": "recollect.recall.concepts",
     "Unrolled": "recollect.recall.unrolling",
     "attribute": "recollect.recall.attributes",
+    "concept": "recollect.recall.concepts",
     "count": "recollect.recall.counts",
     "covariance": "recollect.recall.distributions",
     "drift": "recollect.recall.drifting",
@@ -48,8 +52,10 @@ _WHERE = {
 }
 
 __all__ = [
+    "Concept",
     "Unrolled",
     "attribute",
+    "concept",
     "count",
     "covariance",
     "drift",

@@ -48,6 +48,14 @@ _STUDIES = {
         "recollect.studies.hindsight",
         "old sketches answer better as the prior learns; PCA at equal bytes cannot",
     ),
+    "infinite-cifar10": (
+        "recollect.studies.infinite_cifar10",
+        "fully connected < convolutional < wide residual, infinitely wide and trained",
+    ),
+    "infinite-digits": (
+        "recollect.studies.infinite_digits",
+        "the same on digits at random places, and finite ensembles beside the infinite one",
+    ),
     "introspective-replay": (
         "recollect.studies.introspective_replay",
         "looking back from surprise solves a frozen lake with few updates",

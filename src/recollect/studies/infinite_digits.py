@@ -1,0 +1,67 @@
+"""Infinitely wide networks beside trained ones, on scikit-learn's digits at random places.
+
+Centred 8 x 8 digits hardly need convolutions. So each stands at a random place of a 12 x 12
+frame, as things do in pictures.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from recollect._answers import Answer
+from recollect.studies.wide_networks import Pictures, Setting, agreement, curves
+
+__all__ = ["pictures", "study"]
+
+FRAME = 12
+
+
+def study(quick: bool = False, data: str | None = None) -> Answer:
+    """Return learning curves of three architectures, infinitely wide and trained.
+
+    Args:
+        quick: fewer pictures and steps.
+        data: not used; the digits come with scikit-learn.
+
+    Raises:
+        ImportError: if scikit-learn is missing.
+    """
+    setting = Setting((50, 100, 200), 3, steps=100) if quick else Setting((75, 150, 300), 3)
+    chosen = pictures(setting.sizes[-1] + 30, 200 if quick else 250)
+    answer = curves(chosen, setting)
+    odd = (chosen.train_label[:64, None] % 2).float() * 2 - 1
+    together = agreement(chosen.train[:24], odd[:24], chosen.test[:24])
+    answer.notes += ["", *repr(together).splitlines()]
+    return answer
+
+
+def pictures(train: int, test: int, seed: int = 0) -> Pictures:
+    """Return digits, each at a random place of a frame of 12 x 12, standardised.
+
+    Args:
+        train: how many to learn from.
+        test: how many others.
+        seed: of choice and places.
+
+    Raises:
+        ImportError: if scikit-learn is missing.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError(
+            'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
+        ) from error
+    found = load_digits()
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(found.target), generator=generator)[: train + test]
+    digits = torch.from_numpy(found.images).float()[rows] / 16
+    label = torch.from_numpy(found.target).long()[rows]
+    frames = torch.zeros(len(rows), 1, FRAME, FRAME)
+    places = torch.randint(0, FRAME - 8 + 1, (len(rows), 2), generator=generator)
+    for frame, digit, (down, right) in zip(frames, digits, places.tolist(), strict=True):
+        frame[0, down : down + 8, right : right + 8] = digit
+    frames = (frames - frames[:train].mean()) / frames[:train].std()
+    return Pictures(
+        "digits at random places", frames[:train], label[:train], frames[train:], label[train:]
+    )
