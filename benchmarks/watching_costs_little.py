@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import random
 import statistics
 import sys
 import tempfile
@@ -54,10 +55,12 @@ def measure(
         return run
 
     taken: dict[str, list[tuple[float, float]]] = {"plain": [], **{name: [] for name in steps}}
+    order = random.Random(0)
     with torch.no_grad():
         end = time.perf_counter() + seconds
         for round_ in itertools.count():
-            for name in taken:
+            # In a new order each round: what ran before leaves its mark on caches and allocator.
+            for name in order.sample(sorted(taken), len(taken)):
                 hooks = nullcontext() if name == "plain" else capture(model, **watch)
                 with hooks as c:
                     run = plain if name == "plain" else watched(steps[name])
