@@ -47,8 +47,9 @@ def answer(memory: Memory, question: Question, model: str | None = None) -> Answ
     if question.kind == "why":
         return recall.why(memory, int(question.query or 0), int(question.other or 0))
     raise ValueError(
-        "what was new cannot be answered yet (drift comes with a later release); until then "
-        "compare counts: how often MODULE by month"
+        "what was new cannot be answered yet in words; in Python, recall.drift(memory, (since, "
+        "until), (since, until)) says whether two windows differ, or compare counts: how often "
+        "MODULE by month"
     )
 
 
