@@ -7,8 +7,9 @@ import pytest
 from tests.memory.making import HOUR, memory, sketches
 
 from recollect.memory import Memory
+from recollect.memory.blocks import Where
 from recollect.memory.mapping import map_tiers
-from recollect.memory.rows import FOLDER, Rows, Where
+from recollect.memory.rows import FOLDER, Rows
 from recollect.memory.search import Searcher
 
 COUNT, DIM = 5000, 512

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from recollect._checks import CorruptMemory
+from recollect.memory.blocks import Where
 from recollect.memory.clock import iso
 from recollect.memory.engine import Engine
 from recollect.memory.layout import size_of
 from recollect.memory.ledger import Ledger
 from recollect.memory.report import Report
-from recollect.memory.rows import FOLDER, Where
+from recollect.memory.rows import FOLDER
 
 __all__ = ["export", "info", "verify"]
 

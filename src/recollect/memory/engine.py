@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recollect._checks import CorruptMemory
+from recollect.memory.blocks import Block, Where
 from recollect.memory.fading import take_back
 from recollect.memory.followed import Followed
 from recollect.memory.following import Following
@@ -28,7 +29,7 @@ from recollect.memory.lock import WriterLock
 from recollect.memory.reservoir import Reservoir
 from recollect.memory.rewriting import join
 from recollect.memory.rollups import RollUps
-from recollect.memory.rows import FOLDER, Block, Rows, Where
+from recollect.memory.rows import FOLDER, Rows
 from recollect.memory.structures import SkeletonTable
 from recollect.sketching.recipe import ModuleTable, Recipe
 

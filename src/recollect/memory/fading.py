@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from recollect.memory.blocks import Block
 from recollect.memory.clock import HOUR, iso
 from recollect.memory.forgotten import Forgotten
 from recollect.memory.layout import size_of
 from recollect.memory.retention import ROLL_UPS, Retention
 from recollect.memory.rewriting import add_parts, append, rewrite
-from recollect.memory.rows import Block
 from recollect.memory.sums import to_fixed_point
 
 if TYPE_CHECKING:

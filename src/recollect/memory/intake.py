@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from recollect._checks import check_integer
 from recollect._seeds import seed_of
+from recollect.memory.blocks import Where
 from recollect.memory.clock import microseconds
-from recollect.memory.rows import FIXED, Where
+from recollect.memory.rows import FIXED
 
 __all__ = [
     "SQL_KINDS",

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from recollect import sketching
 from recollect._checks import check_integer, check_one_of
 from recollect.memory.audit import export, info, verify
+from recollect.memory.blocks import Block
 from recollect.memory.channels import channel_of, channels_at
 from recollect.memory.clock import microseconds_of_all
 from recollect.memory.engine import Engine
@@ -31,7 +32,6 @@ from recollect.memory.reading import counts_at, glances_at, places_of, rollups_i
 from recollect.memory.report import Report
 from recollect.memory.retention import Retention
 from recollect.memory.rollups import RollUps
-from recollect.memory.rows import Block
 from recollect.memory.search import Searcher
 from recollect.memory.structures import SkeletonCounts
 from recollect.sketching.recipe import ModuleTable, Recipe

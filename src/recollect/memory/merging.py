@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from recollect.memory.blocks import Block, Where
 from recollect.memory.engine import Engine
 from recollect.memory.fading import add_faded
 from recollect.memory.rewriting import rewrite
-from recollect.memory.rows import Block, Where
 from recollect.sketching.recipe import ModuleTable
 from recollect.sketching.skeletons import Structure, pack_structure, unpack_structure
 

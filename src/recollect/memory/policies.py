@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from recollect.memory.blocks import Where
 from recollect.memory.clock import HOUR, iso, microseconds
 from recollect.memory.engine import Engine
 from recollect.memory.fading import Faded, check_growth, fade
 from recollect.memory.layout import Folder
 from recollect.memory.migrations import FORMAT
 from recollect.memory.retention import Retention
-from recollect.memory.rows import Where
 
 if TYPE_CHECKING:
     from recollect.memory.memory import Memory

@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from recollect import sketching
 from recollect._checks import NotRemembered, check_integer, check_one_of
+from recollect.memory.blocks import Where
 from recollect.memory.clock import HOUR
 from recollect.memory.engine import Engine
 from recollect.memory.rollups import RollUps
-from recollect.memory.rows import Where
 from recollect.memory.structures import SkeletonCounts
 
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from recollect.memory.blocks import Where
 from recollect.memory.index import Key
 from recollect.memory.mapping import Codes, map_tiers
-from recollect.memory.rows import FOLDER, Rows, Where
+from recollect.memory.rows import FOLDER, Rows
 
 __all__ = ["Searcher"]
 
