@@ -264,7 +264,7 @@ def test_a_roll_up_tells_counts_and_means() -> None:
                 deviation.new_tensor(scenes.means).norm(dim=1).min()
             )
     assert np.mean(inside_counts) > 0.85
-    assert 0.87 < float(torch.stack(inside_means).mean()) < 0.95
+    assert 0.87 < float(torch.stack(inside_means).mean()) < 0.93
 
 
 def test_the_mean_of_a_static_module_follows_from_the_sum() -> None:

@@ -22,6 +22,7 @@ from recollect.memory.blocks import Where
 from recollect.memory.index import Key
 from recollect.memory.mapping import Codes, map_tiers
 from recollect.memory.rows import FOLDER, Rows
+from recollect.memory.sums import distinct
 
 __all__ = ["Searcher"]
 
@@ -196,7 +197,7 @@ class Searcher:
         which = np.searchsorted(starts, places, side="right") - 1
         out = np.empty((len(places), self._widths[name]), self.rows.dtype)
         missing = np.zeros(len(places), bool)
-        for number in np.unique(which).tolist():
+        for number in distinct(which)[0].tolist():
             first, _, codes = pieces[number]
             rows = which == number
             if codes is None:
