@@ -97,7 +97,14 @@ def test_ask_for_attributes_and_glances(room: tuple[str, list[int]]) -> None:
     assert run_json("ask", path, f"like {ids[0]} top 2")["rows"]
     assert run_json("ask", path, f"why {ids[0]} {ids[3]}")["rows"]
     assert "cat" in run("ask", path, f"what is in {ids[0]}")
-    assert "cannot be answered yet" in run("ask", path, "what was new last week", code=2)
+    at = ("--now", "2026-01-23")
+    found = run_json("ask", path, "what was new since 2026-01-21", *at)
+    assert found["title"] == "what was new, since 2026-01-21T00:00:00+00:00"
+    assert found["rows"] == []  # both days hold two cats and six dogs
+    assert found["notes"][0] == "6 glances compared with 6 before"
+    assert "no glance is in the window" in run("ask", path, "what was new in 2027", *at, code=2)
+    # Without a window: seven days, and before them nothing was seen.
+    assert "no glance is before the window" in run("ask", path, "what was new", code=2)
     assert "nearest: " in run("ask", path, "sing a song", code=2)
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.recall.test_distributions import HOUR, hours, keep, scenes
 
 from recollect import Memory, NotRemembered, Trace, recall
-from recollect.recall.drifting import Units, _compare
+from recollect.recall.drifting import Units, compare
 
 MIDDLE = np.datetime64(30 * HOUR, "us")
 WAYS: dict[str, dict[str, Any]] = {
@@ -40,10 +40,32 @@ def test_p_values_are_uniform_where_nothing_changed() -> None:
         weight = rng.poisson(1.5, 24).astype(float)
         values = rng.gamma(1.0, size=(24, 6)) * weight[:, None]
         first = np.arange(24) < 9
-        p.append(_compare(Units(values, weight, first), 99, seed)["p_value"])
+        p.append(compare(Units(values, weight, first), 99, seed)["p_value"])
     # The 0.1 % critical distance for 300 values is 0.112; p-values are multiples of 0.01.
     assert uniform(p) < 0.112
     assert 0.05 < np.mean(np.array(p) <= 0.1) < 0.16
+
+
+@pytest.mark.parametrize("rate", [0.3, 1.0, 12.0])
+@pytest.mark.parametrize("together", [0.0, 0.5])
+def test_a_change_of_number_alone_is_no_change_of_looks(rate: float, together: float) -> None:
+    """Few objects now, many before (or the other way), all alike, whole days somewhat so.
+
+    Without the division by V up to nine of ten p-values fall below 0.05.
+    """
+    p = []
+    for seed in range(200):
+        rng = np.random.default_rng([9, seed])
+        first = np.arange(28) < 21
+        weight = rng.poisson(np.where(first, 6.0, rate)).astype(float)
+        if weight[~first].sum() == 0:
+            continue
+        values = [rng.standard_normal((int(n), 6)).sum(0) for n in weight]
+        values += together * weight[:, None] * rng.standard_normal((28, 6))
+        p.append(compare(Units(np.array(values), weight, first), 99, seed)["p_value"])
+    # Three deviations of 200 draws above 0.05 and 0.2.
+    assert np.mean(np.array(p) <= 0.05) < 0.096
+    assert np.mean(np.array(p) <= 0.2) < 0.285
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -109,7 +131,7 @@ def test_the_distance_is_unbiased_and_its_interval_holds() -> None:
     for seed in range(120):
         rng = np.random.default_rng([1, seed])
         values = rng.standard_normal((80, 5)) + 0.4 * (np.arange(80) < 40)[:, None]
-        found = _compare(Units(values, np.ones(80), np.arange(80) < 40), 99, seed)
+        found = compare(Units(values, np.ones(80), np.arange(80) < 40), 99, seed)
         squares.append(found["estimate"] ** 2)
         inside.append(found["low"] <= 0.4 * 5**0.5 <= found["high"])
     assert np.mean(squares) == pytest.approx(0.16 * 5, rel=0.08)

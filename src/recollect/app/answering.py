@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ def answer(memory: Memory, question: Question, model: str | None = None) -> Answ
         model: network to look at a picture with; None: the one that ``watch`` used.
 
     Raises:
-        ValueError: on a question that cannot be answered yet.
+        ValueError: on a window in which nothing can be told.
         NotRemembered: on a module or glance that the memory has never seen.
     """
     from recollect import recall
@@ -46,11 +47,27 @@ def answer(memory: Memory, question: Question, model: str | None = None) -> Answ
         return recall.unroll(memory, int(question.query or 0))
     if question.kind == "why":
         return recall.why(memory, int(question.query or 0), int(question.other or 0))
-    raise ValueError(
-        "what was new cannot be answered yet in words; in Python, recall.drift(memory, (since, "
-        "until), (since, until)) says whether two windows differ, or compare counts: how often "
-        "MODULE by month"
-    )
+    return _new(memory, question)
+
+
+def _new(memory: Memory, question: Question) -> Answer:
+    """Say what was new in a window; without a beginning, in its last seven days.
+
+    Raises:
+        ValueError: if nothing was seen before the window ends.
+    """
+    from recollect import recall
+
+    since, said = question.since, []
+    if since is None:
+        hours = memory.rollups(until=question.until).times
+        if len(hours) == 0:
+            raise ValueError("nothing was seen before this window ends, so nothing can be new")
+        end = question.until or hours[-1].astype(datetime).replace(tzinfo=UTC) + timedelta(hours=1)
+        since = end - timedelta(days=7)
+        said = ["no window was named: the last seven days are compared with all before"]
+    found = recall.what_was_new(memory, since, question.until, where=question.where)
+    return Answer(found.columns, found.title, [*said, *found.notes])
 
 
 def query_of(memory: Memory, text: str, model: str | None = None) -> Any:

@@ -40,7 +40,7 @@ what did MODULE see [FILTER]            the same
 like PICTURE|GLANCE [as MODULE] [top N] the most similar glances
 what is in GLANCE                       one glance as a tree
 why A B                                 what makes two glances alike
-what was new [FILTER]                   (not answered yet)
+what was new [FILTER]                   what came, went, or looks otherwise
 
 UNIT    hour (of day), calendar hour, day, weekday, month
 FILTER  any number of: TIME, on TIME, since TIME, until TIME,

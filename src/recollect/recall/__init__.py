@@ -5,6 +5,7 @@
     recall.attribute(memory, "cat")                 # how large, where: mean and spread
     recall.quantiles(memory, "cat", [0.5, 0.9])     # how distributed; histogram, fraction_above
     recall.drift(memory, (a, b), (b, c))            # do two windows differ, with a p-value
+    recall.what_was_new(memory, since)              # which modules came, went, look otherwise
     recall.statistics(memory, "cat")                # what streams were followed, with bounds
     recall.unroll(memory, 17)                       # one glance as a tree
     recall.why(memory, 17, 23)                      # what two glances have in common
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from recollect.recall.distributions import covariance, fraction_above, histogram, quantiles
     from recollect.recall.drifting import drift
     from recollect.recall.labelling import label_next
+    from recollect.recall.novelty import what_was_new
     from recollect.recall.reasons import why
     from recollect.recall.similarity import similar
     from recollect.recall.streams import statistics
@@ -48,6 +50,7 @@ _WHERE = {
     "similar": "recollect.recall.similarity",
     "statistics": "recollect.recall.streams",
     "unroll": "recollect.recall.unrolling",
+    "what_was_new": "recollect.recall.novelty",
     "why": "recollect.recall.reasons",
 }
 
@@ -66,6 +69,7 @@ __all__ = [
     "similar",
     "statistics",
     "unroll",
+    "what_was_new",
     "why",
 ]
 

@@ -3,13 +3,21 @@
 Every unit (a glance, an hour, a day) is a vector v and a weight n: the sum of features of its
 objects and their number. Two windows are as far apart as their mean features,
 
-    T = | sum_a v / sum_a n - sum_b v / sum_b n |^2,
+    T = | m_a - m_b |^2,   m = sum v / sum n,
 
-the squared maximum mean discrepancy of these features. Under no change the units could have
-stood in either window, so T is compared with its values for units dealt out anew: the p-value
-is exact, whatever the distribution. What chance alone gives on average is taken off T.
+the squared maximum mean discrepancy of these features. Chance alone gives T the mean
+V = V_a + V_b, the variances of both means, estimated from how the k units of a window differ,
 
-Reference: "A kernel two-sample test" (Gretton, Borgwardt, Rasch, Schoelkopf and Smola, 2012).
+    V_a = max( k / (k - 1)  sum |v - n m|^2 / (sum n)^2,   s^2 / sum n ),
+
+s^2 the variance per object over both windows: few units tell little of their own. Under no change
+the units could have stood in either window, so T / V is compared with its values for units dealt
+out anew: the p-value is exact then. Divided by V it also holds where the windows differ in the
+number of their objects alone, which is no change of what these look like: T by itself would take
+a window with few objects for a changed one.
+
+References: "A kernel two-sample test" (Gretton, Borgwardt, Rasch, Schoelkopf and Smola, 2012);
+permutation tests of what is divided by its deviation: Janssen (1997), Chung and Romano (2013).
 
 Shape letters: u units, D features, B permutations.
 """
@@ -32,7 +40,7 @@ from recollect.recall.units import Units, units_of
 if TYPE_CHECKING:
     from recollect.memory import Memory
 
-__all__ = ["drift"]
+__all__ = ["FEWEST", "UNITS", "compare", "drift"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -114,7 +122,7 @@ def drift(
     for name in wanted:
         units, said = units_of(memory, name, windows, unit, source)
         _check_enough(units, name, unit)
-        found = _compare(units, permutations, seed)
+        found = compare(units, permutations, seed)
         number = int(units.first.sum()), int((~units.first).sum())
         rows.append({"module": name or "all", **found, "units": f"{number[0]} + {number[1]}"})
         notes += [s for s in said if s not in notes]
@@ -175,31 +183,48 @@ def _check_enough(units: Units, module: str | None, unit: str) -> None:
         )
 
 
-def _compare(units: Units, permutations: int, seed: int) -> dict[str, float]:
-    """Return distance, its interval and the p-value."""
+def compare(units: Units, permutations: int, seed: int) -> dict[str, float]:
+    """Compare the units of two windows.
+
+    Args:
+        units: of both windows.
+        permutations: how often they are dealt out anew.
+        seed: of the permutations.
+
+    Returns:
+        ``estimate`` of the distance, ``low``, ``high`` and ``p_value``.
+
+    Example:
+        >>> import numpy as np
+        >>> values, first = np.r_[np.ones(8), np.zeros(8)][:, None], np.arange(16) < 8
+        >>> compare(Units(values, np.ones(16), first), 99, seed=0)["p_value"]
+        0.01
+    """
     generator = np.random.Generator(np.random.PCG64(seed_of(seed, "permutations")))
-    v, n, first = units.values, units.weight, units.first
-    observed = float(_distances(v, n, first[None].astype(np.float64), (~first)[None] * 1.0)[0])
-    dealt = []
-    for some in _pieces(permutations, len(n)):
+    first = units.first
+    apart, chance = _distances(units, first[None].astype(np.float64), (~first)[None] * 1.0)
+    observed, off = float(apart[0]), float(chance[0])
+    least = float(np.finfo(np.float64).tiny)
+    above = 0
+    for some in _pieces(permutations, len(first)):
         sides = np.stack([generator.permutation(first) for _ in range(some)]).astype(np.float64)
-        dealt.append(_distances(v, n, sides, 1.0 - sides))
-    chance = np.concatenate(dealt)
-    p = (1 + int((chance >= observed * (1 - 1e-12)).sum())) / (1 + permutations)
+        dealt, variance = _distances(units, sides, 1.0 - sides)
+        ratio = dealt / np.maximum(variance, least)
+        above += int((ratio >= observed / max(off, least) * (1 - 1e-9)).sum())
     again = []
-    for some in _pieces(BOOTSTRAPS, len(n)):
+    for some in _pieces(BOOTSTRAPS, len(first)):
         drawn = [_draws(side, some, generator) for side in (first, ~first)]
-        again.append(_distances(v, n, drawn[0], drawn[1]))
+        again.append(_distances(units, drawn[0], drawn[1])[0])
     # Drawing again adds the same chance once more.
-    off = float(chance.mean())
-    spread = np.concatenate(again) - 2 * off
+    told = np.concatenate(again)
+    spread = told[np.isfinite(told)] - 2 * off
     low, high = np.sqrt(np.maximum(np.quantile(spread, [0.05, 0.95]), 0.0)).tolist()
     estimate = math.sqrt(max(observed - off, 0.0))
     return {
         "estimate": estimate,
         "low": min(low, estimate),
         "high": max(high, estimate),
-        "p_value": p,
+        "p_value": (1 + above) / (1 + permutations),
     }
 
 
@@ -218,10 +243,29 @@ def _draws(side: npt.NDArray[np.bool_], number: int, generator: np.random.Genera
 
 
 def _distances(
-    v: FloatArray, n: FloatArray, a: npt.NDArray[Any], b: npt.NDArray[Any]
-) -> FloatArray:
-    """Return T for rows of unit counts a, b (k, u)."""
+    units: Units, a: npt.NDArray[Any], b: npt.NDArray[Any]
+) -> tuple[FloatArray, FloatArray]:
+    """Return T and V, (k,) each, for rows of how often each unit stands in the windows, (k, u)."""
+    v, n = units.values, units.weight
+    # Rounding must not make a variance of what is constant.
+    floor = 1e-12 * float(np.square(v).sum()) / max(float(n.sum()), 1.0) ** 2
+    size, square, mixed = np.square(v).sum(1), np.square(n), v * n[:, None]
+    means, rests, totals, helds = [], [], [], []
     with np.errstate(divide="ignore", invalid="ignore"):
-        apart = a @ v / (a @ n)[:, None] - b @ v / (b @ n)[:, None]
-    squared: FloatArray = np.nan_to_num(np.square(apart).sum(1), nan=np.inf)
-    return squared
+        for side in (a, b):
+            total = side @ n
+            mean = side @ v / total[:, None]
+            rest = side @ size - 2 * ((side @ mixed) * mean).sum(1)
+            rest += side @ square * np.square(mean).sum(1)
+            means.append(mean)
+            rests.append(np.maximum(rest, 0.0))
+            totals.append(total)
+            helds.append(side @ (n > 0))
+        held = helds[0] + helds[1]
+        each = held / np.maximum(held - 2, 1) * (rests[0] + rests[1]) / (totals[0] + totals[1])
+        variance = np.full(len(a), floor)
+        for rest, total, k in zip(rests, totals, helds, strict=True):
+            own = np.nan_to_num(k / (k - 1) * rest / np.square(total), posinf=0.0)
+            variance += np.nan_to_num(np.maximum(own, each / total), posinf=0.0)
+        apart: FloatArray = np.square(means[0] - means[1]).sum(1)
+    return np.nan_to_num(apart, nan=np.inf), variance

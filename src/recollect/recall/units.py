@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from recollect import sketching
-from recollect.recall.reading import CHUNK, Decoder, Selection, chunks, microseconds_of, plural
+from recollect.recall.reading import Decoder, Selection, chunks, microseconds_of, plural
 from recollect.recall.windows import by_time, fits_hours
 
 if TYPE_CHECKING:
     from recollect.memory import Memory
 
-__all__ = ["Units", "units_of"]
+__all__ = ["Units", "glances_as_units", "units_of"]
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -27,6 +27,8 @@ FloatArray = npt.NDArray[np.float64]
 MOST = 50_000
 # Features of decoded attributes.
 FEATURES = 128
+# Glances of a window that are looked at one by one for what they show.
+SHOWN = 4_096
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +54,7 @@ def units_of(
     source: str | None,
 ) -> tuple[Units, list[str]]:
     """Read the units of both windows."""
-    read_channel = memory.recipe.channel is not None and source != "sketch"
-    if module is not None and read_channel:
-        family = memory.modules.family_of(memory.modules.id_of(module)).name
-        followed = memory.recipe.channel is not None and memory.recipe.channel.follows(family)
-        if source == "channel" and not followed:
-            raise ValueError(f"the distribution channel does not follow module {module!r}")
-        read_channel = followed
+    read_channel = _reads_channel(memory, module, source)
     summed = unit != "glance" and all(w.is_hours for w in windows)
     if module is not None and not read_channel:
         return _from_decoded(memory, module, windows, unit)
@@ -67,6 +63,51 @@ def units_of(
         if found is not None:
             return found
     return _from_rows(memory, module, windows, unit, read_channel)
+
+
+def glances_as_units(
+    memory: Memory, module: str | None, window: Selection, source: str | None = None
+) -> tuple[IntArray, FloatArray, FloatArray]:
+    """Return (n,) ids, (n, D) features and (n,) weights of a window's glances, one by one.
+
+    The features are those of ``units_of``. Of a module only glances that hold it are returned;
+    of more than ``SHOWN`` glances so many, evenly spread.
+    """
+    counts = memory.skeleton_counts(**window.arguments)
+    weight = np.ones(len(counts)) if module is None else counts.count(module)
+    rows = np.flatnonzero(weight > 0)
+    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), SHOWN)).astype(np.int64)]
+    ids, weight = counts.ids[rows], weight[rows]
+    channel = _reads_channel(memory, module, source)
+    if module is not None and not channel:
+        features = _Decoded(memory, module)
+        return ids, np.concatenate([features(some)[0] for some in chunks(ids)]), weight
+    unmix = _Unmixed(memory, module, channel)
+    codes = memory.channels(**window.arguments).fixed_point().numpy() if channel else None
+    values, start = [np.zeros((0, unmix.width))], 0
+    for some in chunks(ids):
+        part = rows[start : start + len(some)]
+        sketch = None if module else memory.sketches(ids=some).fixed_point().numpy()
+        values.append(unmix(sketch, None if codes is None else codes[part]))
+        start += len(some)
+    return ids, np.concatenate(values), weight
+
+
+def _reads_channel(memory: Memory, module: str | None, source: str | None) -> bool:
+    """Whether features come from the channel.
+
+    Raises:
+        ValueError: if it is asked for and does not follow the module.
+    """
+    if memory.recipe.channel is None or source == "sketch":
+        return False
+    if module is None:
+        return True
+    family = memory.modules.family_of(memory.modules.id_of(module)).name
+    followed = memory.recipe.channel.follows(family)
+    if source == "channel" and not followed:
+        raise ValueError(f"the distribution channel does not follow module {module!r}")
+    return followed
 
 
 def _from_rollups(
@@ -132,30 +173,47 @@ def _from_decoded(
     memory: Memory, module: str, windows: tuple[Selection, Selection], unit: str
 ) -> tuple[Units, list[str]]:
     """Units from decoded glances: random features of the module's estimated attributes."""
-    import torch
-
-    decoder = Decoder.of(memory)
-    entry = memory.modules.family_of(memory.modules.id_of(module))
-    of_features = sketching.Channel(features=FEATURES)
+    features = _Decoded(memory, module)
     gathered = []
     for side, w in enumerate(windows):
         table = memory.glances(**w.arguments, columns=["id", "time"])
         ids, times = table["id"].to_numpy().astype(np.int64), microseconds_of(table["time"])
         _check_number(len(ids), unit)
-        values, weight = np.zeros((len(ids), FEATURES)), np.zeros(len(ids))
-        for number, part in enumerate(chunks(ids)):
-            found = decoder.decode(memory.sketches(ids=part)).objects(module)
-            if bool(torch.isnan(found.attributes).any()):
-                raise ValueError(
-                    f"objects of module {module!r} cannot be decoded: more unknowns than numbers "
-                    "and no prior; fit one, or keep a distribution channel"
-                )
-            phi = sketching.features_of(found.attributes, entry, of_features, 0).numpy()
-            place = found.glance.numpy() + number * CHUNK
-            np.add.at(values, place, phi * (2 / FEATURES) ** 0.5)
-            np.add.at(weight, place, 1.0)
+        parts = [features(some) for some in chunks(ids)]
+        values = np.concatenate([np.zeros((0, FEATURES)), *[v for v, _ in parts]])
+        weight = np.concatenate([np.zeros(0), *[n for _, n in parts]])
         gathered.append(_group(values, weight, times, side == 0, unit, memory.timezone))
-    return _joined(gathered), ["features of decoded attributes", decoder.note]
+    return _joined(gathered), ["features of decoded attributes", features.note]
+
+
+class _Decoded:
+    """Random features of a module's attributes as they are decoded from sketches.
+
+    Called with the ids of b glances, it returns (b, ``FEATURES``) sums over the objects of each
+    and (b,) their numbers.
+    """
+
+    def __init__(self, memory: Memory, module: str) -> None:
+        self._memory, self._module = memory, module
+        self._decoder = Decoder.of(memory)
+        self._entry = memory.modules.family_of(memory.modules.id_of(module))
+        self._features = sketching.Channel(features=FEATURES)
+        self.note = self._decoder.note
+
+    def __call__(self, ids: IntArray) -> tuple[FloatArray, FloatArray]:
+        import torch
+
+        found = self._decoder.decode(self._memory.sketches(ids=ids)).objects(self._module)
+        if bool(torch.isnan(found.attributes).any()):
+            raise ValueError(
+                f"objects of module {self._module!r} cannot be decoded: more unknowns than "
+                "numbers and no prior; fit one, or keep a distribution channel"
+            )
+        phi = sketching.features_of(found.attributes, self._entry, self._features, 0).numpy()
+        values, weight = np.zeros((len(ids), FEATURES)), np.zeros(len(ids))
+        np.add.at(values, found.glance.numpy(), phi * (2 / FEATURES) ** 0.5)
+        np.add.at(weight, found.glance.numpy(), 1.0)
+        return values, weight
 
 
 def _check_number(glances: int, unit: str) -> None:
