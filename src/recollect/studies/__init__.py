@@ -36,6 +36,10 @@ _STUDIES = {
         "recollect.studies.daft",
         "adversarially fine-tuned teachers, distilled, for domains never seen",
     ),
+    "drift": (
+        "recollect.studies.drift",
+        "what was new is named, and nothing else, beside tests of every object and of samples",
+    ),
     "erasure": (
         "recollect.studies.erasure",
         "what is left of each property at 1/2 to 1/16 of a sketch, beside PCA and fewer glances",
