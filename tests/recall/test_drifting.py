@@ -168,3 +168,30 @@ def test_what_cannot_be_answered_is_refused(tmp_path: Any) -> None:
         with pytest.raises(ValueError, match="keeps no distribution channel"):
             halves(plain, source="channel")
         assert "features of decoded attributes" in halves(plain, module="m0").notes
+
+
+def test_a_shift_of_a_small_number_beside_large_ones_is_seen_in_rollups(tmp_path: Any) -> None:
+    """A channel measures a module by one scale; means read from sums know each number's own."""
+    import torch
+
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((320, 4)) * [12.0, 12.0, 12.0, 0.05]
+    x[160:, 3] += 0.03
+    attributes = torch.from_numpy(x.astype(np.float32))
+    with keep(tmp_path / "m", Trace.from_columns({"m0": attributes})) as m:
+        m.fit_prior()
+        middle = np.datetime64(40 * HOUR, "us")
+        found = recall.drift(m, (None, middle), (middle, None), "m0", unit="hour")
+        assert found["p_value"][0] < 0.01
+        assert "from roll-ups alone" in found.notes
+
+
+def test_what_units_are_measured_in_does_not_know_the_windows() -> None:
+    rng = np.random.default_rng(0)
+    weight, sums = rng.poisson(2.0, 12).astype(float), rng.standard_normal((12, 3))
+    first = np.arange(12) < 5
+    one = Units(np.zeros((12, 1)), weight, first).beside(sums)
+    other = Units(np.zeros((12, 1)), weight, ~first).beside(7 * sums + weight[:, None])
+    np.testing.assert_allclose(one.values, other.values, atol=1e-12)
+    # An object's square adds up to one over the numbers.
+    assert np.square(one.values).sum() / weight.sum() == pytest.approx(1.0)

@@ -12,7 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from recollect import sketching
-from recollect.recall.reading import Decoder, Selection, chunks, microseconds_of, plural
+from recollect.recall.reading import (
+    Decoder,
+    Selection,
+    chunks,
+    microseconds_of,
+    plural,
+    sums_of,
+)
 from recollect.recall.windows import by_time, fits_hours
 
 if TYPE_CHECKING:
@@ -44,6 +51,18 @@ class Units:
     values: FloatArray
     weight: FloatArray
     first: npt.NDArray[np.bool_]
+
+    def beside(self, sums: FloatArray) -> Units:
+        """Return the same units with further features: sums of m numbers over objects, (u, m).
+
+        Each number counts for one m-th of an object's square, whatever its size: it is measured
+        in its own deviation over the units of both windows, which dealing them out leaves alone.
+        """
+        total = max(float(self.weight.sum()), 1e-300)
+        away = sums - np.outer(self.weight, sums.sum(0) / total)
+        deviation = np.sqrt(np.square(away).sum(0) / total)
+        unit = np.where(deviation > 0, deviation, 1.0) * sums.shape[1] ** 0.5
+        return Units(np.concatenate([self.values, away / unit], 1), self.weight, self.first)
 
 
 def units_of(
@@ -124,12 +143,18 @@ def _from_rollups(
     if module is not None and any((p.known < p.n).any() for p in parts):
         return None
     unmix = _Unmixed(memory, module, channel)
-    gathered = []
+    means = None if module is None else _Means.of(memory, module)
+    gathered, told = [], []
     for side, p in enumerate(parts):
         sums = unmix(None if module else p.sum, p.channel if channel else None)
         weight = p.n.astype(np.float64) if module is None else p.count(module)
         gathered.append(_group(sums, weight, p.start, side == 0, unit, memory.timezone))
-    return _joined(gathered), [*unmix.notes, "from roll-ups alone"]
+        if means is not None:
+            span = by_time(p.start, unit, memory.timezone)
+            told.append(means(span.total(p.sum), span.total(p.n), gathered[-1].weight))
+    units = _joined(gathered)
+    units = units.beside(np.concatenate(told)) if told else units
+    return units, [*unmix.notes, "from roll-ups alone"]
 
 
 def _from_rows(
@@ -214,6 +239,31 @@ class _Decoded:
         np.add.at(values, found.glance.numpy(), phi * (2 / FEATURES) ** 0.5)
         np.add.at(weight, found.glance.numpy(), 1.0)
         return values, weight
+
+
+class _Means:
+    """A module's attributes summed over windows, from the sums of sketches.
+
+    A shift of a number that is small beside the others of its module hardly shows in a channel,
+    and is plain to see here. Called with (u, d) sums, (u,) numbers of glances and (u,) of objects,
+    it returns (u, m) sums of attributes.
+    """
+
+    def __init__(self, decoder: Decoder, module: str) -> None:
+        self._decoder, self._module = decoder, module
+
+    @classmethod
+    def of(cls, memory: Memory, module: str) -> _Means | None:
+        """Return what reads them; None without a prior that knows the module."""
+        decoder = Decoder.of(memory)
+        known = decoder.prior is not None and module in decoder.prior.modules
+        return cls(decoder, module) if known else None
+
+    def __call__(self, sums: IntArray, glances: IntArray, objects: FloatArray) -> FloatArray:
+        found = self._decoder.decode(sums_of(self._decoder.memory, sums, glances))
+        mean, _ = found.means(self._module, np.maximum(objects, 1.0))
+        summed: FloatArray = mean.numpy().astype(np.float64) * objects[:, None]
+        return summed
 
 
 def _check_number(glances: int, unit: str) -> None:

@@ -106,7 +106,9 @@ def _rows(memory: Memory, exact: Any, cameras: Any, times: Any) -> list[dict[str
         end = time.process_time()
         size = exact.shape[1]
         rows += [
-            _row(camera, change, "recall.drift, sketches", told["p_value"][0], DIM, middle - start),
+            _row(
+                camera, change, "recall.drift, sketches", told["p_value"][0], DIM, middle - start
+            ),
             _row(camera, change, "exact activations", p, 2 * size, end - middle),
         ]
     return rows
