@@ -1,10 +1,10 @@
 """What was new, and what was not: changes planted in a window, found by several ways of asking.
 
 Scenes of handwritten digits fill a memory, 48 a day for sixteen days; the last four days are the
-window. In some, one kind of digit comes more often, or never came before, or looks otherwise (fainter
-strokes); in some nothing has changed. Every way names modules; it is right if it names the
-changed one, and wrong if it names any other. With ``data``, four real street cameras: the tree that was cut back at
-one of them, seen by a network that knows nothing of trees.
+window. In some, one kind of digit comes more often, or never came before, or looks otherwise
+(fainter strokes); in some nothing has changed. Every way names modules; it is right if it names
+the changed one, and wrong if it names any other. With ``data``, real street cameras: the tree that
+was cut back at one of them, seen by a network that knows nothing of trees.
 
 Shape letters: u units, m numbers of an attribute.
 """
@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -262,7 +261,7 @@ def _rolled_up(year: Year) -> int:
 def _of_records(year: Year) -> float:
     """Bytes of a glance kept whole: for each object its module and its numbers, one byte each."""
     objects = sum(len(year.trace.objects(n).glance) for n in year.trace.modules)
-    return objects * (1 + year.objects(CHANGED)[0].shape[1]) / len(year.trace)
+    return float(objects * (1 + year.objects(CHANGED)[0].shape[1]) / len(year.trace))
 
 
 def _sampled(year: Year) -> int:

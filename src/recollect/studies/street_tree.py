@@ -1,7 +1,7 @@
 """A real change: at one of three street cameras a tree was cut back; a network watched them all.
 
-MobileNetV2 saw 224 pictures of ten days in January 2026; the tree of camera 4713 was cut back in the
-night to the 26th. Each camera's days before and since are compared, by sketches and by
+MobileNetV2 saw 234 pictures of ten days in January 2026; the tree of camera 4713 was cut back in
+the night to the 26th. Each camera's days before and since are compared, by sketches and by
 the exact activations; at the two other cameras nothing is known to have changed.
 """
 
