@@ -51,7 +51,8 @@ def test_examples_are_found_and_probabilities_are_calibrated(scenes, over: str) 
     found = []
     for seed in range(5):
         yes, no = label(truth, 80, seed)
-        found.append(unlabelled(recall.concept(memory, yes, no, over=over), yes + no, truth))
+        asked = recall.concept(memory, yes, no, over=over, share="examples")
+        found.append(unlabelled(asked, yes + no, truth))
     p, low, high, y = np.concatenate(found, 1)
     assert ((low <= p) & (p <= high)).all()
     pairs = p[y == 1][:, None] - p[y == 0][None]
@@ -65,6 +66,24 @@ def test_examples_are_found_and_probabilities_are_calibrated(scenes, over: str) 
         assert low[inside].mean() - 0.02 <= share <= high[inside].mean() + 0.02, (a, b)
         error += inside.mean() * abs(p[inside].mean() - share)
     assert error < 0.06, "expected calibration error"
+
+
+def test_chosen_examples_do_not_make_a_concept_common(scenes) -> None:
+    """A third of the examples show it, a tenth of the glances do: the answer says so."""
+    memory, truth = scenes
+    errors: dict[str | None, list[float]] = {None: [], "examples": []}
+    for seed in range(6):
+        rows = np.random.default_rng(seed).permutation(NUMBER)
+        yes, no = (1000 + rows[truth[rows] == t][:n] for t, n in ((True, 20), (False, 40)))
+        for share, found in errors.items():
+            answer = recall.concept(memory, yes.tolist(), no.tolist(), share=share)
+            p, _, _, y = unlabelled(answer, [*yes, *no], truth)
+            found.append(abs(p.mean() - y.mean()))
+    assert np.mean(errors[None]) < 0.5 * np.mean(errors["examples"])
+    # The share moves odds by one factor: never the order.
+    free, fixed = (recall.concept(memory, yes.tolist(), no.tolist(), share=s) for s in (None, 0.5))
+    assert free["glance"] == fixed["glance"]
+    assert "0.5 of all glances are taken to show it" in fixed.notes[1]
 
 
 def test_more_examples_say_more(scenes) -> None:
@@ -207,6 +226,10 @@ def test_what_cannot_be_asked_is_refused(scenes) -> None:
         recall.concept(memory, [1000], [78])
     with pytest.raises(ValueError, match="glance 1001 is a positive and a negative"):
         recall.concept(memory, [1000, 1001], [1001])
+    with pytest.raises(ValueError, match="share is a part of all glances, between 0 and 1, got 1"):
+        recall.concept(memory, [1000], share=1)
+    with pytest.raises(ValueError, match="share must be one of"):
+        recall.concept(memory, [1000], share="mine")
     with pytest.raises(TypeError, match="positive must be a list of glance ids, got str"):
         recall.concept(memory, "1000")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="an id in positive must be an integer"):

@@ -31,6 +31,7 @@ __all__ = ["Concept", "concept"]
 IntArray = npt.NDArray[np.int64]
 OVER = ("sketches", "attributes")
 JUDGED = 512  # glances whose uncertainty a further label is meant to lower
+STEPS = 200  # of expectation maximisation, at most
 STAND_INS = 32  # unlabelled glances that stand for "no" where nobody said it
 
 
@@ -69,6 +70,7 @@ def concept(
     over: str = "sketches",
     modules: Sequence[str] | None = None,
     network: Any = None,
+    share: float | str | None = None,
     where: str | None = None,
     since: Any = None,
     until: Any = None,
@@ -89,6 +91,9 @@ def concept(
         modules: for ``"attributes"``, which modules count; default: all.
         network: an ``infinite`` twin or composition of layers over vectors; default: two hidden
             layers of rectifiers.
+        share: of all glances that show it, if that is known; ``"examples"`` if these were drawn at
+            random, so that their share is that of all. Where they were chosen it says little:
+            None reads it from the probabilities of all glances.
         where: SQL expression over time, source and labels: which glances are asked about; the
             examples need not be among them.
         since: first moment (with zone).
@@ -104,10 +109,12 @@ def concept(
         NotRemembered: if an example is no glance of the memory, a module is unknown, or no
             glance is chosen.
         ValueError: if there is no positive example, or a glance is in both lists; for
-            ``"attributes"``, if skeletons were not kept.
+            ``"attributes"``, if skeletons were not kept; if the share is not between 0 and 1.
         TypeError: if ids are not whole numbers.
 
-    Reference: Gaussian processes for machine learning (Rasmussen, Williams, 2006), 5.4.2.
+    References: Gaussian processes for machine learning (Rasmussen, Williams, 2006), 5.4.2; for
+    the share, "Adjusting the outputs of a classifier to new a priori probabilities" (Saerens,
+    Latinne and Decaestecker, 2002).
 
     Example:
         >>> from recollect import Memory, Object, Trace, recall
@@ -123,6 +130,10 @@ def concept(
     check_one_of("over", over, OVER)
     if modules is not None and over == "sketches":
         raise ValueError("modules= belongs to over='attributes'; sketches are compared whole")
+    if isinstance(share, str):
+        check_one_of("share", share, ("examples",))
+    elif share is not None and not 0 < share < 1:
+        raise ValueError(f"share is a part of all glances, between 0 and 1, got {share!r}")
     ids, given = _given(memory, positive, negative)
     chosen = Selection.of(where, since, until)
     asked = np.asarray(memory.glances(columns=["id"], **chosen.arguments)["id"].to_numpy())
@@ -138,13 +149,15 @@ def concept(
     fit, cross = _fit(kernels, given, place)
     mean, variance = fit.latent(cross, kernels.own)
     gain = _gains(kernels, fit, cross, mean, variance)
-    columns = torch.stack([*fit.probabilities(mean, variance), gain])
+    told = torch.stack([*fit.probabilities(mean, variance)])
+    told, share = _at_share(told, given, share)
+    columns = torch.cat([told, gain[None]])
     known = place[: given.said]
     columns[:3, known] = (given.labels[: given.said] + 1) / 2
     columns[3, known] = 0.0
     rows = np.searchsorted(everyone, asked)
     return _answer(
-        memory, asked, columns.numpy()[:, rows], ids, notes + _words(given, fit), chosen
+        memory, asked, columns.numpy()[:, rows], ids, notes + _words(given, fit, share), chosen
     )
 
 
@@ -307,10 +320,47 @@ def _gains(
     return torch.cat(gains)
 
 
-def _words(given: Given, fit: LabelFit) -> list[str]:
+def _at_share(told: Tensor, given: Given, share: float | str | None) -> tuple[Tensor, float]:
+    """Move probabilities from the share among the examples to that among all glances.
+
+    Odds are multiplied by one factor, so the order stays. Where the share is not given, it is the
+    one that the mean of the moved probabilities confirms, the examples' own counted as so many
+    further glances (expectation maximisation): where all glances leave it open, it stays.
+
+    Args:
+        told: (3, n) probability and its interval.
+        given: the examples.
+        share: as ``concept`` takes it.
+
+    Returns:
+        the same, moved, and the share.
+    """
+    weight = 1 / given.doubt
+    among = float(weight[given.labels > 0].sum() / weight.sum())
+    if isinstance(share, str):
+        return told, among
+    safe = told.clamp(1e-9, 1 - 1e-9)
+    odds = safe / (1 - safe) * ((1 - among) / among)
+
+    def moved(to: float) -> Tensor:
+        scaled = odds * (to / (1 - to))
+        return scaled / (1 + scaled)
+
+    if share is None:
+        share, before = among, 0.0
+        for _ in range(STEPS):
+            summed = float(moved(share)[0].sum() + weight.sum() * among)
+            share, before = summed / (told.shape[1] + float(weight.sum())), share
+            if abs(share - before) < 1e-6:
+                break
+    return moved(share), share
+
+
+def _words(given: Given, fit: LabelFit, share: float) -> list[str]:
     notes = [
         f"an infinitely wide network in closed form; slope {fit.slope:.2g}, "
-        f"threshold {fit.threshold:.2g}, noise {fit.noise:.2g} chosen by the labels"
+        f"threshold {fit.threshold:.2g}, noise {fit.noise:.2g} chosen by the labels; "
+        f"{share:.2g} of all glances are taken to show it"
     ]
     if given.said < len(given.ids):
         notes.append(

@@ -28,6 +28,10 @@ _STUDIES = {
         "recollect.studies.clipping",
         "scale-invariant Transformers train by clipped SGD from any initial scale",
     ),
+    "concepts": (
+        "recollect.studies.concepts",
+        "ten examples of what no module was trained on find all others, with probabilities",
+    ),
     "continual": (
         "recollect.studies.continual",
         "through a drifting year a small network goes on learning from its memory",
@@ -95,6 +99,10 @@ _STUDIES = {
     "schemes": (
         "recollect.studies.schemes",
         "each property under each scheme at equal bytes and three depths: why energy is default",
+    ),
+    "search": (
+        "recollect.studies.search",
+        "which half-trained variants of a network are worth finishing, told from their sketches",
     ),
     "similarity": (
         "recollect.studies.similarity",
