@@ -20,7 +20,7 @@ from recollect.memory.priors import prior_file
 from recollect.memory.report import Report
 from recollect.memory.rows import FOLDER
 
-__all__ = ["export", "info", "verify"]
+__all__ = ["export", "info", "lengths", "verify"]
 
 
 def verify(engine: Engine) -> Report:

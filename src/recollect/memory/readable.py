@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from recollect import sketching
 from recollect._checks import check_integer, check_one_of
-from recollect.memory.audit import export, info, verify
+from recollect.memory.aligning import values_of
+from recollect.memory.audit import export, info, lengths, verify
 from recollect.memory.channels import channels_at
 from recollect.memory.engine import Engine
 from recollect.memory.epochs import Epoch, InformedSketchers
@@ -137,6 +138,11 @@ class Readable:
         engine = self._engine
         return engine.reading(lambda: engine.rows.kept()[places_of(engine, wanted)])
 
+    @property
+    def lengths(self) -> dict[int, int]:
+        """Numbers of a sketch that are kept -> glances that keep so many, the most first."""
+        return self._engine.reading(lambda: lengths(self._engine))
+
     def epoch_of(self, ids: Iterable[int]) -> IntArray:
         """Return the number of the epoch in which glances were sketched, (n,).
 
@@ -213,6 +219,25 @@ class Readable:
             return sketches_at(self._engine, places, prefix)
 
         return self._engine.reading(read)
+
+    def values(
+        self, ids: Iterable[int], prefix: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return the numbers of sketches, (n, d), all in the coordinates of the first epoch.
+
+        Where there are informed epochs, their sketches are decoded and sketched again by the
+        first recipe: what they do not tell of a glance is taken to be as usual.
+
+        Args:
+            ids: which glances.
+            prefix: only the first numbers; by default all that these glances have in common.
+
+        Raises:
+            NotRemembered: if an id is unknown.
+            ValueError: if a glance keeps no such prefix.
+        """
+        wanted = np.array([int(i) for i in ids], np.int64)
+        return self._engine.reading(lambda: values_of(self, wanted, prefix))
 
     def channels(self, where: str | None = None, since: Any = None, until: Any = None) -> Sketches:
         """Return the distribution channel of glances, in the order of ``glances``.

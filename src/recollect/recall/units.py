@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from recollect import sketching
-from recollect.recall.reading import CHUNK, Decoder, Selection, chunks, microseconds_of, plural
+from recollect.recall.faded import by_length, sums_over_hours
+from recollect.recall.reading import Decoder, Selection, chunks, microseconds_of, plural
 from recollect.recall.windows import by_time, fits_hours
 
 if TYPE_CHECKING:
-    from recollect.memory import Memory
+    from recollect.memory import Memory, RollUps
 
 __all__ = ["Units", "units_of"]
 
@@ -85,10 +86,30 @@ def _from_rollups(
     unmix = _Unmixed(memory, module, channel)
     gathered = []
     for side, p in enumerate(parts):
-        sums = unmix(None if module else p.sum, p.channel if channel else None)
+        sums = unmix(
+            None if module else _aligned_sums(memory, p), p.channel if channel else None
+        )
         weight = p.n.astype(np.float64) if module is None else p.count(module)
         gathered.append(_group(sums, weight, p.start, side == 0, unit, memory.timezone))
     return _joined(gathered), [*unmix.notes, "from roll-ups alone"]
+
+
+def _aligned_sums(memory: Memory, rollups: RollUps) -> FloatArray:
+    """Return the sums of sketches, (W, d), in the coordinates of the first recipe.
+
+    Of an informed epoch the mean glance is decoded and sketched again.
+    """
+    total = np.zeros((len(rollups), memory.recipe.dim))
+    window = np.arange(len(rollups))
+    decoder = Decoder.of(memory)
+    for part in sums_over_hours(memory, rollups, window, len(rollups)):
+        if not part.recipe.leading:
+            total += part.sums * 2.0**-32
+            continue
+        for rows, found in part.decode(decoder):
+            mean = memory.sketcher.unrounded(found.trace()).numpy().astype(np.float64)
+            total[rows] += mean * part.glances[rows, None]
+    return total
 
 
 def _from_rows(
@@ -120,7 +141,7 @@ def _from_rows(
         codes = memory.channels(**w.arguments).fixed_point().numpy() if channel else None
         for some in chunks(counts.ids):
             rows = slice(start, start + len(some))
-            sketch = None if module else memory.sketches(ids=some).fixed_point().numpy()
+            sketch = None if module else memory.values(some).astype(np.float64)
             parts.append(unmix(sketch, None if codes is None else codes[rows]))
             start += len(some)
         values = np.concatenate(parts) if parts else np.zeros((0, unmix.width))
@@ -143,15 +164,15 @@ def _from_decoded(
         ids, times = table["id"].to_numpy().astype(np.int64), microseconds_of(table["time"])
         _check_number(len(ids), unit)
         values, weight = np.zeros((len(ids), FEATURES)), np.zeros(len(ids))
-        for number, part in enumerate(chunks(ids)):
-            found = decoder.decode(memory.sketches(ids=part)).objects(module)
+        for _, part in by_length(memory, ids):
+            found = decoder.decode(memory.sketches(ids=ids[part])).objects(module)
             if bool(torch.isnan(found.attributes).any()):
                 raise ValueError(
                     f"objects of module {module!r} cannot be decoded: more unknowns than numbers "
                     "and no prior; fit one, or keep a distribution channel"
                 )
             phi = sketching.features_of(found.attributes, entry, of_features, 0).numpy()
-            place = found.glance.numpy() + number * CHUNK
+            place = part[found.glance.numpy()]
             np.add.at(values, place, phi * (2 / FEATURES) ** 0.5)
             np.add.at(weight, place, 1.0)
         gathered.append(_group(values, weight, times, side == 0, unit, memory.timezone))
@@ -170,7 +191,7 @@ def _check_number(glances: int, unit: str) -> None:
 
 
 class _Unmixed:
-    """Takes fixed-point sketches and channel vectors to features of unit size per object.
+    """Takes sketches and fixed-point channel vectors to features of unit size per object.
 
     For one module its features are solved for together with those of all others that the table
     knows; where these are more than the channel has numbers, what others add to them is only
@@ -213,10 +234,10 @@ class _Unmixed:
         solved: FloatArray = np.linalg.solve(spread, images[start : start + d].T)
         return solved
 
-    def __call__(self, sketch: IntArray | None, channel: IntArray | None) -> FloatArray:
+    def __call__(self, sketch: FloatArray | None, channel: IntArray | None) -> FloatArray:
         parts = []
         if sketch is not None:
-            parts.append(sketch.astype(np.float64) * 2.0**-32)
+            parts.append(sketch)
         if channel is not None:
             vectors = channel.astype(np.float64) * (2.0**-32 * self._unit)
             parts.append(vectors if self._map is None else vectors @ self._map)
