@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from recollect._checks import CorruptMemory
 from recollect.memory.blocks import Where
 from recollect.memory.clock import iso
 from recollect.memory.engine import Engine
-from recollect.memory.epochs import basis_file
+from recollect.memory.epochs import read_basis
 from recollect.memory.layout import size_of
 from recollect.memory.priors import prior_file
 from recollect.memory.report import Report
@@ -97,16 +96,10 @@ def _wrong_epochs(engine: Engine) -> list[str]:
     for epoch in engine.epochs:
         if not epoch.informed:
             continue
-        name = basis_file(epoch.number)
-        if not (engine.folder / name).exists():
-            found.append(f"{name} is missing, without which epoch {epoch.number} cannot be read")
-        else:
-            try:
-                with np.load(engine.folder / name, allow_pickle=False) as file:
-                    for array in file.files:
-                        file[array]
-            except (ValueError, OSError, EOFError, BadZipFile):
-                found.append(f"{name} is damaged; restore it from a copy")
+        try:
+            read_basis(engine.folder, epoch.number)
+        except CorruptMemory as error:
+            found.append(str(error))
         prior = prior_file(epoch.prior or 0)
         if not (engine.folder / prior).exists():
             found.append(f"{prior} is missing, on which epoch {epoch.number} stands")

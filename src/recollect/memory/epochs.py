@@ -16,8 +16,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
+import numpy.typing as npt
 
 from recollect import sketching
 from recollect._checks import CorruptMemory, NotRemembered
@@ -28,7 +30,7 @@ from recollect.sketching.recipe import ModuleTable, Recipe
 if TYPE_CHECKING:
     from recollect.sketching.informed import InformedSketcher
 
-__all__ = ["Epoch", "InformedSketchers", "basis_file", "epochs_of"]
+__all__ = ["Epoch", "InformedSketchers", "basis_file", "epochs_of", "read_basis"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,23 @@ def basis_file(number: int) -> str:
     return f"epochs/epoch-{number:04d}.npz"
 
 
+def read_basis(folder: Folder, number: int) -> dict[str, npt.NDArray[Any]]:
+    """Return what an informed epoch's recipe stands on.
+
+    Raises:
+        CorruptMemory: if the file is missing or damaged.
+    """
+    path = folder / basis_file(number)
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise CorruptMemory(
+            f"{path} is missing or damaged; it holds the directions that the sketches of epoch "
+            f"{number} are read with; restore it from a copy"
+        ) from error
+
+
 class InformedSketchers:
     """The sketchers of a memory's informed epochs, read when first needed.
 
@@ -122,15 +141,7 @@ class InformedSketchers:
             RecipeMismatch: if it is another recipe's.
         """
         if epoch.number not in self._known:
-            path = self.folder / basis_file(epoch.number)
-            try:
-                with np.load(path, allow_pickle=False) as file:
-                    arrays = {name: file[name] for name in file.files}
-            except Exception as error:
-                raise CorruptMemory(
-                    f"{path} is missing or damaged; it holds the directions that the sketches of "
-                    f"epoch {epoch.number} are read with; restore it from a copy"
-                ) from error
+            arrays = read_basis(self.folder, epoch.number)
             self._known[epoch.number] = sketching.InformedSketcher.from_arrays(
                 arrays, epoch.recipe, modules, lambda: self._prior(epoch)
             )
