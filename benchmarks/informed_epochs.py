@@ -8,7 +8,7 @@ the prior that the epoch stands on; R2 is that of the median module. Bars: withi
 the prior's glances at equal bytes on pets, at most 0.02 below the oblivious sketches on streets.
 The same sketches of streets are read once more with a later prior of 175 other street pictures.
 
-    python -m benchmarks.informed_epochs --data FOLDER [--seeds 3] [--cifar]
+    python -m benchmarks.informed_epochs --data FOLDER [--seeds 3] [--only pets|cifar]
 """
 
 from __future__ import annotations
@@ -165,13 +165,8 @@ def rows_of(name: str, runs: list[dict[str, float]]) -> list[tuple[Any, ...]]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="folder with weights/, scenes/, cifar10/")
-    parser.add_argument("--seeds", type=int, default=3, help="random splits")
-    parser.add_argument("--cifar", action="store_true", help="CIFAR-10 too, 1,000 in the prior")
-    options = parser.parse_args()
-    model, preprocess = networks.mobilenet_v2(options.data)
+def _pets(model: torch.nn.Module, preprocess: Any, options: argparse.Namespace) -> list[Any]:
+    """Pets in the prior, pets and streets judged."""
     seen = {
         name: watch(model, (b for b, _ in some.batches(preprocess, 32)))
         for name, some in (
@@ -188,7 +183,20 @@ def main() -> None:
             runs.append(one(dim, usual, same, unlike, known))
         rows += rows_of(f"222 pets, {dim} bytes", runs)
         print(dim, "directions", runs[0]["directions, MB"], "MB", flush=True)
-    if options.cifar:
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="folder with weights/, scenes/, cifar10/")
+    parser.add_argument("--seeds", type=int, default=3, help="random splits")
+    parser.add_argument("--only", choices=("pets", "cifar"), help="one of the two")
+    options = parser.parse_args()
+    model, preprocess = networks.mobilenet_v2(options.data)
+    rows: list[tuple[Any, ...]] = []
+    if options.only != "cifar":
+        rows += _pets(model, preprocess, options)
+    if options.only != "pets":
         batches = cifar_batches(options.data, preprocess)
         cifar = watch(model, (b for b, _ in zip(batches, range(30), strict=False)))
         runs = [one(256, *split(cifar, (1000, 500), s), None, None) for s in range(options.seeds)]

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from recollect._answers import Answer, interval
+from recollect._seeds import seed_of
 from recollect.sketching.joint import JointPrior
 from recollect.sketching.prior import Prior
 from recollect.sketching.rounding import rounding_variance
@@ -35,7 +36,7 @@ from recollect.tracing import Objects, Trace
 if TYPE_CHECKING:
     from recollect.sketching.informed import InformedSketcher
 
-__all__ = ["InformedRecollection", "Reader", "Reading"]
+__all__ = ["InformedRecollection", "Reader", "Reading", "left_out_size"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -43,6 +44,10 @@ Floats = npt.NDArray[np.float64]
 TIER_WEIGHTS = (1.0, 4.0, 16.0)
 # Bits that directions were cut to.
 DIRECTION_BITS = 15
+# Draws by which it is measured what rounding brings to an estimate.
+NOISE_DRAWS = 64
+# Glances that are left out in turn, in so many parts, to see what directions leave of them.
+FOLDED, FOLDS = 512, 8
 # Priors and prefixes whose factors are kept.
 _KEPT = 4
 
@@ -62,10 +67,19 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class _Weighted:
-    """A joint prior, and what a sketch's numbers are multiplied with before it reads them."""
+    """A joint prior, and what a sketch's numbers are multiplied with before it reads them.
+
+    ``noise`` is the variance of rounding in each number of the prior's coarsest sketch.
+    """
 
     joint: JointPrior
     weight: Tensor
+    noise: float
+
+
+# Over all of u; over what V leaves of it, if anything; what rounding brings to an estimate; and
+# the size of the rest's numbers for a usual glance.
+_Known = tuple[_Weighted, _Weighted | None, Tensor, float]
 
 
 class Reader:
@@ -77,24 +91,28 @@ class Reader:
 
     def __init__(self, sketcher: InformedSketcher) -> None:
         self.sketcher = sketcher
-        self._joints: dict[tuple[int, int], tuple[Prior, _Weighted, _Weighted | None]] = {}
+        self._joints: dict[tuple[int, int], tuple[Prior, _Known]] = {}
 
     def read(self, sketches: Sketches, prior: Prior) -> tuple[Tensor, Tensor]:
         """Return (B, K) scaled estimates (of a sum: of its mean glance) and their deviations."""
         s = self.sketcher
-        whole, rest = self._joint(prior, sketches.dim)
+        whole, rest, gain, usual = self._joint(prior, sketches.dim)
         count = sketches.count.to(torch.float64)[:, None]
         values = sketches.values.to(torch.float64) / count
         mean = s.mean + self._led(values / s.gains[: sketches.dim])
         if rest is not None:
             mean = mean + rest.joint.estimate(values * rest.weight)
-        rounding = rounding_variance(sketches) / count[:, 0].square()
-        std = whole.joint.std(rounding * float(whole.weight.square().mean()))
-        factor = self._unlikeness(values, sketches.count).to(std.dtype)
-        return mean, std * factor[:, None]
+        factor = self._unlikeness(values / usual, sketches.count)
+        if sketches.is_sum:
+            # Scales of single glances are not known any more: as of the prior's, at least.
+            noise = whole.noise * factor.square().clamp_min(1) / count[:, 0]
+        else:
+            noise = rounding_variance(sketches)
+        span = whole.joint.span_std.to(torch.float64) * factor[:, None]
+        return mean, (span.square() + noise[:, None] * gain.square()).sqrt()
 
     def _unlikeness(self, values: Tensor, count: Tensor) -> Tensor:
-        """Return (B,) by how much the errors differ from those of one usual glance.
+        """Return (B,) by how much errors differ from those of one usual glance, whose rest is 1.
 
         The root mean square of the residual's numbers, of a single glance only where that is
         beyond chance. Where no residual is left (a short prefix), 1.
@@ -114,7 +132,27 @@ class Reader:
         led: Tensor = lead.to(torch.float32) @ axes
         return led
 
-    def _joint(self, prior: Prior, dim: int) -> tuple[_Weighted, _Weighted | None]:
+    def _usual(self, prior: Prior, u: Tensor, gained: Tensor) -> float:
+        """Root mean square of the rest's numbers for glances like a prior's."""
+        lead = self.sketcher.leading
+        if prior is self.sketcher.prior:  # the directions were fitted to these very glances
+            numbers = self.sketcher.rest.recipe.dim
+            found = left_out_size(u, lead) / numbers**0.5 * float(self.sketcher.gains[-1])
+        else:
+            found = float(gained[:, lead:].square().mean().sqrt()) if gained.shape[1] > lead else 1
+        return max(found, 1e-12)
+
+    def _gain(self, rest: _Weighted | None, dim: int) -> Tensor:
+        """Deviation (K,) that rounding of variance one in every number brings to an estimate."""
+        generator = torch.Generator().manual_seed(seed_of("rounding", dim))
+        drawn = torch.randn(NOISE_DRAWS, dim, dtype=torch.float64, generator=generator)
+        moved = self._led(drawn / self.sketcher.gains[:dim])
+        if rest is not None:
+            still = rest.joint.estimate(torch.zeros(1, dim, dtype=torch.float64))
+            moved = moved + rest.joint.estimate(drawn * rest.weight) - still
+        return moved.to(torch.float64).square().mean(0).sqrt()
+
+    def _joint(self, prior: Prior, dim: int) -> _Known:
         """Return the joint priors of a prefix: over all of u, and over what V leaves of it.
 
         The second reads (the first tier is taken as it is), the first says how sure that is: its
@@ -136,12 +174,11 @@ class Reader:
             gained = image * s.gains[:dim]
             while len(self._joints) >= _KEPT:
                 del self._joints[next(iter(self._joints))]
-            self._joints[key] = (
-                prior,
-                self._best_weighted(u, gained),
-                None if small else self._best_weighted(left, gained),
-            )
-        return self._joints[key][1:]
+            rest = None if small else self._best_weighted(left, gained)
+            usual = self._usual(prior, u, gained)
+            known = (self._best_weighted(u, gained), rest, self._gain(rest, dim), usual)
+            self._joints[key] = (prior, known)
+        return self._joints[key][1]
 
     def _best_weighted(self, rows: Tensor, images: Tensor) -> _Weighted:
         """Weigh the first tier against the rest by leave-one-out errors."""
@@ -149,28 +186,60 @@ class Reader:
         for factor in TIER_WEIGHTS:
             weight = 1 / self.sketcher.gains[: images.shape[1]]
             weight[: self.sketcher.leading] *= factor
-            joint = self._weighted(rows, images, weight)
+            joint, noise = self._weighted(rows, images, weight)
             error = float(joint.residuals().square().mean())
             if best is None or error < best[0]:
-                best = (error, _Weighted(joint, weight))
+                best = (error, _Weighted(joint, weight, noise))
         assert best is not None
         return best[1]
 
-    def _weighted(self, u: Tensor, images: Tensor, weight: Tensor) -> JointPrior:
+    def _weighted(
+        self, u: Tensor, images: Tensor, weight: Tensor
+    ) -> tuple[JointPrior, float]:
         slices, start = {}, 0
         for name in self.sketcher.families:
             entry = self.sketcher.rest.modules[name]
             k = entry.size * len(entry.members)
             slices[name] = slice(start, start + k)
             start += k
-        _, scale = quantize(images[:32].to(torch.float32), self.sketcher.recipe.dtype)
-        noise = 0.0 if scale is None else float((scale.double().square() / 12).mean())
+        _, scale = quantize(images[:256].to(torch.float32), self.sketcher.recipe.dtype)
+        each = torch.zeros(1) if scale is None else scale.double().square() / 12
         weighted = images * weight
         mean = weighted.mean(0)
-        return JointPrior(
+        joint = JointPrior(
             slices, u.mean(0), u - u.mean(0), mean, weighted - mean,
-            noise * float(weight.square().mean()),
+            float(each.mean() * weight.square().mean()),
         )  # fmt: skip
+        return joint, float(each.max())
+
+
+def left_out_size(u: Tensor, leading: int) -> float:
+    """Root mean square length of what the leading directions of glances leave of others.
+
+    Eight parts of (up to 512) glances are left out in turn; all from products of glances.
+
+    Args:
+        u: (G, K) glances.
+        leading: how many directions are fitted to the rest of them.
+
+    Example:
+        >>> flat = torch.tensor([[1.0, 0.0]]) * torch.arange(16.0)[:, None]
+        >>> left_out_size(flat, 1) < 1e-3, round(left_out_size(torch.eye(16), 8), 2) > 0.9
+        (True, True)
+    """
+    some = u[torch.linspace(0, len(u) - 1, min(len(u), FOLDED)).round().to(torch.int64)]
+    x = (some - some.mean(0)).to(torch.float32)
+    products = (x @ x.T).to(torch.float64)
+    total = 0.0
+    for part in range(FOLDS):
+        out = torch.arange(len(x)) % FOLDS == part
+        mean = products[~out].mean(0)
+        gram = products - mean - mean[:, None] + mean[~out].mean()  # around the others' mean
+        squares, left = torch.linalg.eigh(gram[~out][:, ~out])
+        kept = (squares > squares[-1] * 1e-6).nonzero()[-leading:, 0]
+        told = gram[out][:, ~out] @ left[:, kept] / squares[kept].sqrt()
+        total += float((gram.diagonal()[out] - told.square().sum(1)).clamp_min(0).sum())
+    return (total / len(x)) ** 0.5
 
 
 class InformedRecollection:
