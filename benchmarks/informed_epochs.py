@@ -17,6 +17,7 @@ import argparse
 import statistics
 import tempfile
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def split(t: Trace, sizes: tuple[int, ...], seed: int) -> list[Trace]:
     """Disjoint random parts."""
     order = torch.randperm(len(t), generator=torch.Generator().manual_seed(seed)).numpy()
     cuts = np.cumsum([0, *sizes])
-    return [t[order[a:b]] for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [t[order[a:b]] for a, b in pairwise(cuts.tolist())]
 
 
 def verdict(better: list[float], worse: list[float], most: float) -> str:
@@ -156,11 +157,11 @@ def rows_of(name: str, runs: list[dict[str, float]]) -> list[tuple[Any, ...]]:
     ]  # fmt: skip
     if "unlike, informed" in column:
         ours, plain = column["unlike, informed"], column["unlike, oblivious"]
+        late = [told(column[f"unlike, later prior, {m}"]) for m in ("informed", "oblivious")]
         rows += [
             (f"{name}: streets, unlike the prior", told(ours), told(plain), "",
              verdict(plain, ours, BELOW), told(column["unlike, covered"])),
-            (f"{name}: the same sketches, later prior", told(column["unlike, later prior, informed"]),
-             told(column["unlike, later prior, oblivious"]), "", "", ""),
+            (f"{name}: the same sketches, later prior", *late, "", "", ""),
         ]  # fmt: skip
     return rows
 

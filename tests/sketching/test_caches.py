@@ -57,7 +57,8 @@ def test_an_informed_sketcher_keeps_few_priors() -> None:
 def test_orders_are_told_apart_by_size_and_bounded() -> None:
     operators = Operators(Recipe(dim=256))
     small, large = operators._copies(8, "a", 0), operators._copies(64, "a", 0)
-    assert int(small.max()) == 7 and int(large.max()) == 63
+    assert int(small.max()) == 7
+    assert int(large.max()) == 63
     assert torch.equal(operators._copies(8, "a", 0), small)
     kept: _Bounded[torch.Tensor] = _Bounded(most=4 * 80)
     for n in range(100):
@@ -75,6 +76,7 @@ def test_encoding_does_not_depend_on_what_was_dropped() -> None:
     operators = sketcher.encoder().operators
     operators._orders.most = operators._fused_places.most = 4096
     again = sketcher.encode(Trace.from_columns({f"n{i}": torch.randn(3, 5) for i in range(30)}))
-    assert len(again) == 3 and sketcher.encode(t).equal(before)
+    assert len(again) == 3
+    assert sketcher.encode(t).equal(before)
     assert operators._orders.bytes <= 4096 + 1024
     assert bool(torch.isfinite(before.values).all())

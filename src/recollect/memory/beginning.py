@@ -150,9 +150,7 @@ def _check_prior(memory: Memory, prior: Prior) -> None:
             )
 
 
-def _taken_over(
-    memory: Memory, like: Memory, number: int
-) -> tuple[InformedSketcher, int | None]:
+def _taken_over(memory: Memory, like: Memory, number: int) -> tuple[InformedSketcher, int | None]:
     """Return the sketcher of another memory's newest epoch, as one of this memory.
 
     Raises:

@@ -99,11 +99,10 @@ def framed_cosines(
     return out
 
 
-def _cosines(
-    query: Query, codes: npt.NDArray[Any], scale: FloatArray, width: int
-) -> FloatArray:
+def _cosines(query: Query, codes: npt.NDArray[Any], scale: FloatArray, width: int) -> FloatArray:
     """Cosines of the first ``width`` numbers."""
-    assert query.factor is not None and query.offset is not None
+    assert query.factor is not None
+    assert query.offset is not None
     v = np.asarray(query.vector[:width], np.float64)
     f, o = query.factor[:width].astype(np.float64), query.offset[:width].astype(np.float64)
     both = np.column_stack([f * v, f * o]).astype(np.float32)

@@ -233,9 +233,7 @@ class Memory(Readable):
         sources = sources_of_all(source, count)
         return ids_of_all(ids, sources, times), times, sources, labels_of_all(labels, count)
 
-    def _store(
-        self, sketches: Sketches, given: Any, trace: Trace | None, epoch: int
-    ) -> Added:
+    def _store(self, sketches: Sketches, given: Any, trace: Trace | None, epoch: int) -> Added:
         if sketches.is_sum or sketches.dim != self._recipe.dim:
             raise ValueError(
                 f"a memory keeps whole sketches of single glances, got {sketches!r} of "

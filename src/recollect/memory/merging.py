@@ -123,9 +123,7 @@ def _epochs_here(engine: Engine, other: Engine) -> IntArray:
     return found
 
 
-def _take_forgotten(
-    engine: Engine, other: Engine, modules: IntArray, epochs: IntArray
-) -> bool:
+def _take_forgotten(engine: Engine, other: Engine, modules: IntArray, epochs: IntArray) -> bool:
     """Take over what another memory forgot; return whether that had been done before."""
     if not other.forgotten.any:
         return False

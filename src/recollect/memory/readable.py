@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recollect import sketching
-from recollect._checks import check_integer, check_one_of
+from recollect._checks import check_integer
 from recollect.memory.aligning import values_of
 from recollect.memory.audit import export, info, lengths, verify
 from recollect.memory.channels import channels_at
@@ -114,7 +114,10 @@ class Readable:
                 self._recipe.check_same(recipe)
             epoch = same[-1]
         else:
-            check_one_of("an epoch", recipe, [e.number for e in epochs])
+            if recipe not in range(len(epochs)):
+                raise ValueError(
+                    f"there is no epoch {recipe}; this memory has epochs 0 to {len(epochs) - 1}"
+                )
             epoch = epochs[recipe]
         return self._informed.of(epoch, self.modules) if epoch.informed else self.sketcher
 
@@ -220,9 +223,7 @@ class Readable:
 
         return self._engine.reading(read)
 
-    def values(
-        self, ids: Iterable[int], prefix: int | None = None
-    ) -> npt.NDArray[np.float32]:
+    def values(self, ids: Iterable[int], prefix: int | None = None) -> npt.NDArray[np.float32]:
         """Return the numbers of sketches, (n, d), all in the coordinates of the first epoch.
 
         Where there are informed epochs, their sketches are decoded and sketched again by the
@@ -322,9 +323,7 @@ class Readable:
             return Query(vector, numbers)
         sketcher = self.sketcher_of(recipe)
         assert isinstance(sketcher, sketching.InformedSketcher)
-        return Query(
-            vector, numbers, (1 / sketcher.gains).numpy(), sketcher.offset.numpy()
-        )
+        return Query(vector, numbers, (1 / sketcher.gains).numpy(), sketcher.offset.numpy())
 
     def query_of(self, recipe: Recipe, trace: Trace) -> Query:
         """Return what ``search`` compares with one glance in the sketches of one recipe."""

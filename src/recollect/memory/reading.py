@@ -107,7 +107,8 @@ def _recipe(engine: Engine, places: IntArray) -> Recipe:
             f"sketches of two recipes are no one table: {told}; ask epoch by epoch, with "
             "memory.sketches(ids[memory.epoch_of(ids) == n]), or ask recall, which reads all"
         )
-    return recipes.pop()
+    found: Recipe = recipes.pop()
+    return found
 
 
 def _common(engine: Engine, places: IntArray, prefix: int | None) -> int:

@@ -219,7 +219,10 @@ class Rows(Tables):
             np.concatenate([none, *(integers(t.column(i)) for t in parts)]) for i in range(3)
         )
         told = [epochs_of(t) for t in parts]
-        epoch = [np.zeros(len(t), np.int64) if e is None else e for t, e in zip(parts, told, strict=True)]
+        epoch = [
+            np.zeros(len(t), np.int64) if e is None else e
+            for t, e in zip(parts, told, strict=True)
+        ]
         return ids, time, skeleton, np.concatenate([none, *epoch])
 
     def label_names(self) -> list[str]:

@@ -94,9 +94,7 @@ class Searcher:
             places = places[kept[places] == query.kept]
         return places
 
-    def _best(
-        self, asked: Query, k: int, places: IntArray | None
-    ) -> tuple[IntArray, FloatArray]:
+    def _best(self, asked: Query, k: int, places: IntArray | None) -> tuple[IntArray, FloatArray]:
         """Return ids and cosines of the k best at some places, best first."""
         query = asked.unit(self.rows.dim)
         for name in self.rows.lost:

@@ -146,9 +146,7 @@ def _sums_over(
     return Sums(recipe, sums, known, glances, lost), left_out
 
 
-def sums_over_hours(
-    memory: Memory, rollups: RollUps, window: IntArray, size: int
-) -> list[Sums]:
+def sums_over_hours(memory: Memory, rollups: RollUps, window: IntArray, size: int) -> list[Sums]:
     """Add up hourly roll-ups, window by window, each recipe apart."""
     windows = Windows(list(range(size)), window)
     known = np.full(size, memory.recipe.dim, dtype=np.int64)

@@ -147,9 +147,7 @@ def probe_of(wanted: Wanted, query: int | Trace | Sketches | Object) -> Probe:
     return Probe(vectors, words, number, notes)
 
 
-def _of_sketch(
-    memory: Memory, sketch: Sketches, words: str, number: int | None = None
-) -> Probe:
+def _of_sketch(memory: Memory, sketch: Sketches, words: str, number: int | None = None) -> Probe:
     """Search for a whole sketch: as it is in its own recipe, read back in the others.
 
     What its reading does not tell is missing there, so cosines are lower by the share of the

@@ -86,9 +86,7 @@ def _from_rollups(
     unmix = _Unmixed(memory, module, channel)
     gathered = []
     for side, p in enumerate(parts):
-        sums = unmix(
-            None if module else _aligned_sums(memory, p), p.channel if channel else None
-        )
+        sums = unmix(None if module else _aligned_sums(memory, p), p.channel if channel else None)
         weight = p.n.astype(np.float64) if module is None else p.count(module)
         gathered.append(_group(sums, weight, p.start, side == 0, unit, memory.timezone))
     return _joined(gathered), [*unmix.notes, "from roll-ups alone"]

@@ -379,7 +379,9 @@ class InformedSketcher:
             k = len(entry.members)
             if name in trace.columns:
                 c = trace.columns[name]
-                rows = c.attributes.cpu() / entry.scale * torch.from_numpy(c.weight)[:, None].sqrt()
+                rows = (
+                    c.attributes.cpu() / entry.scale * torch.from_numpy(c.weight)[:, None].sqrt()
+                )
                 part = torch.zeros(len(trace) * k, entry.size)
                 part.index_add_(0, torch.from_numpy(c.glance * k + c.member), rows)
                 u[:, start : start + k * entry.size] = part.view(len(trace), -1)

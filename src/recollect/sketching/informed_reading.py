@@ -140,7 +140,7 @@ class Reader:
             found = left_out_size(u, lead) / numbers**0.5 * float(self.sketcher.gains[-1])
         else:
             found = float(gained[:, lead:].square().mean().sqrt()) if gained.shape[1] > lead else 1
-        return max(found, 1e-12)
+        return max(float(found), 1e-12)
 
     def _gain(self, rest: _Weighted | None, dim: int) -> Tensor:
         """Deviation (K,) that rounding of variance one in every number brings to an estimate."""
@@ -193,9 +193,7 @@ class Reader:
         assert best is not None
         return best[1]
 
-    def _weighted(
-        self, u: Tensor, images: Tensor, weight: Tensor
-    ) -> tuple[JointPrior, float]:
+    def _weighted(self, u: Tensor, images: Tensor, weight: Tensor) -> tuple[JointPrior, float]:
         slices, start = {}, 0
         for name in self.sketcher.families:
             entry = self.sketcher.rest.modules[name]
@@ -239,7 +237,7 @@ def left_out_size(u: Tensor, leading: int) -> float:
         kept = (squares > squares[-1] * 1e-6).nonzero()[-leading:, 0]
         told = gram[out][:, ~out] @ left[:, kept] / squares[kept].sqrt()
         total += float((gram.diagonal()[out] - told.square().sum(1)).clamp_min(0).sum())
-    return (total / len(x)) ** 0.5
+    return float((total / len(x)) ** 0.5)
 
 
 class InformedRecollection:

@@ -50,7 +50,7 @@ from recollect.sketching.recipe import Recipe
 
 __all__ = ["Operators", "hadamard"]
 
-T = TypeVar("T", Tensor, npt.NDArray[np.uint32])
+T = TypeVar("T", bound="Tensor | npt.NDArray[np.uint32]")
 
 # Bytes of the orders that are kept: 16,000 modules at 1,024 numbers.
 _MOST_BYTES = 1 << 27
