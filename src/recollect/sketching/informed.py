@@ -215,6 +215,13 @@ class InformedSketcher:
             f"dtype={r.dtype!r}, {len(self.families)} modules)"
         )
 
+    def stands_on(self, prior: Prior) -> bool:
+        """Whether a prior is the one that the directions were fitted to (it may be lost)."""
+        try:
+            return prior is self.prior
+        except (KeyError, OSError):
+            return False
+
     # -- the basis ------------------------------------------------------------------------
 
     def _fit_directions(self, u: Tensor) -> None:

@@ -135,7 +135,7 @@ class Reader:
     def _usual(self, prior: Prior, u: Tensor, gained: Tensor) -> float:
         """Root mean square of the rest's numbers for glances like a prior's."""
         lead = self.sketcher.leading
-        if prior is self.sketcher.prior:  # the directions were fitted to these very glances
+        if self.sketcher.stands_on(prior):  # the directions were fitted to these very glances
             numbers = self.sketcher.rest.recipe.dim
             found = left_out_size(u, lead) / numbers**0.5 * float(self.sketcher.gains[-1])
         else:
