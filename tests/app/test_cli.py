@@ -19,7 +19,7 @@ from recollect.app.cli import app
 from recollect.app.shown import plain
 
 COMMANDS = ["watch", "ask", "count", "similar", "unroll", "why", "info", "verify", "compact",
-            "fade", "export", "study", "demo"]  # fmt: skip
+            "fade", "epoch", "export", "study", "demo"]  # fmt: skip
 HEAVY = ("torch", "lance", "pyarrow", "sklearn", "matplotlib", "pandas", "PIL", "av")
 
 

@@ -45,7 +45,7 @@ def test_what_the_prior_spans_is_read_back_and_better_than_obliviously() -> None
     informed = InformedSketcher(prior, 256, scales=scales)
     ours = unexplained(judged, informed.decode(informed.encode(judged)).trace)
     oblivious = unexplained(judged, plain.decode(plain.encode(judged), prior=prior).trace())
-    u, v = informed._flat(known), informed._flat(judged)
+    u, v = informed.flat(known), informed.flat(judged)
     axes = torch.linalg.svd(u - u.mean(0), full_matrices=False).Vh[:256]
     pca = unexplained(judged, informed._trace(u.mean(0) + (v - u.mean(0)) @ axes.T @ axes))
     assert ours < oblivious
@@ -119,7 +119,7 @@ def test_old_and_new_epochs_are_asked_together() -> None:
     epochs = [(plain, old), (informed, new)]
     assert similar_across(epochs, JUDGE[5], k=1)[0][:2] == (0, 5)
     assert similar_across(epochs, JUDGE[44], k=1)[0][:2] == (1, 14)
-    u = informed._flat(JUDGE)
+    u = informed.flat(JUDGE)
     true = (u @ u[44]) / (u.norm(dim=1) * u[44].norm())
     ranked = similar_across(epochs, JUDGE[44], k=60)
     found = {30 * epoch + row: score for epoch, row, score in ranked}

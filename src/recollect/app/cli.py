@@ -257,6 +257,10 @@ def info(path: MemoryPath, as_json: AsJson = False) -> None:
             found["float16_bytes_of_all_activations"] = 2 * settings["activations"]
         if settings:
             found["watched_with"] = {k: settings.get(k) for k in ("model", "view", "source")}
+        if not as_json:
+            found["epochs"] = {
+                e["number"]: f"{e['glances']:,} glances; {e['what']}" for e in found["epochs"]
+            }
         show_mapping(found, as_json)
 
 
@@ -309,6 +313,39 @@ def fade(
         print_json({**vars(found), "glances": found.glances})
     else:
         print(found)
+
+
+@app.command()
+def epoch(
+    path: MemoryPath,
+    informed: Annotated[
+        bool,
+        typer.Option(
+            "--informed/--oblivious",
+            help="Lead with a prior's directions, or go back to the first epoch's recipe.",
+        ),
+    ] = True,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Fit a prior to the records first, and keep it.")
+    ] = False,
+    prior: Annotated[
+        int | None, typer.Option(help="Version of the prior to stand on; else the newest.")
+    ] = None,
+    share: Annotated[float, typer.Option(help="Of a sketch's numbers, how many lead.")] = 0.75,
+    as_json: AsJson = False,
+) -> None:
+    """Begin an epoch: new glances are sketched with another recipe, old ones stay as they are.
+
+    An informed epoch spends most of a sketch on what usually varies, as the prior tells, and the
+    rest on all else. Questions read all epochs together.
+    """
+    from recollect.app.shown import show_mapping
+
+    with open_memory(path, write=True) as memory:
+        if fit:
+            memory.fit_prior()
+        begun = memory.new_epoch(informed=informed, prior=prior, share=share)
+        show_mapping({"what": begun.words, **begun.to_dict()}, as_json, path)
 
 
 @app.command()

@@ -13,12 +13,13 @@ from recollect._checks import CorruptMemory
 from recollect.memory.blocks import Where
 from recollect.memory.clock import iso
 from recollect.memory.engine import Engine
+from recollect.memory.epochs import read_basis
 from recollect.memory.layout import size_of
-from recollect.memory.ledger import Ledger
+from recollect.memory.priors import prior_file
 from recollect.memory.report import Report
 from recollect.memory.rows import FOLDER
 
-__all__ = ["export", "info", "verify"]
+__all__ = ["export", "info", "lengths", "verify"]
 
 
 def verify(engine: Engine) -> Report:
@@ -35,7 +36,8 @@ def verify(engine: Engine) -> Report:
         for number in np.unique(skeleton[skeleton >= 0]).tolist():
             engine.skeletons.bag(number)
         checked.append(f"{len(engine.skeletons)} skeletons can be read")
-        fresh = Ledger(engine.folder, engine.recipe.dim, engine.ledger.channel)
+        fresh = engine.ledger.like()
+        fresh.clear()
         total = engine.count(fresh)
         problems += engine.ledger.same_as(fresh)
         if engine.rows.faded and not engine.forgotten.any:
@@ -50,6 +52,9 @@ def verify(engine: Engine) -> Report:
             seen = len(ids) + engine.forgotten.count()
             if counted != seen and not any(c.replaced for c in cells.values()):
                 problems.append(f"stream statistics know of {counted} glances, there are {seen}")
+        problems += _wrong_epochs(engine)
+        if len(engine.epochs) > 1:
+            checked.append(f"{len(engine.epochs)} epochs, their directions and priors are there")
         checked += told(engine)
         problems += [f"{name} is damaged; restore it from a copy" for name in _damaged(engine)]
         problems += [
@@ -85,6 +90,26 @@ def told(engine: Engine) -> list[str]:
     return found
 
 
+def _wrong_epochs(engine: Engine) -> list[str]:
+    """Return what is wrong with epochs: their files, and the rows that belong to them."""
+    found = []
+    for epoch in engine.epochs:
+        if not epoch.informed:
+            continue
+        try:
+            read_basis(engine.folder, epoch.number)
+        except CorruptMemory as error:
+            found.append(str(error))
+        prior = prior_file(epoch.prior or 0)
+        if not (engine.folder / prior).exists():
+            found.append(f"{prior} is missing, on which epoch {epoch.number} stands")
+    if engine.rows.has_epochs:
+        beyond = int((engine.rows.epochs() >= len(engine.epochs)).sum())
+        if beyond:
+            found.append(f"{beyond} glances belong to epochs that meta.json does not tell")
+    return found
+
+
 def _damaged(engine: Engine) -> list[str]:
     return engine.forgotten.damaged() if engine.forgotten.any else []
 
@@ -113,6 +138,8 @@ def export(engine: Engine, path: Path) -> int:
         "recollect.recipe": json.dumps(engine.recipe.to_dict()),
         "recollect.modules": json.dumps(engine.modules.to_list()),
     }
+    if rows.has_epochs:
+        about["recollect.epochs"] = json.dumps([e.to_dict() for e in engine.epochs])
     schema = pa.schema(
         [
             ("id", pa.int64()),
@@ -122,6 +149,7 @@ def export(engine: Engine, path: Path) -> int:
             ("skeleton", pa.binary()),
             ("sketch", pa.list_(pa.float32(), engine.recipe.dim)),
             *([("kept", pa.int32())] if rows.faded else []),
+            *([("epoch", pa.int16())] if rows.has_epochs else []),
         ],
         metadata=about,
     )
@@ -147,6 +175,8 @@ def export(engine: Engine, path: Path) -> int:
                 ]
                 if block.kept is not None:
                     columns.append(pa.array(block.kept, pa.int32()))
+                if block.epoch is not None:
+                    columns.append(pa.array(block.epoch, pa.int16()))
                 writer.write_table(pa.table(columns, schema=schema))
                 total += len(block)
         partial.replace(path)
@@ -165,6 +195,7 @@ def info(engine: Engine, meta: Mapping[str, Any], priors: Sequence[int]) -> dict
         "rollups": size_of(folder / "rollups"),
         "reservoir": size_of(folder / "reservoir"),
         "priors": size_of(folder / "priors"),
+        "epochs": size_of(folder / "epochs"),
         "forgotten": size_of(folder / "forgotten"),
     }
     if engine.followed is not None:
@@ -194,6 +225,7 @@ def info(engine: Engine, meta: Mapping[str, Any], priors: Sequence[int]) -> dict
         "told": told(engine),
         "records": len(engine.reservoir.members),
         "priors": list(priors),
+        "epochs": epochs_told(engine),
         "numbers_per_glance": numbers,
         "load": None if numbers is None else numbers / engine.recipe.dim,
         "bytes": total,
@@ -201,6 +233,20 @@ def info(engine: Engine, meta: Mapping[str, Any], priors: Sequence[int]) -> dict
         "bytes_per_glance": total / n if n else None,
         "float16_bytes_per_glance": None if numbers is None else 2 * numbers,
     }
+
+
+def epochs_told(engine: Engine) -> list[dict[str, Any]]:
+    """Return each epoch with its recipe, what it stands on, and how many glances it holds."""
+    rollups = engine.between(None, None)
+    return [
+        {
+            **epoch.to_dict(),
+            "glances_before": epoch.glances,
+            "glances": int(rollups.counted_in(epoch.number).sum()),
+            "what": epoch.words,
+        }
+        for epoch in engine.epochs
+    ]
 
 
 def _span(engine: Engine) -> tuple[str | None, str | None]:

@@ -11,9 +11,11 @@ import numpy.typing as npt
 
 from recollect.memory.sums import to_fixed_point
 
-__all__ = ["Block", "Where"]
+__all__ = ["Block", "Counted", "Where"]
 
 IntArray = npt.NDArray[np.int64]
+# Time, skeleton, fixed-point vectors and epoch of some glances: what a ledger counts in.
+Counted = tuple[IntArray, IntArray, IntArray, IntArray | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,7 @@ class Block:
         channel: (B, c) int8 and (B,) float32, the distribution channel's codes and their scale;
             None where the recipe has none.
         kept: (B,) int64, numbers kept of each glance, or None where all are whole.
+        epoch: (B,) int64, number of the epoch of each, or None where all are of the first.
     """
 
     ids: IntArray
@@ -42,6 +45,7 @@ class Block:
     codes: npt.NDArray[Any]
     channel: tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]] | None = None
     kept: IntArray | None = None
+    epoch: IntArray | None = None
 
     @property
     def fixed(self) -> IntArray:
@@ -67,6 +71,7 @@ class Block:
             self.codes[rows],
             None if self.channel is None else (self.channel[0][rows], self.channel[1][rows]),
             None if self.kept is None else self.kept[rows],
+            None if self.epoch is None else self.epoch[rows],
         )
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from recollect import sketching
 from recollect._checks import RecipeMismatch
 from recollect.memory.engine import Engine
-from recollect.memory.rows import CHANNEL
+from recollect.memory.tables import CHANNEL
 from recollect.sketching.recipe import Recipe
 
 if TYPE_CHECKING:

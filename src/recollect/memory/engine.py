@@ -8,16 +8,17 @@ the rows: they know the version that they cover, and what is missing is computed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from recollect._checks import CorruptMemory
-from recollect.memory.blocks import Block, Where
+from recollect.memory.blocks import Block, Counted, Where
+from recollect.memory.epochs import Epoch, epochs_of
 from recollect.memory.fading import take_back
 from recollect.memory.followed import Followed
 from recollect.memory.following import Following
@@ -74,6 +75,8 @@ class Engine:
         self.read_only = read_only
         self.lock = WriterLock(folder / "lock")
         self.modules = ModuleTable()
+        self.epochs: tuple[Epoch, ...] = (Epoch.first(recipe),)
+        self._epochs_stamp: tuple[int, int] | None = None
         channel = 0 if recipe.channel is None else recipe.channel.size
         self.rows = Rows(folder, recipe.dim, recipe.dtype, channel)
         self.ledger = Ledger(folder, recipe.dim, channel)
@@ -102,6 +105,7 @@ class Engine:
         Raises:
             CorruptMemory: if files are missing.
         """
+        self._read_epochs()
         newest = self.rows.version
         if newest == self._seen:
             return
@@ -134,6 +138,20 @@ class Engine:
                 self._seen = None
         self.sync()
         return read()
+
+    def _read_epochs(self) -> None:
+        """Take note of epochs that have begun; meta.json is written before their first row."""
+        stat = (self.folder / "meta.json").stat()
+        stamp = (stat.st_mtime_ns, stat.st_size)
+        if stamp != self._epochs_stamp:
+            self.take_epochs(self.folder.read_json("meta.json"))
+            self._epochs_stamp = stamp
+
+    def take_epochs(self, meta: Mapping[str, Any]) -> None:
+        """Go by the epochs that meta.json tells."""
+        self.epochs = epochs_of(meta, self.recipe)
+        self.ledger.widen(len(self.epochs))
+        self.forgotten.widen(len(self.epochs))
 
     def _read_modules(self) -> None:
         path = self.folder / "modules.json"
@@ -180,9 +198,9 @@ class Engine:
         if fragments == []:
             return 0
         for table in self.rows.scan(self.rows.sketch_columns, fragments):
-            time, skeleton, fixed = self.rows.sketch_part(table)
-            ledger.add(time, skeleton, fixed, self.skeletons)
-            total += len(time)
+            part = self.rows.sketch_part(table)
+            ledger.add(*part, self.skeletons)
+            total += len(part[0])
         return total
 
     # -- writing --------------------------------------------------------------------------
@@ -241,6 +259,7 @@ class Engine:
             rows: row of the block for each glance of the trace; by default all in order.
         """
         self.add_label_columns(block)
+        self.add_epoch_column(block)
         places = self.rows.places(block.ids)
         old = places[places >= 0]
         blocks = list(self.rows.blocks(old))
@@ -256,8 +275,8 @@ class Engine:
             for done in written:
                 done.unlink(missing_ok=True)
             raise
-        for time, skeleton, fixed in before:
-            self.ledger.add(time, skeleton, fixed, self.skeletons, sign=-1)
+        for part in before:
+            self.ledger.add(*part, self.skeletons, sign=-1)
         self.ledger.add(*self.fixed(block), self.skeletons)
         self.note()
         if taken:
@@ -347,8 +366,8 @@ class Engine:
             raise
         if taken:
             self.forgotten.settle()
-        for time, skeleton, fixed in before:
-            self.ledger.add(time, skeleton, fixed, self.skeletons, sign=-1)
+        for part in before:
+            self.ledger.add(*part, self.skeletons, sign=-1)
         self.note()
         self.reservoir.remove(gone, self.rows.version)
         if self.followed is not None:
@@ -356,9 +375,9 @@ class Engine:
         self.save()
         return len(gone)
 
-    def fixed(self, block: Block) -> tuple[IntArray, IntArray, IntArray]:
-        """Return time, skeleton and fixed-point sketches (and channel) of a block."""
-        return block.time, block.skeleton, block.fixed
+    def fixed(self, block: Block) -> Counted:
+        """Return what a ledger counts in of a block."""
+        return block.time, block.skeleton, block.fixed, block.epoch
 
     def note(self) -> None:
         """The ledger now stands at the newest version."""
@@ -372,6 +391,17 @@ class Engine:
             self.compact()
         elif self.ledger.is_full:
             self.save()
+
+    def add_epoch_column(self, block: Block) -> None:
+        """Make room for the epoch of rows, if any is of a later one."""
+        if block.epoch is not None and block.epoch.any():
+            self.make_room_for_epochs()
+
+    def make_room_for_epochs(self) -> None:
+        """Add the column that tells a row's epoch, if there are rows without it."""
+        if self.rows.data() is not None and not self.rows.has_epochs:
+            self.rows.add_epochs()
+            self._seen = self.rows.version
 
     def add_label_columns(self, block: Block) -> None:
         """Make room for new labels, and refuse values of another kind.

@@ -208,15 +208,16 @@ def _move(engine: Engine, places: IntArray, left: IntArray) -> None:
     for block in engine.rows.blocks(places):
         keep = left[places[done : done + len(block)]]
         done += len(block)
-        time, skeleton, fixed = engine.fixed(block)
+        time, skeleton, fixed, epochs = engine.fixed(block)
+        epoch = np.zeros(len(block), np.int64) if epochs is None else epochs
         gone = keep < 0
-        whole = (time[gone], skeleton[gone], fixed[gone])
+        whole = (time[gone], skeleton[gone], fixed[gone], epoch[gone])
         engine.forgotten.add(*whole, engine.skeletons)
         engine.ledger.add(*whole, engine.skeletons, sign=-1)
         tail = fixed[~gone]
         tail[np.arange(tail.shape[1]) < keep[~gone, None]] = 0
-        engine.forgotten.add_sums(time[~gone] // HOUR, tail)
-        engine.ledger.add_sums(time[~gone] // HOUR, tail, sign=-1)
+        engine.forgotten.add_sums(time[~gone] // HOUR, tail, epoch=epoch[~gone])
+        engine.ledger.add_sums(time[~gone] // HOUR, tail, sign=-1, epoch=epoch[~gone])
 
 
 def add_faded(engine: Engine, block: Block, keep: int, again: bool) -> Block:
@@ -239,6 +240,7 @@ def add_faded(engine: Engine, block: Block, keep: int, again: bool) -> Block:
     if len(fresh) == 0:
         return fresh
     engine.add_label_columns(fresh)
+    engine.add_epoch_column(fresh)
     add_parts(engine.rows, [keep])
     append(engine.rows, engine.rows.table(fresh), keep)
     engine.ledger.add(*engine.fixed(fresh), engine.skeletons)
@@ -307,7 +309,8 @@ def _take_out(forgotten: Forgotten, block: Block, rows: IntArray, kept: IntArray
     scale = None if block.scale is None else block.scale[rows]
     tail = to_fixed_point(block.codes[rows], scale)
     tail[np.arange(tail.shape[1]) < kept[:, None]] = 0
-    forgotten.add_sums(block.time[rows] // HOUR, tail, sign=-1)
+    epoch = None if block.epoch is None else block.epoch[rows]
+    forgotten.add_sums(block.time[rows] // HOUR, tail, sign=-1, epoch=epoch)
 
 
 def _same(old: Block, faded: IntArray, new: Block | None) -> tuple[npt.NDArray[Any], IntArray]:
@@ -323,4 +326,6 @@ def _same(old: Block, faded: IntArray, new: Block | None) -> tuple[npt.NDArray[A
     same &= new.ids[row] == old.ids[faded]
     if old.scale is not None and new.scale is not None:
         same &= old.scale[faded] == new.scale[row]
+    epochs = [np.zeros(len(b), np.int64) if b.epoch is None else b.epoch for b in (old, new)]
+    same &= epochs[0][faded] == epochs[1][row]
     return same, row

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from recollect._checks import CorruptMemory
 from recollect.memory.layout import Folder, Moved
-from recollect.memory.ledger import Ledger
+from recollect.memory.ledger import Ledger, widened
 from recollect.memory.structures import Bag
 
 __all__ = ["Forgotten"]
@@ -166,15 +166,20 @@ class Forgotten(Ledger):
             self._known[h] = min(k, self._known.get(h, self.dim))
         for h in set(hour.tolist()):
             sums = self.sums(np.array([h]))
-            sums[:, : self._known[h]] = 0
-            self.add_sums(np.array([h]), sums, sign=-1)
+            for epoch in range(self.epochs):
+                start = self.place(epoch).start
+                sums[:, start : start + self._known[h]] = 0
+            self._add_vectors(np.array([h]), sums, -1, 0)
+        self._dirty = True
+        self.changes += 1
 
-    def take(self, other: Forgotten, modules: IntArray) -> None:
+    def take(self, other: Forgotten, modules: IntArray, epochs: IntArray) -> None:
         """Take over what another memory has forgotten.
 
         Args:
             other: of that memory.
             modules: for each of its module ids the id here.
+            epochs: for each of its epochs the number here.
         """
         bag, module, objects = other.bags.flat()
         ids = np.zeros(len(other.bags), np.int64)
@@ -188,9 +193,12 @@ class Forgotten(Ledger):
         self.total += int(value.sum())
         hour, key, value = other.extra.arrays()
         self.extra.add(hour, modules[key], value)
+        hour, key, value = other.later.arrays()
+        self.later.add(hour, epochs[key], value)
         for months in other._months:
             hours, sums = other._stored(months)
-            self.add_sums(hours, sums)
+            for epoch in range(other.epochs):
+                self._add_vectors(hours, sums[:, other.place(epoch)], 1, int(epochs[epoch]))
         self._dirty = True
         self.changes += 1
         self.merged += [m for m in other.merged if m not in self.merged]
@@ -207,7 +215,7 @@ class Forgotten(Ledger):
     @property
     def mark(self) -> str:
         """A fingerprint of what was forgotten, equal for equal counts and sums."""
-        parts = [*self.counts.arrays(), *self.extra.arrays()]
+        parts = [*self.counts.arrays(), *self.extra.arrays(), *self.later.arrays()]
         sums = sorted((Path(n).name[:12], c) for n, c in self._checks.items())
         told = b"".join(a.tobytes() for a in parts) + repr((sums, self._known)).encode()
         return hashlib.sha256(told).hexdigest()[:32]
@@ -259,7 +267,7 @@ class _View(Ledger):
     """What was forgotten, with the bags of another ledger."""
 
     def __init__(self, forgotten: Forgotten, ledger: Ledger) -> None:
-        super().__init__(ledger.folder, ledger.dim)
+        super().__init__(ledger.folder, ledger.dim, ledger.channel, epochs=ledger.epochs)
         self.of = (forgotten.changes, ledger, ledger.bags)
         self._forgotten = forgotten
         self.bags = ledger.bags
@@ -272,6 +280,7 @@ class _View(Ledger):
         hour, which, value = forgotten.counts.arrays()
         self.counts.add(hour, np.array(ids, np.int64)[which], value)
         self.extra.add(*forgotten.extra.arrays())
+        self.later.add(*forgotten.later.arrays())
 
     @property
     def stale(self) -> bool:
@@ -279,8 +288,8 @@ class _View(Ledger):
         return self._forgotten.changes != self.of[0]
 
     def sums(self, hours: IntArray) -> IntArray:
-        """Return the sums (H, d) of hours (H,)."""
-        return self._forgotten.sums(hours)
+        """Return the vectors (H, width) of hours (H,)."""
+        return widened(self._forgotten.sums(hours), self.width)
 
 
 def _number(path: Path) -> int:

@@ -1,6 +1,6 @@
-"""Id, time and skeleton of all rows in memory, read fragment by fragment as they come.
+"""Id, time, skeleton and epoch of all rows in memory, read fragment by fragment as they come.
 
-A place is the number of a row in the order of the fragments. Twenty bytes a glance.
+A place is the number of a row in the order of the fragments. Forty bytes a glance.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Index", "Key", "fragment_keys"]
+__all__ = ["Columns", "Index", "Key", "fragment_keys"]
 
 IntArray = npt.NDArray[np.int64]
-Columns = tuple[IntArray, IntArray, IntArray]
+Columns = tuple[IntArray, IntArray, IntArray, IntArray]
 
 # A fragment with its rows and deleted rows: equal keys hold equal rows.
 Key = tuple[int, int, int]
@@ -39,7 +39,7 @@ class Index:
     def __init__(self) -> None:
         self._pieces: dict[Key, Columns] = {}
         self._keys: list[Key] = []
-        self._arrays: Columns = (np.zeros(0, np.int64),) * 3
+        self._arrays: Columns = (np.zeros(0, np.int64),) * 4
         self._sorted = (0, np.zeros(0, np.int64), np.zeros(0, np.int64))
 
     def update(self, keys: list[Key], read: Callable[[list[int]], Columns]) -> None:
@@ -47,7 +47,7 @@ class Index:
 
         Args:
             keys: of the fragments that there are now.
-            read: returns id, time and skeleton of some fragments, one after the other.
+            read: returns id, time, skeleton and epoch of some fragments, one after the other.
         """
         if keys == self._keys:
             return
@@ -60,10 +60,10 @@ class Index:
         settled = self._sorted[0]
         if keys[: len(self._keys)] != self._keys:
             settled = 0
-        none: Columns = (np.zeros(0, np.int64),) * 3
+        none: Columns = (np.zeros(0, np.int64),) * 4
         parts = zip(none, *self._pieces.values(), strict=True)
-        ids, time, skeleton = (np.concatenate(p) for p in parts)
-        self._keys, self._arrays = keys, (ids, time, skeleton)
+        ids, time, skeleton, epoch = (np.concatenate(p) for p in parts)
+        self._keys, self._arrays = keys, (ids, time, skeleton, epoch)
         if settled == 0 or len(ids) - settled > max(_TAIL, settled // 4):
             order = np.argsort(ids, kind="stable")
             self._sorted = (len(ids), ids[order], order)
@@ -74,7 +74,7 @@ class Index:
 
     @property
     def arrays(self) -> Columns:
-        """Id, time (microseconds UTC) and skeleton, (N,) int64 each."""
+        """Id, time (microseconds UTC), skeleton and epoch, (N,) int64 each."""
         return self._arrays
 
     def places(self, wanted: IntArray) -> IntArray:

@@ -15,7 +15,7 @@ from recollect._checks import check_integer
 from recollect._seeds import seed_of
 from recollect.memory.blocks import Where
 from recollect.memory.clock import microseconds
-from recollect.memory.rows import FIXED
+from recollect.memory.tables import FIXED
 
 __all__ = [
     "SQL_KINDS",

@@ -20,13 +20,13 @@ import numpy.typing as npt
 from recollect._checks import CorruptMemory
 from recollect.memory.clock import HOUR
 from recollect.memory.layout import Folder
-from recollect.memory.rollups import RollUps
+from recollect.memory.rollups import RollUps, place_of
 from recollect.memory.structures import BagTable, SkeletonTable
 from recollect.memory.sums import distinct, group_sums, months_of, read_month, write_month
 from recollect.memory.tally import Tally
 from recollect.sketching.recipe import ModuleTable
 
-__all__ = ["Cover", "Ledger"]
+__all__ = ["Cover", "Ledger", "widened"]
 
 IntArray = npt.NDArray[np.int64]
 Arrays = tuple[IntArray, IntArray, IntArray]
@@ -57,17 +57,30 @@ class Cover:
 class Ledger:
     """Counts and sums per UTC hour.
 
+    Sums of different epochs are never added: an hour's vector holds the sum of the first
+    epoch's sketches, behind it the sum of the distribution channel, then those of the later
+    epochs, one after another. Runs of zeros are not written.
+
     Args:
         folder: of the memory.
         dim: numbers in a sketch.
-        channel: numbers in the distribution channel, which is summed behind the sketch.
+        channel: numbers in the distribution channel, which all epochs share.
         home: folder in the memory for its files.
+        epochs: how many epochs there are.
     """
 
-    def __init__(self, folder: Folder, dim: int, channel: int = 0, home: str = "rollups") -> None:
+    def __init__(
+        self,
+        folder: Folder,
+        dim: int,
+        channel: int = 0,
+        home: str = "rollups",
+        epochs: int = 1,
+    ) -> None:
         self.folder = folder
-        self.dim = dim + channel
+        self.dim = dim
         self.channel = channel
+        self.epochs = epochs
         self.home = home
         self.changes = 0
         self.clear()
@@ -78,6 +91,7 @@ class Ledger:
         self.bags = BagTable()
         self.counts = Tally()
         self.extra = Tally()
+        self.later = Tally()  # (hour, epoch after the first) -> glances
         self._bag_ids: dict[int, int] = {}
         self._months: dict[str, str] = {}
         self._waiting: dict[int, IntArray] = {}
@@ -85,6 +99,24 @@ class Ledger:
         self._dirty = False
         self.total = 0
         self.changes += 1
+
+    # -- epochs ---------------------------------------------------------------------------
+
+    @property
+    def width(self) -> int:
+        """Numbers of an hour's vector."""
+        return self.dim * self.epochs + self.channel
+
+    def place(self, epoch: int) -> slice:
+        """Return where the sum of an epoch's sketches stands in an hour's vector."""
+        return place_of(epoch, self.dim, self.channel)
+
+    def widen(self, epochs: int) -> None:
+        """Make room for epochs that have begun."""
+        if epochs > self.epochs:
+            self.epochs = epochs
+            self._waiting = {h: widened(v, self.width) for h, v in self._waiting.items()}
+            self.changes += 1
 
     # -- on disk --------------------------------------------------------------------------
 
@@ -114,6 +146,7 @@ class Ledger:
         self.bags = BagTable.from_flat(head["bags"], *_three(arrays, "bag"))
         self.counts = Tally(*_three(arrays, "count"))
         self.extra = Tally(*_three(arrays, "extra"))
+        self.later = Tally(*_three(arrays, "later"))
         self.total = int(self.counts.arrays()[2].sum())
         return head
 
@@ -148,6 +181,7 @@ class Ledger:
             ("bag", self.bags.flat()),
             ("count", self.counts.arrays()),
             ("extra", self.extra.arrays()),
+            ("later", self.later.arrays()),
         ):
             arrays |= {f"{name}{i}": a for i, a in enumerate(part)}
         self.folder.write_arrays(index, arrays)
@@ -178,6 +212,7 @@ class Ledger:
         time: IntArray,
         skeleton: IntArray,
         fixed: IntArray,
+        epoch: IntArray | None,
         table: SkeletonTable,
         sign: int = 1,
     ) -> None:
@@ -186,7 +221,8 @@ class Ledger:
         Args:
             time: (B,) microseconds UTC.
             skeleton: (B,) ids, -1 where not kept.
-            fixed: (B, d) sketches in units of 2**-32, the channel behind them.
+            fixed: (B, d + c) sketches in units of 2**-32, the channel behind them.
+            epoch: (B,) number of the epoch that each was made in; None: all in the first.
             table: where the skeletons are.
             sign: 1 or -1.
         """
@@ -202,15 +238,36 @@ class Ledger:
                 self.extra.add(
                     np.full(len(rows), h, np.int64), bag.modules[rows], sign * bag.extra[rows]
                 )
-        self.add_sums(hour, fixed, sign)
+        if epoch is not None and (rows := np.flatnonzero(epoch)).size:
+            self.later.add(hour[rows], epoch[rows], np.full(len(rows), sign, np.int64))
+        self.add_sums(hour, fixed, sign, epoch)
 
-    def add_sums(self, hour: IntArray, fixed: IntArray, sign: int = 1) -> None:
-        """Add sketches (B, d), or parts of them, to the sums of their hours (B,) alone."""
-        for h, total in zip(*group_sums(hour, fixed), strict=True):
-            known = self._waiting.get(int(h))
-            self._waiting[int(h)] = sign * total if known is None else known + sign * total
+    def add_sums(
+        self, hour: IntArray, fixed: IntArray, sign: int = 1, epoch: IntArray | None = None
+    ) -> None:
+        """Add sketches (B, d + c) of some epochs to the sums of their hours (B,) alone."""
+        if epoch is None or not epoch.any():
+            self._add_vectors(hour, fixed, sign, 0)
+        else:
+            for number in distinct(epoch)[0].tolist():
+                rows = np.flatnonzero(epoch == number)
+                self._add_vectors(hour[rows], fixed[rows], sign, number)
         self._dirty = True
         self.changes += 1
+
+    def _add_vectors(self, hour: IntArray, fixed: IntArray, sign: int, epoch: int) -> None:
+        """Add (B, d + c), or as whole vectors (B, width), all of one epoch."""
+        whole = fixed.shape[1] == self.width
+        self.widen(epoch + 1)
+        for h, total in zip(*group_sums(hour, fixed), strict=True):
+            known = self._waiting.get(int(h))
+            if known is None:
+                known = self._waiting[int(h)] = np.zeros(self.width, np.int64)
+            if whole and epoch == 0:
+                known += sign * total
+            else:
+                known[self.place(epoch)] += sign * total[: self.dim]
+                known[self.dim : self.dim + self.channel] += sign * total[self.dim :]
 
     def _bag(self, skeleton: int, table: SkeletonTable) -> int:
         if skeleton < 0:
@@ -232,7 +289,7 @@ class Ledger:
 
     def like(self) -> Ledger:
         """Return an empty ledger, in memory only, that shares the table of bags."""
-        other = Ledger(self.folder, self.dim - self.channel, self.channel)
+        other = Ledger(self.folder, self.dim, self.channel, epochs=self.epochs)
         other.bags, other._bag_ids = self.bags, self._bag_ids
         return other
 
@@ -255,15 +312,18 @@ class Ledger:
             lost: ``like`` this one, holding what faded glances had of the same hours.
             kept: how many numbers are known of the sums of some hours (H,); default all.
         """
-        counts = _cut(self.counts.arrays(), first, last)
-        extra = _cut(self.extra.arrays(), first, last)
+        counts, extra, later = (_cut(t.arrays(), first, last) for t in self._tallies)
         if lost is not None:
-            counts = _join(counts, _cut(lost.counts.arrays(), first, last))
-            extra = _join(extra, _cut(lost.extra.arrays(), first, last))
+            counts, extra, later = (
+                _join(ours, _cut(t.arrays(), first, last))
+                for ours, t in zip((counts, extra, later), lost._tallies, strict=True)
+            )
         mine = distinct(counts[0])[0]
         if more is not None:
-            counts = Tally(*_join(counts, more.counts.arrays())).arrays()
-            extra = Tally(*_join(extra, more.extra.arrays())).arrays()
+            counts, extra, later = (
+                Tally(*_join(ours, t.arrays())).arrays()
+                for ours, t in zip((counts, extra, later), more._tallies, strict=True)
+            )
         hour, bag, value = counts
         starts, place = distinct(hour)
         n, known = np.zeros((2, len(starts)), np.int64)
@@ -286,13 +346,18 @@ class Ledger:
         return RollUps(
             starts * HOUR, n, known, modules, "hour", (place, bag, value), self.bags,
             (np.searchsorted(starts, extra[0]), extra[1], extra[2]), sums,
-            np.full(len(starts), self.dim - self.channel) if kept is None else kept(starts),
-            self.channel,
+            np.full(len(starts), self.dim) if kept is None else kept(starts),
+            self.channel, self.dim,
+            (np.searchsorted(starts, later[0]), later[1], later[2]),
         )  # fmt: skip
 
+    @property
+    def _tallies(self) -> tuple[Tally, Tally, Tally]:
+        return self.counts, self.extra, self.later
+
     def sums(self, hours: IntArray) -> IntArray:
-        """Return the sums (H, d) of ascending hours (H,); zero where there is none."""
-        out = np.zeros((len(hours), self.dim), np.int64)
+        """Return the vectors (H, width) of ascending hours (H,); zero where there is none."""
+        out = np.zeros((len(hours), self.width), np.int64)
         for month, rows in months_of(hours).items():
             self._fill(month, hours[rows], out, rows)
         return out
@@ -319,10 +384,11 @@ class Ledger:
     def _stored(self, month: str) -> tuple[IntArray, IntArray]:
         name = self._months.get(month)
         if name is None:
-            return np.zeros(0, np.int64), np.zeros((0, self.dim), np.int64)
+            return np.zeros(0, np.int64), np.zeros((0, self.width), np.int64)
         try:
             with (self.folder / name).open("rb") as file:
-                return read_month(file)
+                hours, sums = read_month(file)
+                return hours, widened(sums, self.width)
         except (OSError, ValueError, EOFError) as error:
             raise self._damaged(name) from error
 
@@ -341,6 +407,8 @@ class Ledger:
             found.append(f"counts differ (hours since 1970: {wrong_hours[:5]})")
         if not self.extra.equal(other.extra):
             found.append("sums of weights differ")
+        if not self.later.equal(other.later):
+            found.append("numbers of glances by epoch differ")
         hours = np.union1d(self.hours(), other.hours())
         for start in range(0, len(hours), 512):
             part = hours[start : start + 512]
@@ -358,7 +426,17 @@ class Ledger:
 
 
 def _three(arrays: dict[str, Any], name: str) -> tuple[IntArray, IntArray, IntArray]:
+    if f"{name}0" not in arrays:  # written before there were epochs
+        return (np.zeros(0, np.int64),) * 3
     return arrays[f"{name}0"], arrays[f"{name}1"], arrays[f"{name}2"]
+
+
+def widened(vectors: IntArray, width: int) -> IntArray:
+    """Return vectors (..., w) with zeros behind them, up to a width."""
+    short = width - vectors.shape[-1]
+    if short <= 0:
+        return vectors
+    return np.pad(vectors, [*[(0, 0)] * (vectors.ndim - 1), (0, short)])
 
 
 def _join(a: Arrays, b: Arrays) -> Arrays:

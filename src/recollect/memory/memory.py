@@ -12,29 +12,25 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
-from recollect import sketching
 from recollect._checks import check_integer, check_one_of
-from recollect.memory.audit import export, info, verify
+from recollect.memory.beginning import begin_epoch, encode_informed
 from recollect.memory.blocks import Block
-from recollect.memory.channels import channel_of, channels_at
+from recollect.memory.channels import channel_of
 from recollect.memory.clock import microseconds_of_all
 from recollect.memory.engine import Engine
+from recollect.memory.epochs import Epoch, InformedSketchers
 from recollect.memory.fading import Faded, check_not_forgotten
-from recollect.memory.followed import Streams
 from recollect.memory.following import Follow, Following, following_of
-from recollect.memory.intake import Added, filter_of, ids_of_all, labels_of_all, sources_of_all
+from recollect.memory.intake import Added, ids_of_all, labels_of_all, sources_of_all
 from recollect.memory.layout import Folder
 from recollect.memory.merging import extend, merge
 from recollect.memory.opening import create_meta, has_scales, read_meta, recipe_and_scales
-from recollect.memory.policies import fade_by, forgotten_in, policy_of, retention_of, store_policy
+from recollect.memory.policies import fade_by, policy_of, store_policy
 from recollect.memory.priors import Priors
-from recollect.memory.reading import counts_at, glances_at, places_of, rollups_in, sketches_at
-from recollect.memory.report import Report
+from recollect.memory.readable import Readable
 from recollect.memory.retention import Retention
-from recollect.memory.rollups import RollUps
 from recollect.memory.search import Searcher
-from recollect.memory.structures import SkeletonCounts
-from recollect.sketching.recipe import ModuleTable, Recipe
+from recollect.sketching.recipe import Recipe
 
 if TYPE_CHECKING:
     from recollect.sketching.prior import Prior
@@ -49,7 +45,7 @@ Source = str | Iterable[str | None] | None
 Labels = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
 
-class Memory:
+class Memory(Readable):
     """Glances on disk: created if the folder is new or empty, else opened and checked.
 
     Reading needs no lock and sees what a writer in another process has added. The first writing
@@ -138,57 +134,14 @@ class Memory:
             self._folder, self._recipe, meta["reservoir"], busy_timeout, read_only,
             None if followed is None else Following.from_dict(followed),
         )  # fmt: skip
-        self._own: Sketcher | None = None
         self._faded = False
         self._searcher = Searcher(self._engine.rows)
         self._priors = Priors(self._folder)
+        self._informed = InformedSketchers(self._folder, self._priors)
         if sketcher is not None and not len(self.modules) and has_scales(sketcher):
             extend(self.modules, sketcher.modules)
         if retention is not None:
             store_policy(self._engine, retention)
-
-    # -- what it is -----------------------------------------------------------------------
-
-    @property
-    def path(self) -> Path:
-        """Folder of the memory."""
-        return self._folder.path
-
-    @property
-    def recipe(self) -> Recipe:
-        """What determines the operators of all sketches here."""
-        return self._recipe
-
-    @property
-    def modules(self) -> ModuleTable:
-        """Name, size and frozen scale of every module seen."""
-        return self._engine.modules
-
-    @property
-    def timezone(self) -> str:
-        """Name of the calendar's time zone."""
-        return str(self._meta["timezone"])
-
-    @property
-    def retention(self) -> Retention | None:
-        """How long how much is kept of a glance; None if all is kept for ever."""
-        return retention_of(self._folder)
-
-    @property
-    def sketcher(self) -> Sketcher:
-        """A sketcher of this memory's recipe that shares its module table."""
-        if self._own is None:
-            self._own = sketching.Sketcher.from_recipe(self._recipe, self.modules)
-            self._own.scales = dict(self._meta["scales"])
-        return self._own
-
-    def __len__(self) -> int:
-        """Number of glances."""
-        self._engine.sync()
-        return self._engine.ledger.total
-
-    def __repr__(self) -> str:
-        return f"Memory({str(self.path)!r}: {len(self)} glances, {len(self.modules)} modules)"
 
     def __enter__(self) -> Memory:
         return self
@@ -238,16 +191,21 @@ class Memory:
             Ids, and how many are new and replaced. Everything is on disk by then.
 
         Raises:
-            ValueError: on times without zone, wrong numbers, attributes that do not fit, or
-                glances of an hour of which only the roll-up is left.
+            ValueError: on times without zone, wrong numbers, attributes that do not fit,
+                glances of an hour of which only the roll-up is left, or modules that an informed
+                epoch does not know.
             MemoryBusy: if another process is writing.
             OSError: if the disk is full; nothing of the call is stored.
         """
         given = self._intake(len(trace), time, source, labels, ids)
         with self._engine.writing():
-            sketcher = self.sketcher
-            sketcher.admit(trace, measure_scales=not sketcher.scales)
-            return self._store(sketcher.encode(trace), given, trace)
+            epoch = self._engine.epochs[-1]
+            if epoch.informed:
+                sketches = encode_informed(self, epoch, trace)
+            else:
+                self.sketcher.admit(trace, measure_scales=not self.sketcher.scales)
+                sketches = self.sketcher.encode(trace)
+            return self._store(sketches, given, trace, epoch.number)
 
     def _append(
         self,
@@ -258,12 +216,15 @@ class Memory:
         ids: Iterable[int] | None = None,
         trace: Trace | None = None,
     ) -> Added:
-        """Keep sketches that were made with this memory's recipe and module table."""
+        """Keep sketches that were made with an epoch's recipe and this memory's module table."""
         given = self._intake(len(sketches), time, source, labels, ids)
         with self._engine.writing():
             if sketches.modules is not self.modules:
                 extend(self.modules, sketches.modules)
-            return self._store(sketches, given, trace)
+            same = [e.number for e in self._engine.epochs if e.recipe == sketches.recipe]
+            if not same:
+                self._engine.epochs[-1].recipe.check_same(sketches.recipe)
+            return self._store(sketches, given, trace, same[-1])
 
     def _intake(
         self, count: int, time: Any, source: Source, labels: Labels, ids: Iterable[int] | None
@@ -272,8 +233,7 @@ class Memory:
         sources = sources_of_all(source, count)
         return ids_of_all(ids, sources, times), times, sources, labels_of_all(labels, count)
 
-    def _store(self, sketches: Sketches, given: Any, trace: Trace | None) -> Added:
-        self._recipe.check_same(sketches.recipe)
+    def _store(self, sketches: Sketches, given: Any, trace: Trace | None, epoch: int) -> Added:
         if sketches.is_sum or sketches.dim != self._recipe.dim:
             raise ValueError(
                 f"a memory keeps whole sketches of single glances, got {sketches!r} of "
@@ -290,7 +250,10 @@ class Memory:
         host = sketches.cpu()
         scale = None if host.scale is None else host.scale.numpy()
         channel = channel_of(host, self._recipe)
-        block = Block(ids, times, sources, labels, skeleton, scale, host.codes.numpy(), channel)
+        block = Block(
+            ids, times, sources, labels, skeleton, scale, host.codes.numpy(), channel,
+            epoch=np.full(len(ids), epoch, np.int64) if epoch else None,
+        )  # fmt: skip
         replaced = self._engine.commit(block, trace)
         return Added(ids.tolist(), len(ids) - replaced, replaced)
 
@@ -358,6 +321,52 @@ class Memory:
         ids, replaced = merge(self._engine, other._engine, keep)
         return Added(ids, len(ids) - replaced, replaced)
 
+    def new_epoch(
+        self,
+        *,
+        informed: bool = True,
+        prior: int | Prior | None = None,
+        share: float = 0.75,
+        like: Memory | None = None,
+    ) -> Epoch:
+        """Begin an epoch: glances from now on are sketched with another recipe.
+
+        An informed epoch spends the first numbers of a sketch on the leading directions of a
+        prior, and the rest on an oblivious sketch of what these leave. It is for networks whose
+        every module is in every glance. Sketches of older epochs do not change, and questions
+        read all epochs together. Sums are kept apart, epoch by epoch.
+
+        Args:
+            informed: False goes back to the first epoch's recipe, as when the network is given
+                new modules, which a prior's directions do not know.
+            prior: version of a kept prior, or a prior, which is then kept; default the newest.
+            share: of the numbers of a sketch, how many lead (in steps of 64).
+            like: take over the newest epoch of another memory, with its prior and directions, so
+                that the two can be merged.
+
+        Returns:
+            The new epoch.
+
+        Raises:
+            ValueError: if there is no prior, or one of too few glances, of other modules or
+                sizes, or of objects that come and go; if sketches are too short for two tiers;
+                or if nothing would change.
+            NotRemembered: if there is no prior of that version.
+            OSError: if the memory was opened with ``read_only=True``.
+
+        Example:
+            >>> import torch
+            >>> from recollect import Memory, Sketcher, Trace
+            >>> g = torch.manual_seed(0)
+            >>> x = torch.randn(200, 3, generator=g) @ torch.randn(3, 40, generator=g)
+            >>> with Memory(getfixture("tmp_path") / "room", Sketcher(dim=128)) as memory:
+            ...     _ = memory.add(Trace.from_columns({"layer": x}), "2026-01-01T08:00Z")
+            ...     print(memory.fit_prior(), memory.new_epoch().words)
+            1 epoch 1: 64 leading directions of prior 1, 64 numbers oblivious of the rest
+        """
+        with self._engine.writing():
+            return begin_epoch(self, self._engine, informed, prior, share, like)
+
     def compact(self) -> None:
         """Join all small files, drop what was deleted, and write the roll-ups."""
         with self._engine.writing():
@@ -383,183 +392,6 @@ class Memory:
         self._faded = self._faded or not dry_run
         return fade_by(self, self._engine, now, policy, dry_run)
 
-    # -- reading --------------------------------------------------------------------------
-
-    def kept(self, ids: Iterable[int]) -> IntArray:
-        """Return how many numbers of their sketches glances keep, (n,): 0 if only structure.
-
-        Raises:
-            NotRemembered: if an id is unknown.
-        """
-        wanted = list(ids)
-        engine = self._engine
-        return engine.reading(lambda: engine.rows.kept()[places_of(engine, wanted)])
-
-    def forgotten(self, since: Any = None, until: Any = None) -> int:
-        """Return how many glances are left in roll-ups only, of the UTC hours that a span meets.
-
-        ``len(memory)``, ``glances`` and filters do not know them; ``rollups`` count them.
-        """
-        span = filter_of(None, since, until)
-        return self._engine.reading(lambda: forgotten_in(self._engine, span))
-
-    def glances(
-        self,
-        where: str | None = None,
-        since: Any = None,
-        until: Any = None,
-        columns: Sequence[str] | None = None,
-    ) -> Any:
-        """Return a ``pyarrow.Table`` of glances, ordered by time, then id.
-
-        Args:
-            where: SQL expression over ``id``, ``time``, ``source`` and label columns.
-            since: first moment (with zone).
-            until: moment after the last.
-            columns: of ``id``, ``time``, ``source``, the labels and ``skeleton``; default all.
-
-        Raises:
-            ValueError: if the expression or a column is unknown.
-        """
-
-        def read() -> Any:
-            places = self._engine.rows.find(filter_of(where, since, until))
-            return glances_at(self._engine, places, columns)
-
-        return self._engine.reading(read)
-
-    def sketches(
-        self,
-        ids: Iterable[int] | None = None,
-        where: str | None = None,
-        since: Any = None,
-        until: Any = None,
-        prefix: int | None = None,
-    ) -> Sketches:
-        """Return sketches in the order of ``ids``, or of ``glances`` with the same filter.
-
-        Args:
-            ids: which glances; excludes the other filters.
-            where: SQL expression.
-            since: first moment (with zone).
-            until: moment after the last.
-            prefix: only the first numbers of each sketch (only their tiers are read); by default
-                all that the chosen glances still have in common (see ``kept``).
-
-        Raises:
-            NotRemembered: if an id is unknown.
-            ValueError: if both ids and a filter are given, or a glance keeps no such prefix.
-        """
-        chosen = filter_of(where, since, until)
-        if ids is not None and not chosen.is_all:
-            raise ValueError("give ids or a filter (where, since, until), not both")
-
-        def read() -> Sketches:
-            places = (
-                self._engine.rows.find(chosen) if ids is None else places_of(self._engine, ids)
-            )
-            return sketches_at(self._engine, places, prefix)
-
-        return self._engine.reading(read)
-
-    def channels(self, where: str | None = None, since: Any = None, until: Any = None) -> Sketches:
-        """Return the distribution channel of glances, in the order of ``glances``.
-
-        Raises:
-            ValueError: if this memory's recipe has none.
-        """
-        chosen = filter_of(where, since, until)
-
-        def read() -> Sketches:
-            return channels_at(self._engine, self._engine.rows.find(chosen))
-
-        return self._engine.reading(read)
-
-    def search(
-        self,
-        vector: Any,
-        k: int = 10,
-        where: str | None = None,
-        since: Any = None,
-        until: Any = None,
-    ) -> tuple[IntArray, npt.NDArray[np.float32]]:
-        """Return the glances whose sketches point most nearly where a vector points.
-
-        Args:
-            vector: (d,) numbers, d the recipe's dim or a prefix of it (then prefixes are
-                compared).
-            k: how many.
-            where: SQL expression.
-            since: first moment (with zone).
-            until: moment after the last.
-
-        Returns:
-            ids (k,) and cosines (k,), best first; fewer if fewer glances match. See
-            ``recollect.memory.search`` on exactness.
-
-        Raises:
-            ValueError: if the vector has another size, is zero or not finite.
-        """
-        check_integer("k", k, minimum=1)
-        chosen = filter_of(where, since, until)
-        return self._engine.reading(lambda: self._searcher.search(vector, k, chosen))
-
-    def rollups(self, since: Any = None, until: Any = None) -> RollUps:
-        """Return the roll-ups by UTC hour with since <= time < until, in time order; NumPy only.
-
-        Where they cut an hour, that hour is counted from its glances.
-        """
-        span = filter_of(None, since, until)
-        return self._engine.reading(lambda: rollups_in(self._engine, span))
-
-    def skeleton_counts(
-        self, where: str | None = None, since: Any = None, until: Any = None
-    ) -> SkeletonCounts:
-        """Return the counts of each glance from its skeleton; filters as in ``glances``."""
-        chosen = filter_of(where, since, until)
-
-        def read() -> SkeletonCounts:
-            return counts_at(self._engine, self._engine.rows.find(chosen))
-
-        return self._engine.reading(read)
-
-    def streams(self, since: Any = None, until: Any = None) -> Streams:
-        """Return the stream statistics of a window, merged; see ``recall.statistics``.
-
-        Args:
-            since: first moment (with zone).
-            until: moment after the last.
-
-        Raises:
-            ValueError: if none are kept, or the window cuts an hour (of old times: a day, month).
-        """
-        span = filter_of(None, since, until)
-        followed = self._engine.followed
-        if followed is None:
-            raise ValueError(
-                f"{self.path} keeps no stream statistics; a memory does from its beginning, with "
-                "Memory(path, statistics=True)"
-            )
-
-        def read() -> Streams:
-            return followed.between(self._engine.rows.version, span.since, span.until)
-
-        return self._engine.reading(read)
-
-    # -- records and priors ---------------------------------------------------------------
-
-    def records(self) -> tuple[list[int], Trace | None]:
-        """Return ids and traces of the glances kept whole (attributes as float16); or None."""
-
-        def read() -> tuple[list[int], Trace | None]:
-            reservoir = self._engine.reservoir
-            reservoir.load(self._engine.rows.version)
-            members = np.array(reservoir.members, np.int64)
-            alive = set(members[self._engine.rows.places(members) >= 0].tolist())
-            return reservoir.records(alive)
-
-        return self._engine.reading(read)
-
     def fit_prior(self) -> int:
         """Fit a prior to the records, keep it beside the older ones, return its version.
 
@@ -574,41 +406,3 @@ class Memory:
                     f"{self._meta['reservoir']}, {len(self)} glances)"
                 )
             return self._priors.fit(trace)
-
-    def prior(self, version: int | None = None) -> Prior | None:
-        """Return a fitted prior, by default the newest; None if none was fitted.
-
-        Raises:
-            NotRemembered: if there is no such version.
-        """
-        return self._priors.get(version)
-
-    @property
-    def prior_versions(self) -> list[int]:
-        """Versions of the priors that are kept."""
-        return self._priors.versions()
-
-    # -- care -----------------------------------------------------------------------------
-
-    def verify(self) -> Report:
-        """Compute everything derived once more, compare, and tell what differs."""
-        return self._engine.reading(lambda: verify(self._engine))
-
-    def export(self, path: str | Path) -> int:
-        """Write all glances to one Parquet file that needs nothing of ours to be read.
-
-        Columns: id, time, source, labels, ``skeleton`` (packed), ``sketch`` (float32 values);
-        recipe and module table are JSON in the schema's metadata. Where glances have faded,
-        ``kept`` says how many numbers of ``sketch`` are known; the others are zero.
-
-        Returns:
-            The number of glances written.
-        """
-        return self._engine.reading(lambda: export(self._engine, Path(path)))
-
-    def info(self) -> dict[str, Any]:
-        """Return what the memory holds and what it costs, every byte on disk counted."""
-        self._engine.sync()
-        policy = self.retention
-        meta = {**self._meta, "retention": None if policy is None else str(policy)}
-        return info(self._engine, meta, self.prior_versions)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from recollect._checks import RecipeMismatch
 from recollect.memory.blocks import Block, Where
 from recollect.memory.engine import Engine
 from recollect.memory.fading import add_faded
@@ -52,6 +53,7 @@ def merge(engine: Engine, other: Engine, keep_skeletons: bool) -> tuple[list[int
     _check_following(engine, other)
     with engine.writing():
         other.sync()
+        epochs = _epochs_here(engine, other)
         extend(engine.modules.copy(), other.modules)  # refuses before anything changes
         extend(engine.modules, other.modules)
         engine.store_modules()
@@ -59,11 +61,12 @@ def merge(engine: Engine, other: Engine, keep_skeletons: bool) -> tuple[list[int
         other.reservoir.load(other.rows.version)
         if engine.reservoir.size:
             engine.reservoir.lower(other.reservoir.bound(), engine.rows.version)
-        again = _take_forgotten(engine, other, translate.ids)
+        again = _take_forgotten(engine, other, translate.ids, epochs)
         ids: list[int] = []
         replaced = 0
         for block in other.rows.blocks(other.rows.find(Where())):
-            ours = dataclasses.replace(block, skeleton=translate(block.skeleton))
+            epoch = None if block.epoch is None else epochs[block.epoch]
+            ours = dataclasses.replace(block, skeleton=translate(block.skeleton), epoch=epoch)
             for keep, part in _by_length(ours, engine.recipe.dim):
                 if keep == engine.recipe.dim:
                     rows, records = _records(other, part.ids)
@@ -99,14 +102,35 @@ def _check_following(engine: Engine, other: Engine) -> None:
         )
 
 
-def _take_forgotten(engine: Engine, other: Engine, modules: IntArray) -> bool:
+def _epochs_here(engine: Engine, other: Engine) -> IntArray:
+    """Return for each epoch of another memory the newest one here of the same recipe.
+
+    Raises:
+        RecipeMismatch: if glances there belong to an epoch that is not here.
+    """
+    held = set(np.unique(other.rows.epochs()).tolist())
+    held |= set(other.forgotten.later.arrays()[1].tolist())
+    found = np.zeros(len(other.epochs), np.int64)
+    for theirs in other.epochs:
+        same = [e.number for e in engine.epochs if e.recipe == theirs.recipe]
+        if not same and theirs.number in held:
+            raise RecipeMismatch(
+                f"the other memory holds glances of {theirs.words} (basis {theirs.recipe.basis}), "
+                f"an epoch that {engine.folder.path} does not have; begin it here first: "
+                "memory.new_epoch(like=other)"
+            )
+        found[theirs.number] = same[-1] if same else 0
+    return found
+
+
+def _take_forgotten(engine: Engine, other: Engine, modules: IntArray, epochs: IntArray) -> bool:
     """Take over what another memory forgot; return whether that had been done before."""
     if not other.forgotten.any:
         return False
     mark = other.forgotten.mark
     if mark in engine.forgotten.merged:
         return True
-    engine.forgotten.take(other.forgotten, modules)
+    engine.forgotten.take(other.forgotten, modules, epochs)
     engine.forgotten.merged.append(mark)
     engine.forgotten.prepare(engine.rows.version + 1)
     if engine.rows.data() is None:

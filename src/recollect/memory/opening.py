@@ -58,7 +58,10 @@ def create_meta(
         made_with: recipe and given scales, as plain values.
         options: timezone, reservoir, keep_skeletons, retention; None for the default.
     """
-    defaults = {"timezone": "UTC", "reservoir": 512, "keep_skeletons": True, "retention": None}
+    defaults = {
+        "timezone": "UTC", "reservoir": 512, "keep_skeletons": True, "retention": None,
+        "epochs": [],
+    }  # fmt: skip
     chosen = {k: v for k, v in options.items() if v is not None}
     meta = {"kind": "recollect memory", "format": FORMAT, **made_with, **defaults, **chosen}
     folder.path.mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,8 @@ def store_policy(engine: Engine, given: str | Retention, now: int | None = None)
         if policy is not None:
             check_growth(engine, policy, _now() if now is None else now)
         meta = engine.folder.read_json(_META)
-        meta |= {"format": FORMAT, "retention": None if policy is None else str(policy)}
+        meta = {"epochs": [], **meta, "format": FORMAT}
+        meta["retention"] = None if policy is None else str(policy)
         engine.folder.write_json(_META, meta)
 
 

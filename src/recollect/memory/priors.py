@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from recollect.sketching.prior import Prior
     from recollect.tracing.columns import Trace
 
-__all__ = ["Priors"]
+__all__ = ["Priors", "prior_file"]
 
 
 class Priors:
@@ -40,9 +40,12 @@ class Priors:
 
     def fit(self, trace: Trace) -> int:
         """Fit a prior to records, keep it, and return its version."""
+        return self.keep(sketching.Prior.fit(trace))
+
+    def keep(self, prior: Prior) -> int:
+        """Keep a prior, and return its version."""
         version = max(self.versions(), default=0) + 1
-        prior = sketching.Prior.fit(trace)
-        self.folder.write_arrays(_name(version), prior.to_arrays())
+        self.folder.write_arrays(prior_file(version), prior.to_arrays())
         self._known[version] = prior
         return version
 
@@ -63,11 +66,12 @@ class Priors:
                 "(memory.fit_prior() makes one)"
             )
         if version not in self._known:
-            with np.load(self.folder / _name(version), allow_pickle=False) as file:
+            with np.load(self.folder / prior_file(version), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             self._known[version] = sketching.Prior.from_arrays(arrays)
         return self._known[version]
 
 
-def _name(version: int) -> str:
+def prior_file(version: int) -> str:
+    """Return the name of the file of a prior."""
     return f"priors/prior-{version:04d}.npz"

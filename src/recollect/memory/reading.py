@@ -15,6 +15,7 @@ from recollect.memory.clock import HOUR
 from recollect.memory.engine import Engine
 from recollect.memory.rollups import RollUps
 from recollect.memory.structures import SkeletonCounts
+from recollect.sketching.recipe import Recipe
 
 if TYPE_CHECKING:
     from recollect.sketching.sketches import Sketches
@@ -60,11 +61,12 @@ def sketches_at(engine: Engine, places: IntArray, prefix: int | None) -> Sketche
     Without a prefix, the longest that all of them keep. Where a tier was lost, the others.
 
     Raises:
-        ValueError: if the prefix is longer than the sketches, or than what one of them keeps.
+        ValueError: if the prefix is longer than the sketches, or than what one of them keeps, or
+            the glances belong to epochs of different recipes.
     """
     import torch
 
-    rows = engine.rows
+    rows, recipe = engine.rows, _recipe(engine, places)
     dim = _common(engine, places, prefix)
     columns = [name for name, part in rows.tiers.items() if part.start < dim]
     scaled = ["scale"] if rows.dtype == np.int8 else []
@@ -81,12 +83,32 @@ def sketches_at(engine: Engine, places: IntArray, prefix: int | None) -> Sketche
         torch.ones(len(places), dtype=torch.int64),
         _skeletons(engine, rows.index()[2][places]),
         engine.modules,
-        engine.recipe,
+        recipe,
     )
     lost = [rows.tiers[name] for name in rows.lost if name in columns]
     if not lost:
         return found
     return found.masked([i for i in range(dim) if not any(p.start <= i < p.stop for p in lost)])
+
+
+def _recipe(engine: Engine, places: IntArray) -> Recipe:
+    """Return the recipe of the sketches at some places.
+
+    Raises:
+        ValueError: if there are several.
+    """
+    if len(engine.epochs) == 1 or len(places) == 0:
+        return engine.recipe
+    numbers, count = np.unique(engine.rows.epochs()[places], return_counts=True)
+    recipes = {engine.epochs[n].recipe for n in numbers.tolist()}
+    if len(recipes) > 1:
+        told = ", ".join(f"{c:,} of epoch {n}" for n, c in zip(numbers, count, strict=True))
+        raise ValueError(
+            f"sketches of two recipes are no one table: {told}; ask epoch by epoch, with "
+            "memory.sketches(ids[memory.epoch_of(ids) == n]), or ask recall, which reads all"
+        )
+    found: Recipe = recipes.pop()
+    return found
 
 
 def _common(engine: Engine, places: IntArray, prefix: int | None) -> int:

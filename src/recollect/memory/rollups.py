@@ -19,10 +19,37 @@ from recollect.memory.structures import UNITS, WEIGHT_BITS, BagTable
 from recollect.memory.sums import distinct
 from recollect.sketching.recipe import ModuleTable
 
-__all__ = ["RollUps", "fold_windows"]
+__all__ = ["EpochSums", "RollUps", "fold_windows", "place_of"]
 
 IntArray = npt.NDArray[np.int64]
 Sparse = tuple[IntArray, IntArray, IntArray]
+
+
+def place_of(epoch: int, dim: int, channel: int) -> slice:
+    """Return where the sum of an epoch's sketches stands in a window's vector.
+
+    >>> place_of(0, 64, 8), place_of(2, 64, 8)
+    (slice(0, 64, None), slice(136, 200, None))
+    """
+    start = 0 if epoch == 0 else dim * epoch + channel
+    return slice(start, start + dim)
+
+
+@dataclass(frozen=True, eq=False)
+class EpochSums:
+    """What one epoch adds to W windows.
+
+    Attributes:
+        epoch: its number.
+        n: (W,) int64, its glances.
+        sum: (W, d) int64, the sum of their sketches in units of 2**-32.
+        kept: (W,) int64, how many numbers of each sum are known.
+    """
+
+    epoch: int
+    n: IntArray
+    sum: IntArray
+    kept: IntArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +89,8 @@ class RollUps:
     _sum: Callable[[], IntArray] = field(repr=False)
     kept: IntArray = field(repr=False)
     _channel: int = field(repr=False, default=0)
+    _dim: int = field(repr=False, default=0)
+    _later: Sparse = field(repr=False, default=(np.zeros(0, np.int64),) * 3)
 
     def __len__(self) -> int:
         return len(self.start)
@@ -74,7 +103,31 @@ class RollUps:
         """(W,) starts of the windows as datetime64[us], UTC."""
         return self.start.astype("datetime64[us]")
 
-    @cached_property
+    @property
+    def epochs(self) -> list[int]:
+        """Numbers of the epochs whose glances these windows hold, ascending."""
+        later = distinct(self._later[1])[0].tolist()
+        first = int(self.n.sum()) > int(self._later[2].sum())
+        return [*([0] if first or not later else []), *later]
+
+    def of_epoch(self, epoch: int) -> EpochSums:
+        """Return what one epoch adds to each window; sums of two epochs are never added.
+
+        Raises:
+            RuntimeError: if the memory has changed since these roll-ups were made.
+        """
+        place = place_of(epoch, self._dim, self._channel)
+        return EpochSums(epoch, self.counted_in(epoch), self._vectors[:, place], self.kept)
+
+    def counted_in(self, epoch: int) -> IntArray:
+        """Return (W,) the glances of one epoch."""
+        window, number, value = self._later
+        if epoch == 0:
+            return self.n - _fold(value, window, len(self))
+        rows = number == epoch
+        return _fold(value[rows], window[rows], len(self))
+
+    @property
     def sum(self) -> IntArray:
         """(W, d) int64: sum of the sketches in units of 2**-32; read when first asked for.
 
@@ -82,21 +135,31 @@ class RollUps:
 
         Raises:
             RuntimeError: if the memory has changed since these roll-ups were made.
+            ValueError: if the windows hold glances of later epochs, whose sketches do not add
+                to the first ones'.
         """
-        return self._vectors[:, : self._vectors.shape[1] - self._channel]
+        later = [e for e in self.epochs if e]
+        if later:
+            raise ValueError(
+                f"these windows hold glances of epoch {later[0]}, whose sketches are of another "
+                f"recipe: sums of epochs do not mix; ask rollups.of_epoch(n), n in {self.epochs}"
+            )
+        return self._vectors[:, : self._dim]
 
-    @cached_property
+    @property
     def channel(self) -> IntArray | None:
         """(W, c) int64: sum of the distribution channel in units of 2**-32; None without one.
 
         Raises:
             RuntimeError: if the memory has changed since these roll-ups were made.
         """
-        return self._vectors[:, -self._channel :] if self._channel else None
+        if not self._channel:
+            return None
+        return self._vectors[:, self._dim : self._dim + self._channel]
 
     @cached_property
     def _vectors(self) -> IntArray:
-        """(W, d + c): both, read together."""
+        """(W, width): all epochs and the channel, read together."""
         return self._sum()
 
     def count(self, module: str, unit: str = "objects") -> npt.NDArray[np.float64]:
@@ -174,6 +237,8 @@ class RollUps:
             total,
             _least(self.kept, place, size),
             self._channel,
+            self._dim,
+            _move(self._later, place),
         )
 
 

@@ -18,22 +18,17 @@ import numpy.typing as npt
 
 from recollect._checks import CorruptMemory
 from recollect.memory.blocks import Block, Where
-from recollect.memory.index import Index, Key, fragment_keys
+from recollect.memory.index import Columns, Index, Key, fragment_keys
 from recollect.memory.layout import Folder, Moved
-from recollect.memory.sums import to_fixed_point
-from recollect.memory.tiers import is_part, kept_of, matrix_of, parts_of, tiers
+from recollect.memory.tables import CHANNEL, EPOCH, FIXED, Tables, epochs_of, integers
+from recollect.memory.tiers import is_part, kept_of, parts_of
 
-__all__ = ["CHANNEL", "FIXED", "FOLDER", "Rows", "newest_version", "tiers"]
+__all__ = ["FOLDER", "Rows", "newest_version"]
 
 IntArray = npt.NDArray[np.int64]
 T = TypeVar("T")
 
 FOLDER = "glances.lance"
-
-# The channel's codes and their scale; no label can have such names.
-CHANNEL = ("channel-codes", "channel-scale")
-# Columns that are ours; every other column is a label.
-FIXED = ("id", "time", "source", "skeleton", "scale", "s0", "s1", "s2", *CHANNEL)
 
 # Fragments of this many rows are left alone when small ones are joined. Joining encodes them
 # again, and part of the memory that this takes is never given back: more rows, more of it.
@@ -68,7 +63,7 @@ def newest_version(path: Path) -> int:
     return max(_NEWEST - n if n > _NEWEST // 2 else n for n in numbers)
 
 
-class Rows:
+class Rows(Tables):
     """The rows of a memory.
 
     Args:
@@ -79,11 +74,8 @@ class Rows:
     """
 
     def __init__(self, folder: Folder, dim: int, dtype: str, channel: int = 0) -> None:
+        super().__init__(dim, dtype, channel)
         self.folder = folder
-        self.dim = dim
-        self.channel = channel
-        self.dtype = np.dtype(dtype)
-        self.tiers = tiers(dim)
         self._data: Any = None
         self._index = Index()
         self._keys: tuple[int, list[Key]] = (-1, [])
@@ -154,7 +146,18 @@ class Rows:
     def index(self) -> tuple[IntArray, IntArray, IntArray]:
         """Return id, time and skeleton of all rows, (N,) each, in the order of the rows."""
         self._index.update(self.keys(), self._fragment_index)
-        return self._index.arrays
+        return self._index.arrays[:3]
+
+    def epochs(self) -> IntArray:
+        """Return the epoch in which each row was sketched, (N,), in the order of the rows."""
+        self.index()
+        return self._index.arrays[3]
+
+    @property
+    def has_epochs(self) -> bool:
+        """Whether a column tells the epoch of a row; else all are of the first."""
+        data = self.data()
+        return data is not None and EPOCH in data.schema.names
 
     def keys(self) -> list[Key]:
         """Return the fragments that are being read, in the order of the rows."""
@@ -208,13 +211,19 @@ class Rows:
             found += parts_of(column, names)
         return found or ["id"]
 
-    def _fragment_index(self, fragments: list[int]) -> tuple[IntArray, IntArray, IntArray]:
-        parts = list(self.scan(["id", "time", "skeleton"], fragments))
+    def _fragment_index(self, fragments: list[int]) -> Columns:
+        known = [EPOCH] if self.has_epochs else []
+        parts = list(self.scan(["id", "time", "skeleton", *known], fragments))
+        none = np.zeros(0, np.int64)
         ids, time, skeleton = (
-            np.concatenate([np.zeros(0, np.int64), *(_integers(t.column(i)) for t in parts)])
-            for i in range(3)
+            np.concatenate([none, *(integers(t.column(i)) for t in parts)]) for i in range(3)
         )
-        return ids, time, skeleton
+        told = [epochs_of(t) for t in parts]
+        epoch = [
+            np.zeros(len(t), np.int64) if e is None else e
+            for t, e in zip(parts, told, strict=True)
+        ]
+        return ids, time, skeleton, np.concatenate([none, *epoch])
 
     def label_names(self) -> list[str]:
         """Return the names of the label columns."""
@@ -228,20 +237,6 @@ class Rows:
         kinds = {"string": "string", "double": "double", "bool": "boolean"}
         schema = self.data().schema
         return {n: kinds.get(str(schema.field(n).type), "other") for n in self.label_names()}
-
-    def sketch_part(self, table: Any) -> tuple[IntArray, IntArray, IntArray]:
-        """Return time, skeleton and what a block calls ``fixed`` of ``sketch_columns``."""
-        scale = table.column("scale").to_numpy() if "scale" in table.column_names else None
-        time, skeleton = _integers(table.column("time")), _integers(table.column("skeleton"))
-        fixed = to_fixed_point(self.codes(table), scale)
-        if self.channel:
-            fixed = np.concatenate([fixed, to_fixed_point(*self.channel_part(table))], axis=1)
-        return time, skeleton, fixed
-
-    def channel_part(self, table: Any) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-        """Return the channel's codes (B, c) and scales (B,) of a table that holds them."""
-        codes, scale = (table.column(name) for name in CHANNEL)
-        return matrix_of(codes, np.dtype(np.int8)), scale.to_numpy().astype(np.float32)
 
     def find(self, where: Where) -> IntArray:
         """Return the places of matching rows, ordered by time, then id.
@@ -274,7 +269,7 @@ class Rows:
                 f"where={sql!r} cannot be read: {reason} It is an SQL expression over "
                 f"{', '.join(known)}, for example \"source = 'hall'\""
             ) from error
-        return _integers(table.column("id"))
+        return integers(table.column("id"))
 
     def places(self, wanted: IntArray) -> IntArray:
         """Return the place of each id; -1 where there is none."""
@@ -283,7 +278,7 @@ class Rows:
 
     def ids_at(self, places: IntArray) -> IntArray:
         """Return the ids of the rows at some places (without reading the ids of all)."""
-        return _integers(self.take(places, ["id"]).column(0))
+        return integers(self.take(places, ["id"]).column(0))
 
     def empty(self, columns: Sequence[str]) -> Any:
         """Return a table without rows, for a memory that has none yet."""
@@ -304,44 +299,6 @@ class Rows:
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
         return table.take(back)
-
-    def codes(self, table: Any, columns: Sequence[str] | None = None) -> npt.NDArray[Any]:
-        """Return the sketches (B, d) of a table that holds (some of) the tiers.
-
-        What a faded glance does not keep, or no glance any more, is zero.
-        """
-        parts = [self._tier(table, c) for c in columns or self.tiers]
-        return np.ascontiguousarray(np.concatenate(parts, axis=1)) if len(parts) > 1 else parts[0]
-
-    def _tier(self, table: Any, name: str) -> npt.NDArray[Any]:
-        parts = parts_of(name, table.column_names)
-        whole = None
-        if name in table.column_names:
-            whole = matrix_of(table.column(name), self.dtype)
-            if not parts:
-                return whole
-        size = self.tiers[name].stop - self.tiers[name].start
-        out = np.zeros((len(table), size), self.dtype) if whole is None else whole.copy()
-        for column, width in parts.items():
-            out[:, :width] += matrix_of(table.column(column), self.dtype)
-        return out
-
-    def block(self, table: Any) -> Block:
-        """Return a table that holds all columns as a ``Block``."""
-        names = [n for n in table.column_names if n not in FIXED and not is_part(n)]
-        scale = None
-        if "scale" in table.column_names:
-            scale = table.column("scale").to_numpy().astype(np.float32)
-        return Block(
-            _integers(table.column("id")),
-            _integers(table.column("time")),
-            table.column("source").to_pylist(),
-            {n: table.column(n).to_pylist() for n in names},
-            _integers(table.column("skeleton")),
-            scale,
-            self.codes(table),
-            self.channel_part(table) if self.channel else None,
-        )
 
     def blocks(self, places: IntArray, size: int = 4096) -> Iterator[Block]:
         """Return the rows at some places, a few thousand at a time."""
@@ -378,7 +335,10 @@ class Rows:
     def sketch_columns(self) -> list[str]:
         """Columns from which sums are computed."""
         scaled = ["scale"] if self.dtype == np.int8 else []
-        return ["time", "skeleton", *scaled, *self.tiers, *(CHANNEL if self.channel else ())]
+        epoch = [EPOCH] if self.has_epochs else []
+        return [
+            "time", "skeleton", *scaled, *self.tiers, *(CHANNEL if self.channel else ()), *epoch
+        ]  # fmt: skip
 
     def _read(self, read: Callable[[Any], T]) -> T:
         """Read from the dataset.
@@ -399,6 +359,14 @@ class Rows:
             raise
 
     # -- writing --------------------------------------------------------------------------
+
+    def table(self, block: Block) -> Any:
+        """Return a block as a ``pyarrow.Table`` with the columns of the dataset."""
+        data = self.data()
+        if data is None:
+            return self.to_table(block, None, {})
+        types = {n: data.schema.field(n).type for n in self.label_names()}
+        return self.to_table(block, data.schema, types)
 
     def write(self, block: Block, replace: bool) -> None:
         """Add rows in one commit; with ``replace`` rows of the same id give way to them."""
@@ -425,7 +393,8 @@ class Rows:
         """Tell the index what was appended, if it stands in one fragment of its own."""
         key = fragment_keys(self._data)[-1]
         if key[1:] == (len(block), 0):
-            columns = (block.ids, block.time, block.skeleton)
+            epoch = np.zeros(len(block)) if block.epoch is None else block.epoch
+            columns = (block.ids, block.time, block.skeleton, epoch)
             self._index.know(key, tuple(np.asarray(c, np.int64) for c in columns))  # type: ignore[arg-type]
 
     def delete(self, sql: str) -> None:
@@ -439,6 +408,14 @@ class Rows:
         data = self.data()
         if data is not None and kinds:
             data.add_columns({f: f"CAST(NULL AS {kind})" for f, kind in kinds.items()})
+            self.refresh()
+
+    def add_epochs(self) -> None:
+        """Add the column that tells a row's epoch; rows that are there are of the first."""
+        data = self.data()
+        if data is not None and not self.has_epochs:
+            data.add_columns({EPOCH: "CAST(NULL AS SMALLINT)"})
+            self.folder.flush_new(FOLDER)
             self.refresh()
 
     def compact(self, everything: bool = False) -> None:
@@ -457,45 +434,6 @@ class Rows:
         self.data().cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
         self.refresh()
 
-    def none(self) -> Block:
-        """Return a block of no rows."""
-        number = np.zeros(0, np.int64)
-        scale = np.zeros(0, np.float32) if self.dtype == np.int8 else None
-        codes = np.zeros((0, self.dim), self.dtype)
-        return Block(number, number, [], {}, number, scale, codes)
-
-    def table(self, block: Block) -> Any:
-        """Return a block as a ``pyarrow.Table`` with the columns of the dataset."""
-        import pyarrow as pa
-
-        size = len(block)
-        columns: dict[str, Any] = {
-            "id": pa.array(block.ids, pa.int64()),
-            "time": pa.array(block.time, pa.timestamp("us", "UTC")),
-            "source": pa.array(list(block.source), pa.string()),
-            "skeleton": pa.array(block.skeleton, pa.int32()),
-        }
-        if self.dtype == np.int8:
-            columns["scale"] = pa.array(block.scale, pa.float32())
-        for name, part in self.tiers.items():
-            flat = np.ascontiguousarray(block.codes[:, part], dtype=self.dtype).reshape(-1)
-            width = part.stop - part.start
-            columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
-        if block.channel is not None:
-            codes, scale = block.channel
-            flat = pa.array(np.ascontiguousarray(codes).reshape(-1))
-            columns[CHANNEL[0]] = pa.FixedSizeListArray.from_arrays(flat, self.channel)
-            columns[CHANNEL[1]] = pa.array(scale, pa.float32())
-        data = self.data()
-        types = {} if data is None else {n: data.schema.field(n).type for n in self.label_names()}
-        for name in [*types, *[n for n in block.labels if n not in types]]:
-            values = list(block.labels.get(name, [None] * size))
-            columns[name] = pa.array(values, types.get(name) or _label_type(pa, values))
-        table = pa.table(columns)
-        if data is None:
-            return table
-        return table.select([n for n in data.schema.names if n in table.column_names])
-
     def _filled(self, table: Any) -> Any:
         """Return a table with all columns of the dataset; parts of faded sketches are null."""
         import pyarrow as pa
@@ -509,20 +447,3 @@ class Rows:
 
 def _all_columns(places: list[int], data: Any) -> Any:
     return data.take(places)
-
-
-def _label_type(pa: Any, values: Sequence[Any]) -> Any:
-    kinds = {type(v) for v in values if v is not None}
-    if kinds <= {bool} and kinds:
-        return pa.bool_()
-    return pa.float64() if kinds <= {float} and kinds else pa.string()
-
-
-def _integers(column: Any) -> IntArray:
-    """Return an integer or time column as (N,) int64."""
-    import pyarrow as pa
-
-    if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.int64())
-    array: IntArray = column.to_numpy().astype(np.int64)
-    return array

@@ -8,6 +8,10 @@ cosine comes within four standard deviations of the k-th best is read too (at mo
 a result is exact unless a glance's first tier misleads by more than four standard deviations.
 
 A glance that has faded is compared with as much of the query as it keeps.
+
+Sketches of an informed epoch are compared as coordinates, ``codes * scale * factor + offset``
+(``frames``); where there are several recipes, each gets a query of its own, and the best of all
+are returned.
 """
 
 from __future__ import annotations
@@ -19,12 +23,13 @@ import numpy as np
 import numpy.typing as npt
 
 from recollect.memory.blocks import Where
+from recollect.memory.frames import Query, framed_cosines
 from recollect.memory.index import Key
 from recollect.memory.mapping import Codes, map_tiers
 from recollect.memory.rows import FOLDER, Rows
 from recollect.memory.sums import distinct
 
-__all__ = ["Searcher"]
+__all__ = ["Query", "Searcher"]
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -52,16 +57,51 @@ class Searcher:
         self.rows = rows
         self._widths = {name: part.stop - part.start for name, part in rows.tiers.items()}
         self._held: dict[Key, dict[str, list[Codes]]] = {}
+        self._scales: dict[Key, FloatArray] = {}
+        self._all_scales = np.zeros(0, np.float32)
 
     def search(self, vector: Any, k: int, where: Where) -> tuple[IntArray, FloatArray]:
         """Return ids and cosines of the k best, best first."""
-        query = _query(vector, self.rows.dim)
+        return self._best(Query(vector), k, self._places(where))
+
+    def search_all(
+        self, queries: list[Query], k: int, where: Where
+    ) -> tuple[IntArray, FloatArray]:
+        """Return ids and scores of the k best of several queries, each for some of the glances."""
+        asked = self._places(where)
+        ids, scores = np.zeros(0, np.int64), np.zeros(0, np.float32)
+        for query in queries:
+            found = self._best(query, k, self._of(query, asked))
+            ids = np.r_[ids, found[0]]
+            scores = np.r_[scores, found[1] * np.float32(query.strength)]
+        order = np.lexsort((ids, -scores))[:k]
+        return ids[order], scores[order]
+
+    def _places(self, where: Where) -> IntArray | None:
+        """Places of the glances of a filter, ascending; None for all."""
+        return None if where.is_all else np.sort(self.rows.find(where))
+
+    def _of(self, query: Query, places: IntArray | None) -> IntArray | None:
+        """The places, of all or some, of the glances that a query is for; None for all."""
+        if query.epochs is not None and (self.rows.has_epochs or 0 not in query.epochs):
+            epochs = self.rows.epochs()
+            places = np.arange(len(epochs)) if places is None else places
+            mine = np.isin(epochs[places], query.epochs)
+            places = places[mine] if not mine.all() or len(mine) < len(epochs) else None
+        if query.kept is not None:
+            kept = self.rows.kept()
+            places = np.arange(len(kept)) if places is None else places
+            places = places[kept[places] == query.kept]
+        return places
+
+    def _best(self, asked: Query, k: int, places: IntArray | None) -> tuple[IntArray, FloatArray]:
+        """Return ids and cosines of the k best at some places, best first."""
+        query = asked.unit(self.rows.dim)
         for name in self.rows.lost:
-            query[self.rows.tiers[name]] = 0
-            query = _query(query, self.rows.dim)
+            query.vector[self.rows.tiers[name]] = 0
+            query = query.unit(self.rows.dim)
         if self.rows.data() is None:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        places = None if where.is_all else np.sort(self.rows.find(where))
         keys = self.rows.keys()
         total = sum(map(_alive, keys)) if places is None else len(places)
         if total == 0:
@@ -82,7 +122,7 @@ class Searcher:
         return ids[order], scores[order]
 
     def _two_stages(
-        self, query: FloatArray, k: int, places: IntArray | None
+        self, query: Query, k: int, places: IntArray | None
     ) -> tuple[IntArray, FloatArray]:
         coarse = self._coarse(query, places)
         first = min(len(coarse), max(_FIRST, 8 * k))
@@ -108,26 +148,60 @@ class Searcher:
         told = error[kept > self._widths["s0"]]
         return told if len(told) > 1 else np.zeros(1, np.float32)
 
-    def _coarse(self, query: FloatArray, places: IntArray | None) -> FloatArray:
+    def _coarse(self, query: Query, places: IntArray | None) -> FloatArray:
         """Cosines of the first tier."""
-        part = _like(query[: self._widths["s0"]], self.rows.dtype)
         out = []
+        part = _like(query.vector[: self._widths["s0"]], self.rows.dtype)
         for first, count, held in self._pieces("s0"):
-            codes = self._lance("s0", np.arange(first, first + count)) if held is None else held
+            rows: slice | IntArray = slice(0, count)
             if places is not None:
                 cut = np.searchsorted(places, (first, first + count))
-                codes = codes[places[slice(*cut)] - first]
-            out.append(_cosines(part, codes))
-        return self._of_what_is_kept(np.concatenate(out), query[: self._widths["s0"]], places)
+                rows = _as_slice(places[slice(*cut)] - first)
+            codes = self._lance("s0", np.arange(first, first + count)) if held is None else held
+            if query.factor is None:
+                out.append(_cosines(part, codes[rows]))
+            else:
+                place = np.arange(first, first + count)[rows]
+                out.append(self._framed(query, codes[rows], place))
+        found = np.concatenate(out)
+        if query.factor is not None:
+            return found
+        return self._of_what_is_kept(found, query.vector[: self._widths["s0"]], places)
 
-    def _exact(self, query: FloatArray, places: IntArray) -> FloatArray:
+    def _exact(self, query: Query, places: IntArray) -> FloatArray:
         """Cosines of all numbers of some rows."""
-        names = [n for n, part in self.rows.tiers.items() if part.start < len(query)]
+        vector = query.vector
+        names = [n for n, part in self.rows.tiers.items() if part.start < len(vector)]
         parts = [self._tier(name, places) for name in names]
-        codes = np.concatenate(parts, axis=1)[:, : len(query)].astype(np.float32)
+        codes = np.concatenate(parts, axis=1)[:, : len(vector)]
+        if query.factor is not None:
+            return self._framed(query, codes, places)
+        codes = codes.astype(np.float32)
         norms = np.sqrt(np.maximum(np.einsum("ij,ij->i", codes, codes), 1e-30))
-        scores: FloatArray = (codes @ query / norms).astype(np.float32)
-        return self._of_what_is_kept(scores, query, places)
+        scores: FloatArray = (codes @ vector / norms).astype(np.float32)
+        return self._of_what_is_kept(scores, vector, places)
+
+    def _framed(self, query: Query, codes: Codes, places: IntArray) -> FloatArray:
+        """Cosines of the coordinates that codes (n, w) at some places stand for."""
+        kept = self.rows.kept()[places] if self.rows.faded else None
+        found: FloatArray = framed_cosines(query, codes, self._scale(places), kept)
+        return found
+
+    def _scale(self, places: IntArray) -> FloatArray:
+        """What the codes of some rows are multiplied with, (n,)."""
+        if self.rows.dtype != np.int8:
+            return np.ones(len(places), np.float32)
+        keys = self.rows.keys()
+        fresh = [key for key in keys if key not in self._scales]
+        if fresh:
+            tables = self.rows.scan(["scale"], [key[0] for key in fresh])
+            read = np.concatenate([t.column("scale").to_numpy() for t in tables])
+            cuts = np.cumsum([_alive(key) for key in fresh])[:-1]
+            self._scales |= dict(zip(fresh, np.split(read, cuts), strict=True))
+        if fresh or len(self._scales) > len(keys):
+            self._scales = {key: self._scales[key] for key in keys}
+            self._all_scales = np.concatenate(list(self._scales.values())).astype(np.float32)
+        return self._all_scales[places]
 
     def _of_what_is_kept(
         self, scores: FloatArray, query: FloatArray, places: IntArray | None
@@ -238,16 +312,8 @@ def _like(query: FloatArray, dtype: np.dtype[Any]) -> Codes:
     return rounded
 
 
-def _query(vector: Any, dim: int) -> FloatArray:
-    """Return a query as unit (d,) float32.
-
-    Raises:
-        ValueError: if it has more numbers than a sketch, is zero, or not finite.
-    """
-    query = np.asarray(vector, np.float32).reshape(-1)
-    if not 0 < len(query) <= dim:
-        raise ValueError(f"a vector of {dim} numbers (or a prefix) is expected, got {len(query)}")
-    norm = float(np.linalg.norm(query))
-    if not np.isfinite(norm) or norm == 0:
-        raise ValueError("the vector to search for must be finite and not zero")
-    return (query / norm).astype(np.float32)
+def _as_slice(rows: IntArray) -> slice | IntArray:
+    """Return rows as a slice where they follow one another, so that none is copied."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows

@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from recollect import sketching
 from recollect._answers import Z90, Answer, interval
 from recollect._checks import NotRemembered
-from recollect.recall.faded import by_length, faded_notes, left_notes, sums_over, sums_over_hours
+from recollect.recall.faded import (
+    Sums,
+    by_length,
+    faded_notes,
+    left_notes,
+    sums_over,
+    sums_over_hours,
+)
 from recollect.recall.reading import (
     CHUNK,
     Decoder,
@@ -23,8 +31,11 @@ from recollect.recall.reading import (
 
 if TYPE_CHECKING:
     from recollect.memory import Memory
+    from recollect.sketching import InformedRecollection, Recollection
 
-__all__ = ["Estimates", "attribute", "decode_objects", "holding", "pull_of", "usual_of"]
+__all__ = [
+    "Estimates", "attribute", "decode_objects", "holding", "mean_of_sums", "pull_of", "usual_of"
+]  # fmt: skip
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -293,26 +304,64 @@ def _from_sums(
         )
     if chosen.is_hours:
         rollups = memory.rollups(since=chosen.since, until=chosen.until)
-        sums, read = sums_over_hours(rollups, np.zeros(len(rollups), np.int64), 1), "roll-ups"
+        window, read = np.zeros(len(rollups), np.int64), "roll-ups"
+        parts = sums_over_hours(memory, rollups, window, 1)
     else:
         ids = memory.glances(**chosen.arguments)["id"].to_numpy()
-        sums, _ = sums_over(memory, ids, np.zeros(len(ids), np.int64), 1)
+        parts, _ = sums_over(memory, ids, np.zeros(len(ids), np.int64), 1)
         read = "sketches"
-    n = int(sums.glances[0])
-    if n == 0 or sums.known[0] == 0:
+    n = sum(int(part.glances[0]) for part in parts)
+    if n == 0 or any(part.glances[0] and part.known[0] == 0 for part in parts):
         raise NotRemembered(f"no glance is chosen{chosen.words}; widen the filter or the window")
-    _, recollection = next(sums.decode(decoder))
-    known = None if objects is None else np.array([objects])
-    mean, std = (x[0].cpu().numpy().astype(np.float64) for x in recollection.means(module, known))
+    mean, std, recollections = mean_of_sums(parts, decoder, module, objects)
+    loads = [r.load for r in recollections]
+    said = list(dict.fromkeys(note for r in recollections for note in r.notes))
     unknown = np.full_like(mean, np.nan)
     notes = [
         f"the mean comes from the sum of {plural(n, 'sketch').replace('sketchs', 'sketches')} "
         f"({read})",
         decoder.note,
-        load_note(recollection.load),
-        *recollection.notes,
+        load_note(loads),
+        *said,
     ]
     return Moments(mean, std, unknown, unknown), notes
+
+
+def mean_of_sums(
+    parts: Sequence[Sums], decoder: Decoder, module: str, objects: float | None
+) -> tuple[FloatArray, FloatArray, list[Recollection | InformedRecollection]]:
+    """Read a module's mean attribute from the sums of one window, one for each recipe.
+
+    Args:
+        parts: sums of one window.
+        decoder: reads them.
+        module: whose attribute.
+        objects: how many there are in all; None where that is not known.
+
+    Returns:
+        mean (m,), its standard deviation (m,), and what was decoded. Means of several recipes
+        are weighed by how many objects each holds: every glance of an informed epoch holds one.
+    """
+    read = [next(part.decode(decoder))[1] for part in parts if part.glances[0]]
+    exact = [isinstance(r, sketching.InformedRecollection) for r in read]
+    counted = [float(r.count_estimates([module])[1][0, 0]) for r in read]
+    left = None if objects is None else objects - sum(
+        c for c, known in zip(counted, exact, strict=True) if known
+    )  # fmt: skip
+    if len(read) > 1 and left is not None:
+        counted = [c if known else left for c, known in zip(counted, exact, strict=True)]
+    total = sum(max(c, 0.0) for c in counted)
+    mean: FloatArray = np.zeros(1)
+    variance: FloatArray = np.zeros(1)
+    for r, known, count in zip(read, exact, counted, strict=True):
+        share = 1.0 if len(read) == 1 else max(count, 0.0) / max(total, 1e-300)
+        if share == 0:
+            continue
+        given = None if known or left is None else np.array([left])
+        part, std = (x[0].cpu().numpy().astype(np.float64) for x in r.means(module, given))
+        mean = mean + share * part
+        variance = variance + np.square(share * std)
+    return mean, np.sqrt(variance), read
 
 
 def _notes(found: Estimates, decoder: Decoder, glances: int) -> list[str]:

@@ -20,7 +20,8 @@ from recollect._answers import Answer
 from recollect._checks import NotRemembered, check_integer, check_one_of, unknown_name
 from recollect._seeds import seed_of
 from recollect.infinite.labels import LabelFit, fit_labels
-from recollect.recall.reading import Decoder, Selection, chunks, glance_rows, load_note, plural
+from recollect.recall.faded import by_length
+from recollect.recall.reading import Decoder, Selection, glance_rows, load_note, plural
 
 if TYPE_CHECKING:
     from recollect.memory import Memory
@@ -201,7 +202,7 @@ def _ids(name: str, values: Iterable[int]) -> IntArray:
 
 def _sketches(memory: Memory, ids: IntArray) -> Tensor:
     """Return the stored numbers, (n, d)."""
-    return torch.cat([memory.sketches(ids=part).values.float() for part in chunks(ids)])
+    return torch.from_numpy(memory.values(ids))
 
 
 def _attributes(
@@ -214,10 +215,10 @@ def _attributes(
             raise unknown_name("module", name, memory.modules.names)
     decoder = Decoder.of(memory)
     sizes = [memory.modules.family_of(memory.modules.id_of(n)).size for n in names]
-    parts: list[list[Tensor]] = []
+    whole = [torch.zeros(len(ids), 1 + size) for size in sizes]
     loads = []
-    for part in chunks(ids):
-        sketches = memory.sketches(ids=part)
+    for _, part in by_length(memory, ids):
+        sketches = memory.sketches(ids=ids[part])
         if sketches.skeletons is None:
             raise ValueError(
                 "attributes are read with skeletons, which were not kept here; ask over='sketches'"
@@ -225,9 +226,8 @@ def _attributes(
         found = decoder.decode(sketches)
         loads.append(float(np.max(found.load)))
         trace = found.trace()
-        known = zip(names, sizes, strict=True)
-        parts.append([_module(trace, n, len(part), size) for n, size in known])
-    whole = [torch.cat(columns) for columns in zip(*parts, strict=True)]
+        for into, name, size in zip(whole, names, sizes, strict=True):
+            into[torch.from_numpy(part)] = _module(trace, name, len(part), size)
     scaled = [_balanced(t, size) for t, size in zip(whole, sizes, strict=True)]
     return torch.cat(scaled, 1), [decoder.note, load_note(loads)]
 

@@ -199,25 +199,29 @@ def _estimate_objects(
     memory: Memory, module: str, by: str | None, chosen: Selection, decoder: Decoder
 ) -> Counted:
     """Decode the exact sum of each window's sketches."""
-    windows, sums, left = _window_sums(memory, by, chosen)
-    estimate, std = np.zeros(len(windows)), np.zeros(len(windows))
-    unknown = (sums.glances > 0) & (sums.known == 0)
-    estimate[unknown], std[unknown] = np.nan, np.inf
+    windows, parts, left = _window_sums(memory, by, chosen)
+    estimate, variance = np.zeros(len(windows)), np.zeros(len(windows))
+    glances = np.zeros(len(windows), dtype=np.int64)
     notes, loads = ["estimated from sums of sketches", decoder.note], []
-    for rows, recollection in sums.decode(decoder):
-        names, estimates, stds = recollection.count_estimates()
-        place = list(names).index(module)
-        estimate[rows] = np.maximum(estimates[:, place], 0.0)  # NaN stays: nothing is known
-        std[rows] = stds[:, place]
-        loads.append(recollection.load)
-        notes += [n for n in recollection.notes if n not in notes]
+    for sums in parts:
+        glances += sums.glances
+        unknown = (sums.glances > 0) & (sums.known == 0)
+        estimate[unknown], variance[unknown] = np.nan, np.inf
+        for rows, recollection in sums.decode(decoder):
+            names, estimates, stds = recollection.count_estimates()
+            place = list(names).index(module)
+            estimate[rows] += np.maximum(estimates[:, place], 0.0)  # NaN stays: nothing is known
+            variance[rows] += np.square(stds[:, place])
+            loads.append(recollection.load)
+            notes += [n for n in recollection.notes if n not in notes]
+    std = np.sqrt(variance)
     notes += [load_note(loads)] if loads else []
     low, high = interval(estimate, std, floor=0.0)
     # A count is a whole number: the nearest one always belongs to the interval.
     nearest = np.rint(estimate)
     return Counted(
         windows,
-        sums.glances,
+        glances,
         estimate,
         np.fmin(low, nearest),
         np.fmax(high, nearest),
@@ -227,19 +231,19 @@ def _estimate_objects(
 
 def _window_sums(
     memory: Memory, by: str | None, chosen: Selection
-) -> tuple[Windows, Sums, list[str]]:
+) -> tuple[Windows, list[Sums], list[str]]:
     """Return the windows, the exact sums of their sketches, and what was forgotten."""
     rollups = _hourly(memory, by, chosen)
     if rollups is not None:
         windows = _by_time(rollups.start, by, memory.timezone)
         notes = left_notes(memory, chosen, counted=True)
-        return windows, sums_over_hours(rollups, windows.index, len(windows)), notes
+        return windows, sums_over_hours(memory, rollups, windows.index, len(windows)), notes
     ids, windows = _glances(memory, by, chosen)
     sums, left_out = sums_over(memory, ids, windows.index, len(windows))
     notes = left_notes(memory, chosen, counted=False)
     dim = memory.recipe.dim
-    if (sums.known < dim).any():
-        least = sums.known.min()
+    least = min((int(part.known.min(initial=dim)) for part in sums), default=dim)
+    if least < dim:
         notes.append(f"glances have faded: sums are read up to {least} of {dim} numbers")
     if left_out:
         notes.append(f"{plural(left_out, 'glance')} keep no sketch: left out")

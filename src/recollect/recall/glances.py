@@ -12,7 +12,7 @@ from recollect.tracing import Trace
 
 if TYPE_CHECKING:
     from recollect.memory import Memory
-    from recollect.sketching import Recollection
+    from recollect.sketching import InformedRecollection, Recollection
 
 __all__ = ["SOURCES", "Glance"]
 
@@ -30,7 +30,7 @@ class Glance:
     """
 
     trace: Trace
-    recollection: Recollection | None
+    recollection: Recollection | InformedRecollection | None
     notes: list[str]
 
     @classmethod
@@ -66,7 +66,7 @@ class Glance:
         Raises:
             ValueError: if its skeleton was not kept.
         """
-        if sketch.skeletons is None or sketch.is_sum:
+        if (sketch.skeletons is None and not sketch.recipe.leading) or sketch.is_sum:
             raise ValueError(
                 "objects can be read from a sketch only with its skeleton, which was not kept "
                 "here; ask for counts and means instead"

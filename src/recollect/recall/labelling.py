@@ -141,7 +141,7 @@ def _guess(
     if len(classes) < 2:
         return None, [], "chosen by chance: fewer than two classes are known by a label yet"
     rows = list(known)
-    values = [memory.sketches(ids=some).values.double().numpy() for some in (rows, ids.tolist())]
+    values = [memory.values(some).astype(np.float64) for some in (rows, ids.tolist())]
     middle = values[0].mean(0)
     x, every = values[0] - middle, values[1] - middle
     goal = np.array([[float(known[i] == c) for c in classes] for i in rows])

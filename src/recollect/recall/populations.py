@@ -21,14 +21,16 @@ from recollect.recall.attributes import (
     Estimates,
     decode_objects,
     holding,
+    mean_of_sums,
     pull_of,
     usual_of,
 )
-from recollect.recall.reading import CHUNK, Decoder, Selection, load_note, plural, sums_of
+from recollect.recall.faded import sums_over, sums_over_hours
+from recollect.recall.reading import CHUNK, Decoder, Selection, load_note, plural
 
 if TYPE_CHECKING:
     from recollect.memory import Memory
-    from recollect.sketching import Averages, Recollection
+    from recollect.sketching import Averages, InformedRecollection, Recollection
 
 __all__ = ["Channelled", "Decoded", "Feature", "Population", "feature_of", "population_of"]
 
@@ -342,11 +344,13 @@ def channelled(memory: Memory, module: str, chosen: Selection) -> Channelled:
         counted = rollups.counts().sum(0)
         codes = rollups.channel
         assert codes is not None, "a recipe with a channel has its sums"
-        total, sketches, read = codes.sum(0), rollups.sum.sum(0, keepdims=True), "roll-ups"
+        total, read = codes.sum(0), "roll-ups"
+        parts = sums_over_hours(memory, rollups, np.zeros(len(rollups), np.int64), 1)
     else:
         found = memory.channels(**chosen.arguments)
         n, read = len(found), "glances"
-        sketches = memory.sketches(**chosen.arguments).sum().codes.numpy()
+        ids = memory.glances(columns=["id"], **chosen.arguments)["id"].to_numpy()
+        parts, _ = sums_over(memory, ids, np.zeros(len(ids), np.int64), 1)
         total = found.sum().codes[0].numpy() if n else np.zeros(found.dim, np.int64)
         skeletons = memory.skeleton_counts(**chosen.arguments)
         known = int(skeletons.known.sum())
@@ -355,18 +359,18 @@ def channelled(memory: Memory, module: str, chosen: Selection) -> Channelled:
         raise NotRemembered(f"no glance is chosen{chosen.words}; widen the filter or the window")
     names = memory.modules.names
     counts = {name: (float(c), 0.0) for name, c in zip(names, counted.tolist(), strict=True)}
-    summed = decoder.decode(sums_of(memory, sketches, np.array([n])))
     notes = [f"from the sum of {plural(n, 'glance')} in the distribution channel ({read})"]
     if known < n:
-        counts = _estimated_counts(summed)
+        counts = _estimated_counts(
+            [r for part in parts for _, r in part.decode(decoder)], memory.modules.names
+        )
         notes.append("without skeletons: the number of objects is itself an estimate")
     if counts[module][0] < 0.5:
         raise NotRemembered(
             f"no object of module {module!r} is in the {plural(n, 'chosen glance')}"
             f"{chosen.words}; widen the filter or the window"
         )
-    mean, std = summed.means(module, [counts[module][0]])
-    told = (mean[0].numpy().astype(np.float64), std[0].numpy().astype(np.float64))
+    told = mean_of_sums(parts, decoder, module, counts[module][0])[:2]
     load = averages.load(counts)
     notes += [decoder.note.replace("decoded", "read"), f"load of the channel {load:.2g}"]
     values = total.astype(np.float64) * 2.0**-32
@@ -395,8 +399,13 @@ def _averages_of(decoder: Decoder, module: str) -> Averages:
     return averages
 
 
-def _estimated_counts(summed: Recollection) -> dict[str, tuple[float, float]]:
+def _estimated_counts(
+    summed: Sequence[Recollection | InformedRecollection], modules: Sequence[str]
+) -> dict[str, tuple[float, float]]:
     """Estimate each module's objects in a window, and the variance of that, from its sketches."""
-    names, estimate, std = summed.count_estimates()
-    rows = zip(names, estimate[0].tolist(), std[0].tolist(), strict=True)
-    return {name: (max(e, 0.0), s * s) for name, e, s in rows}
+    found = dict.fromkeys(modules, (0.0, 0.0))
+    for part in summed:
+        names, estimate, std = part.count_estimates()
+        for name, e, s in zip(names, estimate[0].tolist(), std[0].tolist(), strict=True):
+            found[name] = (found[name][0] + max(e, 0.0), found[name][1] + s * s)
+    return found

@@ -16,7 +16,7 @@ from recollect.recall.windows import written
 
 if TYPE_CHECKING:
     from recollect.memory import Memory
-    from recollect.sketching import Prior, Recollection, Sketches
+    from recollect.sketching import InformedRecollection, Prior, Recipe, Recollection, Sketches
     from recollect.tracing import Trace
 
 __all__ = [
@@ -125,9 +125,17 @@ class Decoder:
             return cls(memory, sketching.Prior.fit(trace), note)
         return cls(memory, None, "decoded without a prior (no records are kept to fit one)")
 
-    def decode(self, sketches: Sketches) -> Recollection:
-        """Decode with the chosen prior."""
-        return self.memory.sketcher.decode(sketches, prior=self.prior)
+    def decode(self, sketches: Sketches) -> Recollection | InformedRecollection:
+        """Decode with the chosen prior; sketches of an informed epoch by their own directions.
+
+        Where the chosen prior does not know all of an informed epoch's modules, the one that
+        the epoch stands on is taken.
+        """
+        sketcher = self.memory.sketcher_of(sketches.recipe)
+        if not isinstance(sketcher, sketching.InformedSketcher):
+            return sketcher.decode(sketches, prior=self.prior)
+        known = self.prior is not None and set(sketcher.families) <= set(self.prior.static)
+        return sketcher.recollect(sketches, self.prior if known else None)
 
 
 def plural(number: int, noun: str) -> str:
@@ -209,8 +217,17 @@ def describe(row: dict[str, Any], glance: int) -> str:
     return " · ".join([f"glance {glance}", *(str(v) for v in known if v is not None)])
 
 
-def sums_of(memory: Memory, codes: IntArray, count: IntArray) -> Sketches:
-    """Make sums of sketches, (W, d) in units of 2**-32 with (W,) glances each, decodable."""
+def sums_of(
+    memory: Memory, codes: IntArray, count: IntArray, recipe: Recipe | None = None
+) -> Sketches:
+    """Make sums of sketches, (W, d) in units of 2**-32 with (W,) glances each, decodable.
+
+    Args:
+        memory: whose module table they have.
+        codes: the sums.
+        count: how many glances each adds up.
+        recipe: of the sketches; the first epoch's if None.
+    """
     import torch
 
     return sketching.Sketches(
@@ -219,7 +236,7 @@ def sums_of(memory: Memory, codes: IntArray, count: IntArray) -> Sketches:
         torch.from_numpy(np.asarray(count, dtype=np.int64)),
         None,
         memory.modules,
-        memory.recipe,
+        memory.recipe if recipe is None else recipe,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,15 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from recollect import sketching
 from recollect._answers import Answer, interval
 from recollect._seeds import seed_of
-from recollect.recall.faded import vector_of
 from recollect.recall.glances import Glance
+from recollect.recall.probes import own_vector
 from recollect.recall.reading import describe, glance_row, single_sketch
 from recollect.tracing import Trace
 
 if TYPE_CHECKING:
     from recollect.memory import Memory
+    from recollect.sketching import Recipe
 
 __all__ = ["why"]
 
@@ -109,7 +112,10 @@ def why(memory: Memory, a: int, b: int, *, across: bool = False) -> Answer:
     """
     known = [Glance.read(memory, glance) for glance in (a, b)]
     split = _named_by_member([g.trace for g in known])
-    sides = [_side(memory, g, number, split) for g, number in zip(known, (a, b), strict=True)]
+    recipe = common_recipe(memory, (a, b))
+    sides = [
+        _side(memory, g, number, split, recipe) for g, number in zip(known, (a, b), strict=True)
+    ]
     dim = min(len(side.sketch) for side in sides)
     sides = [side.prefix(dim) for side in sides]
     for number, side in zip((a, b), sides, strict=True):
@@ -202,15 +208,39 @@ def _named_by_member(traces: list[Trace]) -> set[str]:
     return {c.name for c, glances in columns if not c.is_dense(glances)}
 
 
-def _side(memory: Memory, known: Glance, glance: int, split: set[str]) -> Side:
-    sketch = vector_of(single_sketch(memory, glance)).astype(np.float64)
-    parts = {p: _flat(x)[0] for p, x in memory.sketcher.parts(known.trace, split).items()}
+def common_recipe(memory: Memory, glances: Sequence[int]) -> Recipe:
+    """Return the recipe that some glances were all sketched with, else the first epoch's."""
+    recipes = {memory.epochs[e].recipe for e in memory.epoch_of(glances).tolist()}
+    return recipes.pop() if len(recipes) == 1 else memory.recipe
+
+
+def _side(memory: Memory, known: Glance, glance: int, split: set[str], recipe: Recipe) -> Side:
+    stored = single_sketch(memory, glance)
+    notes = known.notes
+    if stored.recipe == recipe:
+        sketch = own_vector(memory, stored).astype(np.float64)
+    else:
+        sketch = _flat(memory.sketcher.unrounded(known.trace))[0]
+        notes = [*notes, f"glance {glance} is of another epoch: compared as it is read back"]
+    parts = {p: x[0] for p, x in _parts(memory, known.trace, split, recipe).items()}
     doubts: dict[Path, FloatArray] = {}
     if known.recollection is not None:
-        drawn = _draws(known, glance)
-        doubts = {p: _flat(x) for p, x in memory.sketcher.parts(drawn, split).items()}
+        doubts = _parts(memory, _draws(known, glance), split, recipe)
         doubts.pop((), None)
-    return Side(sketch, parts, doubts, known.notes)
+    return Side(sketch, parts, doubts, notes)
+
+
+def _parts(
+    memory: Memory, trace: Trace, split: set[str], recipe: Recipe
+) -> dict[Path, FloatArray]:
+    """Return path -> (B, d) its contributions to the coordinates of a recipe."""
+    sketcher = memory.sketcher_of(recipe)
+    if not isinstance(sketcher, sketching.InformedSketcher):
+        return {p: _flat(x) for p, x in sketcher.parts(trace, split).items()}
+    return {
+        (name,): _flat(sketcher.probe(Trace({name: c}, trace.num_glances)))
+        for name, c in trace.columns.items()
+    }
 
 
 def _flat(part: torch.Tensor) -> FloatArray:

@@ -3,85 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from recollect import sketching
 from recollect._answers import Answer, interval
-from recollect._checks import RecipeMismatch, check_integer
-from recollect.recall.faded import faded_notes, left_notes, vector_of
-from recollect.recall.glances import Glance
+from recollect._checks import check_integer
+from recollect.recall.faded import faded_notes, left_notes
 from recollect.recall.parts import Part
-from recollect.recall.reading import (
-    Selection,
-    describe,
-    glance_row,
-    glance_rows,
-    plural,
-    single_sketch,
-)
-from recollect.recall.whitening import whitened
+from recollect.recall.probes import Probe, Wanted, ends_of, probe_of
+from recollect.recall.reading import Selection, glance_rows, plural
+from recollect.recall.whitening import coordinates_of, whitened
 from recollect.sketching.sketches import Sketches
 from recollect.tracing import Object, Trace
 
 if TYPE_CHECKING:
     from recollect.memory import Memory
+    from recollect.sketching import Recipe
 
 __all__ = ["similar"]
-
-
-@dataclass(frozen=True, eq=False)
-class Probe:
-    """The vector that is searched for.
-
-    Attributes:
-        vector: (d,) float32.
-        words: what it is.
-        left_out: id of the queried glance, or None.
-        notes: what the reader should know.
-    """
-
-    vector: npt.NDArray[np.float32]
-    words: str
-    left_out: int | None = None
-    notes: Sequence[str] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Wanted:
-    """What of a query is searched for, and where.
-
-    Attributes:
-        memory: that is searched.
-        part: of the query.
-        anywhere: whether the part may stand at any place.
-    """
-
-    memory: Memory
-    part: Part
-    anywhere: bool
-
-    @property
-    def words(self) -> str:
-        """What is meant, written before the name of the query."""
-        if not self.anywhere:
-            return self.part.words
-        return f"{self.part.words.removesuffix(' of ') or 'all'}, wherever it stands, of "
-
-    def image(self, trace: Trace) -> npt.NDArray[np.float32]:
-        """Return the part's contribution to a sketch, or its sketch as if it stood alone."""
-        sketcher = self.memory.sketcher
-        if self.anywhere:
-            image = sketcher.probe(self.part.lifted(trace))
-        else:
-            image = sketcher.probe(self.part.masked(trace))
-            if self.memory.recipe.scheme == "paper":
-                # Its counters stand inside the recursion and are there without any attribute.
-                image = image - sketcher.probe(_silent(trace))
-        return np.asarray(image.cpu().numpy(), np.float32)
 
 
 def similar(
@@ -103,7 +45,8 @@ def similar(
     The score is the cosine of the sketches. It estimates the cosine of everything that the two
     glances hold; low and high say within which that lies (90 %), from the deviation
     ``(1 - cosine^2) / sqrt(dim)`` of random projections. A glance that has faded is compared by
-    the numbers that it keeps, with a wider interval.
+    the numbers that it keeps, with a wider interval. Glances of all epochs are compared, each by
+    the query's coordinates in its own recipe.
 
     With ``module``, ``path`` or ``level`` only a part of the query is searched for, in whole
     sketches: a glance with more else in it scores lower. What the part holds stands in the sketch
@@ -173,165 +116,94 @@ def similar(
             'is visible at another place; make the memory with scheme="energy" for that'
         )
     chosen = Selection.of(where, since, until)
-    probe = _probe(wanted, query)
-    norm = float(np.linalg.norm(probe.vector))
-    if norm == 0:
+    probe = probe_of(wanted, query)
+    if not any(np.linalg.norm(v) for v in probe.vectors.values()):
         raise ValueError(f"{probe.words} holds nothing to search for: its sketch is zero")
     title = f"most similar to {probe.words}{chosen.words}"
     if whiten:
         return _by_amount(memory, probe, k, chosen, title)
-    ids, scores = _search(memory, probe, probe.vector, k, chosen)
+    ids, scores = _search(memory, probe, probe.queries(memory), k, chosen)
     notes = ["estimate is the cosine of the sketches", *probe.notes, *_left_out(probe)]
     notes += [*faded_notes(memory, ids), *left_notes(memory, chosen, counted=False)]
-    dim = np.minimum(memory.kept(ids.tolist()), len(probe.vector))
-    std = (1 - np.clip(np.square(scores), 0, 1)) / np.sqrt(np.maximum(dim, 1))
-    low, high = interval(scores, std)
-    ends = (np.maximum(low, -1.0), np.minimum(high, 1.0))
+    ends = ends_of(memory, probe, ids, scores)
     return _answer(memory, ids, scores, ends, title, notes)
 
 
 def _search(
-    memory: Memory, probe: Probe, vector: npt.NDArray[np.floating], k: int, chosen: Selection
+    memory: Memory, probe: Probe, asked: Any, k: int, chosen: Selection
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Return ids and cosines of the best glances but the queried one."""
     extra = 0 if probe.left_out is None else 1
-    ids, found = memory.search(vector, k=k + extra, **chosen.arguments)
+    ids, found = memory.search(asked, k=k + extra, **chosen.arguments)
     kept = ids != probe.left_out if probe.left_out is not None else np.ones(len(ids), np.bool_)
     return ids[kept][:k], np.asarray(found, dtype=np.float64)[kept][:k]
 
 
 def _by_amount(memory: Memory, probe: Probe, k: int, chosen: Selection, title: str) -> Answer:
-    """Search with the whitened probe, and say how much of it each glance holds."""
-    white = whitened(memory, probe.vector)
-    ids, _ = _search(memory, probe, white.vector, k, chosen)
-    amounts = white.amounts(memory.sketches(ids=ids.tolist()).values.numpy())
-    order = np.argsort(-amounts, kind="stable")
-    ids, amounts = ids[order], amounts[order]
+    """Search with the whitened probe, and say how much of it each glance holds.
+
+    Glances of different recipes, and those that keep different numbers, are searched apart: each
+    by a probe that is whitened among its like.
+    """
+    ids, amounts, stds = np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
+    for recipe, keep in _kinds(memory, probe):
+        vector = probe.vectors[recipe][:keep]
+        if not np.linalg.norm(vector):
+            continue
+        white = whitened(memory, vector, recipe)
+        query = replace(memory.query(recipe, white.vector), kept=keep if _faded(memory) else None)
+        some, _ = _search(memory, probe, [query], k, chosen)
+        if len(some):
+            sketches = memory.sketches(ids=some.tolist(), prefix=len(vector))
+            ids = np.r_[ids, some]
+            amounts = np.r_[amounts, white.amounts(coordinates_of(memory, sketches))]
+            stds = np.r_[stds, np.full(len(some), white.std)]
+    order = np.argsort(-amounts, kind="stable")[:k]
+    ids, amounts, stds = ids[order], amounts[order], stds[order]
+    size = f"{stds.max(initial=0.0):.2g}"
     notes = [
         "estimate is the amount of the query that a glance holds, 1 for all of it",
-        f"over the whole memory the amount has a root mean square of {white.std:.2g}",
+        f"over the whole memory the amount has a root mean square of {size}"
+        + (" at most" if len(set(stds.tolist())) > 1 else ""),
         *probe.notes,
         *_left_out(probe),
+        *faded_notes(memory, ids),
     ]
-    ends = interval(amounts, np.full(len(amounts), white.std))
-    return _answer(memory, ids, amounts, ends, title, notes)
+    return _answer(memory, ids, amounts, interval(amounts, stds), title, notes)
+
+
+def _kinds(memory: Memory, probe: Probe) -> list[tuple[Recipe, int]]:
+    """Return recipe and numbers kept of the kinds of glances there are.
+
+    Raises:
+        ValueError: if the query is a prefix, or the memory is empty.
+    """
+    dim = memory.recipe.dim
+    shortest = min(len(v) for v in probe.vectors.values())
+    if shortest < dim and probe.left_out is None:
+        raise ValueError(
+            f"a probe of {shortest} numbers cannot be whitened, the memory's sketches have "
+            f"{dim}; search with the whole sketch, or with whiten=False"
+        )
+    if len(memory) == 0 or (not _faded(memory) and len(memory.recipes) == 1):
+        return [(recipe, dim) for recipe in probe.vectors]
+    ids = memory.glances(columns=["id"])["id"].to_numpy().astype(np.int64)
+    found = {(memory.epochs[e].recipe, k) for e, k in zip(
+        memory.epoch_of(ids.tolist()).tolist(), memory.kept(ids.tolist()).tolist(), strict=True
+    )}  # fmt: skip
+    return sorted(
+        ((r, k) for r, k in found if k > 0 and r in probe.vectors),
+        key=lambda kind: (memory.recipes.index(kind[0]), -kind[1]),
+    )
+
+
+def _faded(memory: Memory) -> bool:
+    """Whether any glance keeps less than its whole sketch."""
+    return set(memory.lengths) - {memory.recipe.dim} != set()
 
 
 def _left_out(probe: Probe) -> list[str]:
     return [] if probe.left_out is None else [f"glance {probe.left_out} itself is left out"]
-
-
-def _probe(wanted: Wanted, query: int | Trace | Sketches | Object) -> Probe:
-    memory, is_whole = wanted.memory, wanted.part.is_whole and not wanted.anywhere
-    if isinstance(query, Object):
-        return _of_object(wanted, query)
-    if isinstance(query, Trace):
-        _one(len(query), "trace")
-        notes = _new(memory, query)
-        vector = _of_trace(memory, query) if is_whole else wanted.image(query)
-        return Probe(vector, f"{wanted.words}the given trace", notes=notes)
-    if isinstance(query, Sketches):
-        _one(len(query), "sketch")
-        _check_scales(memory, query)
-        if is_whole:
-            return Probe(vector_of(query), "the given sketch")
-        glance = Glance.decode(memory, query)
-        vector = wanted.image(glance.trace)
-        notes = [_own_score(vector, query), *glance.notes]
-        return Probe(vector, f"{wanted.words}the given sketch", notes=notes)
-    if isinstance(query, bool) or not hasattr(query, "__index__"):
-        raise TypeError(
-            "a query is the id of a glance, a Trace, Sketches or an Object, got "
-            f"{type(query).__name__}"
-        )
-    number = int(query.__index__())
-    words = wanted.words + describe(glance_row(memory, number), number)
-    sketch = single_sketch(memory, number)
-    if is_whole:
-        return Probe(vector_of(sketch), words, number)
-    glance = Glance.read(memory, number)
-    vector = wanted.image(glance.trace)
-    return Probe(vector, words, number, [_own_score(vector, sketch), *glance.notes])
-
-
-def _of_object(wanted: Wanted, query: Object) -> Probe:
-    """Search for an object (with its inputs), or for a part of it."""
-    trace = Trace.from_objects([[query]])
-    for name in trace.modules:
-        wanted.memory.modules.id_of(name)
-    if wanted.part.is_whole:
-        vector = wanted.memory.sketcher.probe(trace).cpu().numpy()
-    else:
-        vector = wanted.image(trace)
-    return Probe(vector, f"{wanted.words}the given object of {query.module!r}")
-
-
-def _of_trace(memory: Memory, trace: Trace) -> npt.NDArray[np.float32]:
-    sketcher = memory.sketcher
-    if _new(memory, trace):
-        # A question must not add modules to the memory: use a table of its own.
-        sketcher = sketching.Sketcher.from_recipe(memory.recipe, memory.modules.copy())
-    return np.asarray(sketcher.encode(trace).values[0].cpu().numpy(), np.float32)
-
-
-def _silent(trace: Trace) -> Trace:
-    """Return the trace with every attribute zero."""
-    columns = {name: replace(c, attributes=c.attributes * 0) for name, c in trace.columns.items()}
-    return Trace(columns, trace.num_glances, trace.edges)
-
-
-def _own_score(vector: npt.NDArray[np.float32], sketch: Sketches) -> str:
-    """Say what a part scores in the glance that it comes from: how high a score can be."""
-    whole = vector_of(sketch)
-    vector = vector[: len(whole)]
-    norms = float(np.linalg.norm(vector) * np.linalg.norm(whole))
-    score = float(vector @ whole) / max(norms, 1e-30)
-    return f"the part scores {score:.2f} in the query itself: the rest of it is not searched for"
-
-
-def _new(memory: Memory, trace: Trace) -> list[str]:
-    """Say which modules of a query the memory has never seen."""
-    new = [repr(name) for name in trace.columns if name not in memory.modules]
-    if not new:
-        return []
-    return [
-        f"the memory has never seen {', '.join(new[:5])}{' ...' if len(new) > 5 else ''}: nothing "
-        "can be like it there, and all scores are lower for it"
-    ]
-
-
-def _one(number: int, kind: str) -> None:
-    if number != 1:
-        raise ValueError(
-            f"a query is one glance, got a {kind} of {number}; choose one: query[i], or "
-            f"{'sum() for all of them' if kind == 'sketch' else 'ask one by one'}"
-        )
-
-
-def _check_scales(memory: Memory, query: Sketches) -> None:
-    """Refuse sketches that were not made as this memory makes them.
-
-    Raises:
-        RecipeMismatch: on another recipe, or other scales.
-    """
-    hint = "encode the query with memory.sketcher"
-    try:
-        memory.recipe.check_same(query.recipe)
-    except RecipeMismatch as error:
-        raise RecipeMismatch(f"{error}\n{hint}") from error
-    if query.modules is memory.modules:
-        return
-    for entry in query.modules:
-        known = "is unknown to it"
-        if entry.name in memory.modules:
-            mine = memory.modules[entry.name]
-            if (mine.scale, mine.size, mine.members) == (entry.scale, entry.size, entry.members):
-                continue
-            known = f"has scale {mine.scale:.6g} in it"
-        raise RecipeMismatch(
-            f"the query was not made like this memory's sketches: module {entry.name!r} has scale "
-            f"{entry.scale:.6g} there and {known}; {hint}"
-        )
 
 
 def _answer(

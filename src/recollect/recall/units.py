@@ -12,18 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from recollect import sketching
-from recollect.recall.reading import (
-    Decoder,
-    Selection,
-    chunks,
-    microseconds_of,
-    plural,
-    sums_of,
-)
+from recollect.recall.faded import by_length, sums_over_hours
+from recollect.recall.reading import Decoder, Selection, chunks, microseconds_of, plural
 from recollect.recall.windows import by_time, fits_hours
 
 if TYPE_CHECKING:
-    from recollect.memory import Memory
+    from recollect.memory import Memory, RollUps
 
 __all__ = ["Units", "glances_as_units", "units_of"]
 
@@ -100,13 +94,13 @@ def glances_as_units(
     channel = _reads_channel(memory, module, source)
     if module is not None and not channel:
         features = _Decoded(memory, module)
-        return ids, np.concatenate([features(some)[0] for some in chunks(ids)]), weight
+        return ids, features(ids)[0], weight
     unmix = _Unmixed(memory, module, channel)
     codes = memory.channels(**window.arguments).fixed_point().numpy() if channel else None
     values, start = [np.zeros((0, unmix.width))], 0
     for some in chunks(ids):
         part = rows[start : start + len(some)]
-        sketch = None if module else memory.sketches(ids=some).fixed_point().numpy()
+        sketch = None if module else memory.values(some).astype(np.float64)
         values.append(unmix(sketch, None if codes is None else codes[part]))
         start += len(some)
     return ids, np.concatenate(values), weight
@@ -146,15 +140,35 @@ def _from_rollups(
     means = None if module is None else _Means.of(memory, module)
     gathered, told = [], []
     for side, p in enumerate(parts):
-        sums = unmix(None if module else p.sum, p.channel if channel else None)
+        sums = unmix(None if module else _aligned_sums(memory, p), p.channel if channel else None)
         weight = p.n.astype(np.float64) if module is None else p.count(module)
         gathered.append(_group(sums, weight, p.start, side == 0, unit, memory.timezone))
         if means is not None:
-            span = by_time(p.start, unit, memory.timezone)
-            told.append(means(span.total(p.sum), span.total(p.n), gathered[-1].weight))
+            index = by_time(p.start, unit, memory.timezone).index
+            told.append(means(p, index, gathered[-1].weight))
     units = _joined(gathered)
-    units = units.beside(np.concatenate(told)) if told else units
+    read = [t for t in told if t is not None]
+    if read and len(read) == len(parts):
+        units = units.beside(np.concatenate(read))
     return units, [*unmix.notes, "from roll-ups alone"]
+
+
+def _aligned_sums(memory: Memory, rollups: RollUps) -> FloatArray:
+    """Return the sums of sketches, (W, d), in the coordinates of the first recipe.
+
+    Of an informed epoch the mean glance is decoded and sketched again.
+    """
+    total = np.zeros((len(rollups), memory.recipe.dim))
+    window = np.arange(len(rollups))
+    decoder = Decoder.of(memory)
+    for part in sums_over_hours(memory, rollups, window, len(rollups)):
+        if not part.recipe.leading:
+            total += part.sums * 2.0**-32
+            continue
+        for rows, found in part.decode(decoder):
+            mean = memory.sketcher.unrounded(found.trace()).numpy().astype(np.float64)
+            total[rows] += mean * part.glances[rows, None]
+    return total
 
 
 def _from_rows(
@@ -186,7 +200,7 @@ def _from_rows(
         codes = memory.channels(**w.arguments).fixed_point().numpy() if channel else None
         for some in chunks(counts.ids):
             rows = slice(start, start + len(some))
-            sketch = None if module else memory.sketches(ids=some).fixed_point().numpy()
+            sketch = None if module else memory.values(some).astype(np.float64)
             parts.append(unmix(sketch, None if codes is None else codes[rows]))
             start += len(some)
         values = np.concatenate(parts) if parts else np.zeros((0, unmix.width))
@@ -204,9 +218,7 @@ def _from_decoded(
         table = memory.glances(**w.arguments, columns=["id", "time"])
         ids, times = table["id"].to_numpy().astype(np.int64), microseconds_of(table["time"])
         _check_number(len(ids), unit)
-        parts = [features(some) for some in chunks(ids)]
-        values = np.concatenate([np.zeros((0, FEATURES)), *[v for v, _ in parts]])
-        weight = np.concatenate([np.zeros(0), *[n for _, n in parts]])
+        values, weight = features(ids)
         gathered.append(_group(values, weight, times, side == 0, unit, memory.timezone))
     return _joined(gathered), ["features of decoded attributes", features.note]
 
@@ -228,16 +240,19 @@ class _Decoded:
     def __call__(self, ids: IntArray) -> tuple[FloatArray, FloatArray]:
         import torch
 
-        found = self._decoder.decode(self._memory.sketches(ids=ids)).objects(self._module)
-        if bool(torch.isnan(found.attributes).any()):
-            raise ValueError(
-                f"objects of module {self._module!r} cannot be decoded: more unknowns than "
-                "numbers and no prior; fit one, or keep a distribution channel"
-            )
-        phi = sketching.features_of(found.attributes, self._entry, self._features, 0).numpy()
         values, weight = np.zeros((len(ids), FEATURES)), np.zeros(len(ids))
-        np.add.at(values, found.glance.numpy(), phi * (2 / FEATURES) ** 0.5)
-        np.add.at(weight, found.glance.numpy(), 1.0)
+        for _, part in by_length(self._memory, ids):
+            sketches = self._memory.sketches(ids=ids[part])
+            found = self._decoder.decode(sketches).objects(self._module)
+            if bool(torch.isnan(found.attributes).any()):
+                raise ValueError(
+                    f"objects of module {self._module!r} cannot be decoded: more unknowns than "
+                    "numbers and no prior; fit one, or keep a distribution channel"
+                )
+            phi = sketching.features_of(found.attributes, self._entry, self._features, 0).numpy()
+            place = part[found.glance.numpy()]
+            np.add.at(values, place, phi * (2 / FEATURES) ** 0.5)
+            np.add.at(weight, place, 1.0)
         return values, weight
 
 
@@ -245,8 +260,7 @@ class _Means:
     """A module's attributes summed over windows, from the sums of sketches.
 
     A shift of a number that is small beside the others of its module hardly shows in a channel,
-    and is plain to see here. Called with (u, d) sums, (u,) numbers of glances and (u,) of objects,
-    it returns (u, m) sums of attributes.
+    and is plain to see here.
     """
 
     def __init__(self, decoder: Decoder, module: str) -> None:
@@ -254,16 +268,27 @@ class _Means:
 
     @classmethod
     def of(cls, memory: Memory, module: str) -> _Means | None:
-        """Return what reads them; None without a prior that knows the module."""
+        """Return what reads them; None without a prior that knows the module.
+
+        Nor with epochs of several recipes, whose means differ in how sure they are.
+        """
         decoder = Decoder.of(memory)
         known = decoder.prior is not None and module in decoder.prior.modules
-        return cls(decoder, module) if known else None
+        return cls(decoder, module) if known and len(memory.recipes) == 1 else None
 
-    def __call__(self, sums: IntArray, glances: IntArray, objects: FloatArray) -> FloatArray:
-        found = self._decoder.decode(sums_of(self._decoder.memory, sums, glances))
-        mean, _ = found.means(self._module, np.maximum(objects, 1.0))
-        summed: FloatArray = mean.numpy().astype(np.float64) * objects[:, None]
-        return summed
+    def __call__(
+        self, rollups: RollUps, window: IntArray, objects: FloatArray
+    ) -> FloatArray | None:
+        """Return (u, m) sums of attributes over (u,) objects; None if some sums are forgotten."""
+        memory, size = self._decoder.memory, len(objects)
+        read, out = 0, None
+        for part in sums_over_hours(memory, rollups, window, size):
+            for rows, found in part.decode(self._decoder):
+                mean, _ = found.means(self._module, np.maximum(objects[rows], 1.0))
+                out = np.zeros((size, mean.shape[1])) if out is None else out
+                out[rows] = mean.numpy().astype(np.float64) * objects[rows, None]
+                read += len(rows)
+        return out if read == size else None
 
 
 def _check_number(glances: int, unit: str) -> None:
@@ -278,7 +303,7 @@ def _check_number(glances: int, unit: str) -> None:
 
 
 class _Unmixed:
-    """Takes fixed-point sketches and channel vectors to features of unit size per object.
+    """Takes sketches and fixed-point channel vectors to features of unit size per object.
 
     For one module its features are solved for together with those of all others that the table
     knows; where these are more than the channel has numbers, what others add to them is only
@@ -321,10 +346,10 @@ class _Unmixed:
         solved: FloatArray = np.linalg.solve(spread, images[start : start + d].T)
         return solved
 
-    def __call__(self, sketch: IntArray | None, channel: IntArray | None) -> FloatArray:
+    def __call__(self, sketch: FloatArray | None, channel: IntArray | None) -> FloatArray:
         parts = []
         if sketch is not None:
-            parts.append(sketch.astype(np.float64) * 2.0**-32)
+            parts.append(sketch)
         if channel is not None:
             vectors = channel.astype(np.float64) * (2.0**-32 * self._unit)
             parts.append(vectors if self._map is None else vectors @ self._map)

@@ -26,17 +26,21 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
+from recollect import sketching
+
 if TYPE_CHECKING:
     from recollect.memory import Memory
+    from recollect.sketching import Recipe, Sketches
 
-__all__ = ["Whitened", "whitened"]
+__all__ = ["Whitened", "coordinates_of", "whitened"]
 
 FloatArray = npt.NDArray[np.float64]
 
 # Glances whose sketches tell the second moment.
 _SAMPLE = 4096
 # Inverse of each memory's second moment, with the glances it held then.
-_KEPT: WeakKeyDictionary[Memory, tuple[int, FloatArray]] = WeakKeyDictionary()
+_KEPT: WeakKeyDictionary[Memory, dict[tuple[Recipe, int], tuple[int, FloatArray]]]
+_KEPT = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,40 +61,61 @@ class Whitened:
         return found
 
 
-def whitened(memory: Memory, probe: npt.NDArray[np.floating]) -> Whitened:
+def whitened(
+    memory: Memory,
+    probe: npt.NDArray[np.floating],
+    recipe: Recipe | None = None,
+) -> Whitened:
     """Whiten a probe by the second moment of up to 4,096 of a memory's sketches.
 
     Args:
         memory: whose sketches say what is everywhere.
-        probe: (d,), not zero; as long as the memory's sketches.
+        probe: (d,), not zero; as many numbers of coordinates as are compared. Glances that keep
+            fewer say nothing of them, and the others are cut.
+        recipe: of the sketches that are searched, the first epoch's if None.
 
     Raises:
-        ValueError: if the memory is empty or the probe is a prefix.
+        ValueError: if the memory is empty, or no glance keeps so many numbers.
     """
     if len(memory) == 0:
         raise ValueError("an empty memory cannot say what is usual; search with whiten=False")
-    if len(probe) != memory.recipe.dim:
-        raise ValueError(
-            f"a probe of {len(probe)} numbers cannot be whitened, the memory's sketches have "
-            f"{memory.recipe.dim}; search with the whole sketch, or with whiten=False"
-        )
-    turned = _inverse(memory) @ probe.astype(np.float64)
+    turned = _inverse(memory, recipe or memory.recipe, len(probe)) @ probe.astype(np.float64)
     power = float(probe.astype(np.float64) @ turned)
     return Whitened(turned / power, power**-0.5)
 
 
-def _inverse(memory: Memory) -> FloatArray:
-    """Return the inverse second moment of a memory's sketches, kept until glances come or go."""
-    known = _KEPT.get(memory)
-    if known is not None and known[0] == len(memory):
-        return known[1]
+def _inverse(memory: Memory, recipe: Recipe, dim: int) -> FloatArray:
+    """Return the inverse second moment of some sketches, kept until glances come or go."""
+    known = _KEPT.setdefault(memory, {})
+    found = known.get((recipe, dim))
+    if found is not None and found[0] == len(memory):
+        return found[1]
     ids = memory.glances(columns=["id"])["id"].to_numpy()
+    whole = memory.kept(ids.tolist()) >= dim
+    if len(memory.recipes) > 1:
+        numbers = [e.number for e in memory.epochs if e.recipe == recipe]
+        whole &= np.isin(memory.epoch_of(ids.tolist()), numbers)
+    ids = ids[whole]
+    if len(ids) == 0:
+        raise ValueError(
+            f"no glance keeps {dim} numbers of its sketch any more, so none can say what is "
+            "usual among them; search with whiten=False"
+        )
     if len(ids) > _SAMPLE:
         ids = np.sort(np.random.default_rng(0).choice(ids, _SAMPLE, replace=False))
-    values = memory.sketches(ids=ids).values.numpy().astype(np.float64)
+    prefix = None if dim == memory.recipe.dim else dim
+    values = coordinates_of(memory, memory.sketches(ids=ids, prefix=prefix))
     inverse = np.linalg.inv(_second_moment(values)).astype(np.float64)
-    _KEPT[memory] = (len(memory), inverse)
+    known[recipe, dim] = (len(memory), inverse)
     return inverse
+
+
+def coordinates_of(memory: Memory, sketches: Sketches) -> FloatArray:
+    """Return what sketches of one recipe are compared by, (n, d)."""
+    sketcher = memory.sketcher_of(sketches.recipe)
+    if isinstance(sketcher, sketching.InformedSketcher):
+        return sketcher.coordinates(sketches).numpy()
+    return sketches.values.numpy().astype(np.float64)
 
 
 def _second_moment(values: FloatArray) -> FloatArray:

@@ -175,7 +175,7 @@ class Remembered(Dataset[tuple[Tensor, int]]):
             raise ValueError("there are no targets: give a class for at least one glance id")
         self._place = {int(i): n for n, i in enumerate(targets)}
         self._targets = [int(v) for v in targets.values()]
-        self._values = memory.sketches(ids=list(self._place), prefix=prefix).values
+        self._values = torch.from_numpy(memory.values(list(self._place), prefix))
 
     def __len__(self) -> int:
         return len(self._targets)

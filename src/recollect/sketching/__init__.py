@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from recollect.sketching.averages import Averages
     from recollect.sketching.decode import Recollection
     from recollect.sketching.features import features_of
+    from recollect.sketching.informed import InformedSketcher, first_tier
+    from recollect.sketching.informed_reading import InformedRecollection
     from recollect.sketching.linear import LinearSketch, SketchedRegression
     from recollect.sketching.prior import Prior
     from recollect.sketching.projection import ModuleReading, Projection
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "Averages": "recollect.sketching.averages",
+    "InformedRecollection": "recollect.sketching.informed_reading",
+    "InformedSketcher": "recollect.sketching.informed",
     "LinearSketch": "recollect.sketching.linear",
     "ModuleReading": "recollect.sketching.projection",
     "Prior": "recollect.sketching.prior",
@@ -36,11 +40,14 @@ _LAZY = {
     "Sketches": "recollect.sketching.sketches",
     "features_of": "recollect.sketching.features",
     "find_structure": "recollect.sketching.structure",
+    "first_tier": "recollect.sketching.informed",
 }
 
 __all__ = [
     "Averages",
     "Channel",
+    "InformedRecollection",
+    "InformedSketcher",
     "LinearSketch",
     "ModuleEntry",
     "ModuleReading",
@@ -57,6 +64,7 @@ __all__ = [
     "channel_recipe",
     "features_of",
     "find_structure",
+    "first_tier",
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
+from weakref import ref
 
 import numpy as np
 import numpy.typing as npt
@@ -51,12 +52,21 @@ class Decoder:
     """
 
     def __init__(self, sketcher: Sketcher, prior: Prior | None, method: str, dim: int) -> None:
-        self.sketcher, self.prior, self.method, self.dim = sketcher, prior, method, dim
+        self._sketcher = ref(sketcher)
+        self.prior, self.method, self.dim = prior, method, dim
         self.encoder = sketcher.encoder()
         self.cache: ColumnCache = sketcher.column_cache
         self._joint: dict[tuple[str, ...], JointPrior] = {}
         self._layouts: dict[tuple[bytes, int], Layout] = {}
         self._roots: dict[str, Tensor] = {}
+
+    @property
+    def sketcher(self) -> Sketcher:
+        """Whose operators these are; not held, so that a prior does not keep it alive."""
+        sketcher = self._sketcher()
+        if sketcher is None:
+            raise RuntimeError("the sketcher of this decoder is gone; decode with a living one")
+        return sketcher
 
     def layout(self, packed: bytes) -> Layout:
         """Return the layout of a packed skeleton, kept for the next glance that has it."""

@@ -28,52 +28,50 @@ oblivious corrections ("Finding structure with randomness", Halko, Martinsson an
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from recollect._checks import check_integer
-from recollect.sketching.joint import JointPrior
+from recollect._checks import RecipeMismatch, check_integer
+from recollect.sketching.informed_reading import InformedRecollection, Reader, Reading
 from recollect.sketching.prior import Prior
-from recollect.sketching.recipe import Recipe
-from recollect.sketching.rounding import rounding_variance
+from recollect.sketching.recipe import ModuleTable, Recipe
 from recollect.sketching.sketcher import Sketcher
 from recollect.sketching.sketches import Sketches, quantize
 from recollect.tracing import Trace
 
-__all__ = ["InformedSketcher", "Reading"]
+__all__ = ["InformedSketcher", "Reading", "first_tier"]
 
 # Bits that attributes and directions are cut to before they are multiplied.
 ATTRIBUTE_BITS, DIRECTION_BITS = 20, 15
-# Factors of the first tier against the rest, of which leave-one-out errors choose.
-TIER_WEIGHTS = (1.0, 4.0, 16.0)
 # Share of the largest deviation below which a direction's gain grows no more.
 LEAST_DEVIATION = 0.02
 
 
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """What informed sketches are read to hold.
+Arrays = dict[str, npt.NDArray[Any]]
 
-    Attributes:
-        trace: estimated attributes of every static family.
-        deviations: their standard deviations, as a trace of the same structure.
+
+def first_tier(dim: int, share: float = 0.75) -> int:
+    """Return how many numbers lead: a share of all, in steps of 64, and 64 left at least.
+
+    Raises:
+        ValueError: if the share is not between 0 and 1, or there is no room for two tiers.
+
+    Example:
+        >>> first_tier(256), first_tier(1024, 0.5), first_tier(128, 0.9)
+        (192, 512, 64)
     """
-
-    trace: Trace
-    deviations: Trace
-
-
-@dataclass(frozen=True, eq=False)
-class _Weighted:
-    """A joint prior, and what a sketch's numbers are multiplied with before it reads them."""
-
-    joint: JointPrior
-    weight: Tensor
+    check_integer("dim", dim, minimum=128)
+    if not 0 < share < 1:
+        raise ValueError(f"the first tier's share must lie between 0 and 1, got {share}")
+    return min(max(64, int(share * dim) // 64 * 64), dim - 64)
 
 
 class InformedSketcher:
@@ -111,28 +109,104 @@ class InformedSketcher:
         dtype: str = "int8",
         scales: Mapping[str, float] | None = None,
     ) -> None:
-        check_integer("dim", dim, minimum=128)
+        chosen = first_tier(dim) if leading is None else leading
         if not prior.static:
             raise ValueError(
                 "an informed recipe needs families that every glance of the prior holds exactly "
                 "once; this prior has none (objects that come and go stay with a plain Sketcher)"
             )
-        self.prior, self.families = prior, prior.static
-        only = Trace({k: prior.sample.columns[k] for k in self.families}, len(prior.sample))
-        chosen = max(64, 3 * dim // 4 // 64 * 64) if leading is None else leading
+        only = _static_part(prior)
         check_integer("leading", chosen, minimum=64)
         if chosen % 64 or chosen >= dim:
             raise ValueError(f"leading must be a multiple of 64 below dim={dim}, got {chosen}")
-        self.leading = chosen
-        self.rest = Sketcher(dim - chosen, seed, dtype="float32", scales=scales)
+        self._begin(prior, prior.static, chosen, Sketcher(dim - chosen, seed, dtype="float32"))
+        self.rest.scales = dict(scales or {})
         self.rest.admit(only)
-        u = self._flat(only)
-        self._fit_directions(u)
+        self._fit_directions(self.flat(only))
+        self.recipe = replace(
+            Recipe(dim, seed, "energy", dtype), leading=chosen, basis=self._digest()
+        )
+
+    def _begin(
+        self,
+        prior: Prior | Callable[[], Prior],
+        families: tuple[str, ...],
+        leading: int,
+        rest: Sketcher,
+    ) -> None:
+        self._prior, self.families, self.leading, self.rest = prior, families, leading, rest
+        self.reader = Reader(self)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        recipe: Recipe,
+        modules: ModuleTable,
+        prior: Prior | Callable[[], Prior],
+    ) -> InformedSketcher:
+        """Make the sketcher again whose ``to_arrays`` these are, bit by bit, on any machine.
+
+        Args:
+            arrays: mean, directions, gains, and the names of the families.
+            recipe: its recipe.
+            modules: table with the families' sizes, members and scales.
+            prior: that it stands on, or what fetches it when it is first needed.
+
+        Raises:
+            RecipeMismatch: if the arrays are not those of the recipe, or a family's size is not
+                that of the table.
+        """
+        made = cls.__new__(cls)
+        families = tuple(json.loads(arrays["families"].tobytes()))
+        rest = Sketcher(recipe.dim - recipe.leading, recipe.seed, dtype="float32")
+        for name in families:
+            if name in modules:
+                e = modules[name]
+                rest.modules.add(e.name, e.size, e.members, e.scale)
+        made._begin(prior, families, recipe.leading, rest)
+        made.recipe = recipe
+        made.mean = torch.from_numpy(arrays["mean"].copy())
+        held = torch.from_numpy(arrays["directions"].astype(np.float64))
+        made.directions = torch.zeros(recipe.leading, len(made.mean), dtype=torch.float64)
+        made.directions[: len(held)] = held
+        made.gains = torch.from_numpy(arrays["gains"].copy())
+        numbers = sum(e.size * len(e.members) for e in rest.modules)
+        if numbers != len(made.mean) or made._digest() != recipe.basis:
+            raise RecipeMismatch(
+                f"these directions (basis {made._digest()}, of {len(made.mean)} numbers) are not "
+                f"those of the recipe (basis {recipe.basis}, {numbers} numbers): restore the "
+                "file from a copy"
+            )
+        made._set_images(len(held))
+        return made
+
+    def to_arrays(self) -> Arrays:
+        """Return what the recipe's digest stands for, as plain arrays.
+
+        Eigenvectors differ in their last bits, and in their signs, from machine to machine: they
+        are kept, not computed again from the prior.
+        """
+        some = self.directions[: self._used].numpy()
+        narrow = np.abs(some).max(initial=0) < 2**15
+        return {
+            "families": np.frombuffer(json.dumps(self.families).encode(), np.uint8),
+            "mean": self.mean.numpy(),
+            "directions": some.astype(np.int16 if narrow else np.int32),
+            "gains": self.gains.numpy(),
+        }
+
+    def _digest(self) -> str:
         digest = hashlib.sha256(self.directions.to(torch.int32).numpy().tobytes())
         digest.update(self.gains.numpy().tobytes())
-        self.recipe = replace(
-            Recipe(dim, seed, "energy", dtype), leading=chosen, basis=digest.hexdigest()[:16]
-        )
+        return digest.hexdigest()[:16]
+
+    @property
+    def prior(self) -> Prior:
+        """What the recipe stands on."""
+        if callable(self._prior):
+            self._prior = self._prior()
+        return self._prior
 
     def __repr__(self) -> str:
         r = self.recipe
@@ -140,6 +214,13 @@ class InformedSketcher:
             f"InformedSketcher({self.leading} leading of dim={r.dim}, seed={r.seed}, "
             f"dtype={r.dtype!r}, {len(self.families)} modules)"
         )
+
+    def stands_on(self, prior: Prior) -> bool:
+        """Whether a prior is the one that the directions were fitted to (it may be lost)."""
+        try:
+            return prior is self.prior
+        except (KeyError, OSError):
+            return False
 
     # -- the basis ------------------------------------------------------------------------
 
@@ -159,8 +240,7 @@ class InformedSketcher:
         whole = torch.zeros(self.leading, u.shape[1], dtype=torch.float64)
         whole[: len(axes)] = torch.round(axes * 2.0**DIRECTION_BITS)
         self.directions = whole
-        units = self._units(torch.eye(len(axes), dtype=torch.float64), len(axes))
-        self._images = torch.round(units * 2.0**DIRECTION_BITS)
+        self._set_images(len(axes))
         self.gains = torch.ones(self.recipe_dim, dtype=torch.float64)
         self.gains = self._measured_gains(u)
 
@@ -169,16 +249,16 @@ class InformedSketcher:
         """Numbers in a sketch."""
         return self.leading + self.rest.recipe.dim
 
-    def _units(self, _: Tensor, number: int) -> Tensor:
-        """Return the (leading, d - p) oblivious images of the directions, without counts."""
+    def _set_images(self, number: int) -> None:
+        """Keep the (leading, d - p) oblivious images of the directions, without counts."""
         out = torch.zeros(self.leading, self.rest.recipe.dim, dtype=torch.float64)
         axes = (self.directions[:number] * 2.0**-DIRECTION_BITS).to(torch.float32)
         out[:number] = self._oblivious(axes).to(torch.float64)
-        return out
+        self._images, self._used = torch.round(out * 2.0**DIRECTION_BITS), number
 
     def _measured_gains(self, u: Tensor) -> Tensor:
         """One over the deviations; of the rest as of glances that the directions do not know."""
-        image = self._image(u)
+        image = self.centred_image(u)
         lead = image[:, : self.leading].std(0)
         lead = lead.clamp_min(LEAST_DEVIATION * float(lead.max()))
         # What is left of a glance by the directions of the others: halves judge each other.
@@ -192,7 +272,7 @@ class InformedSketcher:
 
     # -- encoding -------------------------------------------------------------------------
 
-    def _flat(self, trace: Trace) -> Tensor:
+    def flat(self, trace: Trace) -> Tensor:
         """Return the (B, K) scaled attributes of the static families, float32."""
         parts = []
         for name in self.families:
@@ -232,7 +312,7 @@ class InformedSketcher:
         encoder = self.rest.encoder()
         return encoder.operators.leave(encoder.working(self._trace(u), self.rest.modules))
 
-    def _image(self, u: Tensor) -> Tensor:
+    def centred_image(self, u: Tensor) -> Tensor:
         """Return the (B, d) images of u - c in float64, before the gains."""
         off = (u - self.mean).to(torch.float32)
         lead = _exact_product(off.to(torch.float64), self.directions)
@@ -253,9 +333,10 @@ class InformedSketcher:
         if others:
             raise ValueError(
                 f"module {others[0]!r} is not one of the prior's static families; an informed "
-                "recipe takes these only (start an epoch with a prior that knows it)"
+                "recipe takes these only (begin an epoch with a prior that knows it, or a plain "
+                "one: memory.new_epoch(informed=False))"
             )
-        values = (self._image(self._flat(trace)) * self.gains).to(torch.float32)
+        values = (self.centred_image(self.flat(trace)) * self.gains).to(torch.float32)
         codes, scale = quantize(values, self.recipe.dtype)
         count = torch.ones(len(trace), dtype=torch.int64)
         return Sketches(codes, scale, count, None, self.rest.modules, self.recipe)
@@ -274,23 +355,52 @@ class InformedSketcher:
         self.recipe.check_same(sketches.recipe)
         d = sketches.dim
         values = sketches.cpu().values.to(torch.float64) / self.gains[:d]
-        return values + sketches.count[:, None] * self._mean_image[:d]
+        return values + sketches.count[:, None] * self.offset[:d]
 
     @cached_property
-    def _mean_image(self) -> Tensor:
-        """(d,) what the prior's mean would add: its image around zero."""
-        return -self._image(torch.zeros(1, len(self.mean)))[0]
+    def offset(self) -> Tensor:
+        """(d,) what the prior's mean adds to every glance's coordinates: its image around zero."""
+        return -self.centred_image(torch.zeros(1, len(self.mean)))[0]
 
     def image(self, trace: Trace) -> Tensor:
         """Return the (B, d) float64 coordinates of glances that are not sketched."""
-        return self._image(self._flat(trace)) + self._mean_image
+        return self.centred_image(self.flat(trace)) + self.offset
+
+    def probe(self, trace: Trace) -> Tensor:
+        """Return the (B, d) float64 coordinates of parts of glances: whatever is missing is zero.
+
+        What the prior's static families do not hold is left out: nothing here can be like it.
+
+        Raises:
+            ValueError: if the objects are made of others: an informed recipe knows none.
+        """
+        if trace.edges is not None:
+            raise ValueError(
+                "an informed recipe sketches flat glances, and these objects are made of others; "
+                "ask for a module of theirs"
+            )
+        u = torch.zeros(len(trace), len(self.mean))
+        start = 0
+        for name in self.families:
+            entry = self.rest.modules[name]
+            k = len(entry.members)
+            if name in trace.columns:
+                c = trace.columns[name]
+                rows = (
+                    c.attributes.cpu() / entry.scale * torch.from_numpy(c.weight)[:, None].sqrt()
+                )
+                part = torch.zeros(len(trace) * k, entry.size)
+                part.index_add_(0, torch.from_numpy(c.glance * k + c.member), rows)
+                u[:, start : start + k * entry.size] = part.view(len(trace), -1)
+            start += k * entry.size
+        return self.centred_image(u) + self.offset
 
     def decode(self, sketches: Sketches, prior: Prior | None = None) -> Reading:
         """Estimate all attributes, each with a standard deviation.
 
         Args:
             sketches: of this recipe; prefixes are welcome, and sums, of which the mean glance is
-                read (its deviations are those of single glances, hence too large).
+                read.
             prior: of the same network; the recipe's own if None. A later one reads better.
 
         Raises:
@@ -298,82 +408,27 @@ class InformedSketcher:
             ValueError: if the prior's modules or sizes differ.
         """
         self.recipe.check_same(sketches.recipe)
-        whole, rest = self._joint(prior or self.prior, sketches.dim)
-        count = sketches.count.to(torch.float64)[:, None]
-        values = sketches.cpu().values.to(torch.float64) / count
-        mean = self.mean + self._led(values / self.gains[: sketches.dim])
-        if rest is not None:
-            mean = mean + rest.joint.estimate(values * rest.weight)
-        rounding = rounding_variance(sketches.cpu()) / count[:, 0].square()
-        std = whole.joint.std(rounding * float(whole.weight.square().mean()))
+        mean, std = self.reader.read(sketches.cpu(), prior or self.prior)
         return Reading(self._trace(mean), self._trace(std))
 
-    def _led(self, image: Tensor) -> Tensor:
-        """Return the (B, K) part of u - c that the first tier alone tells, float32."""
-        lead = image[:, : self.leading]
-        axes = self.directions[: lead.shape[1]].to(torch.float32) * 2.0**-DIRECTION_BITS
-        led: Tensor = lead.to(torch.float32) @ axes
-        return led
+    def recollect(self, sketches: Sketches, prior: Prior | None = None) -> InformedRecollection:
+        """Return what sketches are read to hold, as ``Sketcher.decode`` does.
 
-    def _joint(self, prior: Prior, dim: int) -> tuple[_Weighted, _Weighted | None]:
-        """Return the joint priors of a prefix: over all of u, and over what V leaves of it.
+        Args:
+            sketches: as for ``decode``.
+            prior: as for ``decode``.
 
-        The second reads (the first tier is taken as it is), the first says how sure that is: its
-        leave-one-out errors do not forget that V has seen the recipe's own prior.
+        Raises:
+            RecipeMismatch: if the sketches were made with another recipe.
+            ValueError: if the prior's modules or sizes differ.
         """
-        key = (id(prior), dim)
-        if key not in self._joints:
-            missing = [k for k in self.families if k not in prior.static]
-            if missing:
-                raise ValueError(
-                    f"the prior does not know module {missing[0]!r} as one of every glance; "
-                    "decode with a prior of the same network"
-                )
-            only = Trace({k: prior.sample.columns[k] for k in self.families}, len(prior.sample))
-            u = self._flat(only)
-            image = self._image(u)[:, :dim]
-            left = u - self.mean - self._led(image)
-            small = float(left.square().sum()) < 1e-6 * float((u - self.mean).square().sum())
-            gained = image * self.gains[:dim]
-            self._joints[key] = (
-                prior,
-                self._best_weighted(u, gained),
-                None if small else self._best_weighted(left, gained),
-            )
-        return self._joints[key][1:]
+        self.recipe.check_same(sketches.recipe)
+        return InformedRecollection(self, sketches.cpu(), prior or self.prior)
 
-    def _best_weighted(self, rows: Tensor, images: Tensor) -> _Weighted:
-        """Weigh the first tier against the rest by leave-one-out errors."""
-        best: tuple[float, _Weighted] | None = None
-        for factor in TIER_WEIGHTS:
-            weight = 1 / self.gains[: images.shape[1]]
-            weight[: self.leading] *= factor
-            joint = self._weighted(rows, images, weight)
-            error = float(joint.residuals().square().mean())
-            if best is None or error < best[0]:
-                best = (error, _Weighted(joint, weight))
-        assert best is not None
-        return best[1]
 
-    @cached_property
-    def _joints(self) -> dict[tuple[int, int], tuple[Prior, _Weighted, _Weighted | None]]:
-        return {}
-
-    def _weighted(self, u: Tensor, images: Tensor, weight: Tensor) -> JointPrior:
-        slices, start = {}, 0
-        for name in self.families:
-            entry = self.rest.modules[name]
-            k = entry.size * len(entry.members)
-            slices[name] = slice(start, start + k)
-            start += k
-        _, scale = quantize(images[:32].to(torch.float32), self.recipe.dtype)
-        noise = 0.0 if scale is None else float((scale.double().square() / 12).mean())
-        weighted = images * weight
-        mean = weighted.mean(0)
-        return JointPrior(
-            slices, u.mean(0), u - u.mean(0), mean, weighted - mean,
-            noise * float(weight.square().mean()),
-        )  # fmt: skip
+def _static_part(prior: Prior) -> Trace:
+    """Return the static families of a prior's glances."""
+    return Trace({k: prior.sample.columns[k] for k in prior.static}, len(prior.sample))
 
 
 def _exact_product(x: Tensor, whole: Tensor) -> Tensor:

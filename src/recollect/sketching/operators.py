@@ -37,6 +37,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,11 @@ from recollect.sketching import families, fused
 from recollect.sketching.recipe import Recipe
 
 __all__ = ["Operators", "hadamard"]
+
+T = TypeVar("T", bound="Tensor | npt.NDArray[np.uint32]")
+
+# Bytes of the orders that are kept: 16,000 modules at 1,024 numbers.
+_MOST_BYTES = 1 << 27
 
 # Numbers of one attribute that are mixed with each other before they are spread.
 GROUP = 8
@@ -111,6 +117,22 @@ def hadamard(x: Tensor) -> Tensor:
     return scaled
 
 
+class _Bounded(dict[tuple[int | str, ...], T]):
+    """Arrays that are cheap to make again, by key: the oldest go beyond a number of bytes."""
+
+    def __init__(self, most: int = _MOST_BYTES) -> None:
+        super().__init__()
+        self.most, self.bytes = most, 0
+
+    def __setitem__(self, key: tuple[int | str, ...], value: T) -> None:
+        if key in self:
+            self.bytes -= int(self.pop(key).nbytes)
+        super().__setitem__(key, value)
+        self.bytes += int(value.nbytes)
+        while self.bytes > self.most and len(self) > 1:
+            self.bytes -= int(self.pop(next(iter(self))).nbytes)
+
+
 class Operators:
     """All operators of one recipe; signs are made when first needed and kept.
 
@@ -125,8 +147,8 @@ class Operators:
         self.family = recipe.operators
         self.device = torch.device(device)
         self._signs: dict[tuple[int | str, ...], Tensor] = {}
-        self._orders: dict[tuple[int | str, ...], Tensor] = {}
-        self._fused_places: dict[tuple[int | str, ...], npt.NDArray[np.uint32]] = {}
+        self._orders: _Bounded[Tensor] = _Bounded()
+        self._fused_places: _Bounded[npt.NDArray[np.uint32]] = _Bounded()
         # The rows of the shared transform, in the random order in which they are kept.
         rows = _random_order(seed_of(recipe.seed, "rows"), self.width)[: self.dim]
         self._rows = torch.from_numpy(rows).to(self.device)
@@ -178,13 +200,14 @@ class Operators:
 
     def _copies(self, p: int, *path: int | str) -> Tensor:
         """Return (W,) places in 0..p - 1: each copy of the p numbers in its own random order."""
-        if path not in self._orders:
+        key = (p, *path)
+        if key not in self._orders:
             copies = [
                 _random_order(seed_of(self.seed, "copy", *path, copy), p)
                 for copy in range(self.width // p)
             ]
-            self._orders[path] = torch.from_numpy(np.concatenate(copies)).to(self.device)
-        return self._orders[path]
+            self._orders[key] = torch.from_numpy(np.concatenate(copies)).to(self.device)
+        return self._orders[key]
 
     def mix(self, z: Tensor, keys: list[tuple[str, ...]]) -> Tensor:
         """Return R z for each row, R the mixing operator of that row's key.

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,10 @@ from recollect._seeds import seed_of
 from recollect.sketching.kinds import kind_of
 from recollect.tracing import Trace
 from recollect.tracing.arrays import half_if_it_fits, trace_from_arrays, trace_to_arrays
+
+if TYPE_CHECKING:
+    from recollect.sketching.decode import Decoder
+    from recollect.sketching.sketcher import Sketcher
 
 __all__ = ["ModuleStatistics", "Prior"]
 
@@ -72,6 +77,8 @@ class Prior:
         self.sample = sample
         self.num_glances = num_glances
         self.limit = limit
+        # What decoding with this prior needs more than once, by sketcher: freed with either.
+        self.decoders: WeakKeyDictionary[Sketcher, dict[Any, Decoder]] = WeakKeyDictionary()
 
     @classmethod
     def fit(cls, traces: Trace | Iterable[Trace], *, limit: int = 4096) -> Prior:

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -84,7 +83,6 @@ class Sketcher:
                 raise ValueError(f"the scale of module {name!r} must be positive, got {scale}")
         self._encoders: dict[torch.device, Encoder] = {}
         self._channels: dict[torch.device, ChannelEncoder] = {}
-        self._decoders: WeakKeyDictionary[Prior, dict[Any, decoding.Decoder]] = WeakKeyDictionary()
         self._without_prior: dict[Any, decoding.Decoder] = {}
         self._masked: dict[bytes, Sketcher] = {}
 
@@ -157,11 +155,11 @@ class Sketcher:
         codes, scale = quantize(values, self.recipe.dtype)
         count = torch.ones(len(trace), dtype=torch.int64)
         return Sketches(
-            codes, scale, count, self._skeletons(trace), self.modules, self.recipe,
-            self._channel(trace),
+            codes, scale, count, self.skeletons(trace), self.modules, self.recipe,
+            self.channel(trace),
         )  # fmt: skip
 
-    def _channel(self, trace: Trace) -> Sketches | None:
+    def channel(self, trace: Trace) -> Sketches | None:
         """Return the distribution channel of a trace's glances, if the recipe keeps one."""
         if self.recipe.channel is None:
             return None
@@ -243,7 +241,8 @@ class Sketcher:
         parts[()] = nothing if counters else encoder.counts(trace)
         return parts
 
-    def _skeletons(self, trace: Trace) -> Skeletons:
+    def skeletons(self, trace: Trace) -> Skeletons:
+        """Return the structure of each glance; its modules must have been admitted."""
         return Skeletons.from_packed(_packed(trace, self.modules))
 
     # -- decoding -------------------------------------------------------------------------
@@ -285,7 +284,8 @@ class Sketcher:
 
     def decoder(self, prior: Prior | None, method: str, dim: int) -> decoding.Decoder:
         """Return what decoding with a prior needs more than once, kept while the prior lives."""
-        kept = self._without_prior if prior is None else self._decoders.setdefault(prior, {})
+        # Kept by the prior: a decoder holds its prior, but its sketcher only weakly.
+        kept = self._without_prior if prior is None else prior.decoders.setdefault(self, {})
         key = (method, dim, len(self.modules))
         if key not in kept:
             kept[key] = decoding.Decoder(self, prior, method, dim)
