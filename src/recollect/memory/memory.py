@@ -37,6 +37,7 @@ from recollect.memory.structures import SkeletonCounts
 from recollect.sketching.recipe import ModuleTable, Recipe
 
 if TYPE_CHECKING:
+    from recollect.sketching.cosines import Cosines
     from recollect.sketching.prior import Prior
     from recollect.sketching.sketcher import Sketcher
     from recollect.sketching.sketches import Sketches
@@ -573,7 +574,7 @@ class Memory:
                     f"{self.path} keeps no records to fit a prior to (reservoir="
                     f"{self._meta['reservoir']}, {len(self)} glances)"
                 )
-            return self._priors.fit(trace)
+            return self._priors.fit(trace, self.sketcher)
 
     def prior(self, version: int | None = None) -> Prior | None:
         """Return a fitted prior, by default the newest; None if none was fitted.
@@ -582,6 +583,14 @@ class Memory:
             NotRemembered: if there is no such version.
         """
         return self._priors.get(version)
+
+    def cosines(self) -> Cosines:
+        """Return what corrects and bounds the cosines of this memory's sketches.
+
+        It is learned from the records when a prior is fitted; before that it is what holds over
+        all draws of the operators.
+        """
+        return self._priors.cosines()
 
     @property
     def prior_versions(self) -> list[int]:

@@ -13,7 +13,9 @@ from recollect._checks import NotRemembered
 from recollect.memory.layout import Folder
 
 if TYPE_CHECKING:
+    from recollect.sketching.cosines import Cosines
     from recollect.sketching.prior import Prior
+    from recollect.sketching.sketcher import Sketcher
     from recollect.tracing.columns import Trace
 
 __all__ = ["Priors"]
@@ -21,6 +23,8 @@ __all__ = ["Priors"]
 
 class Priors:
     """The priors of a memory; version n stands in ``priors/prior-000n.npz``.
+
+    Beside it, ``cosines-000n.npz`` says how far cosines of sketches are from the truth.
 
     Args:
         folder: of the memory.
@@ -38,13 +42,32 @@ class Priors:
     def _paths(self) -> list[Path]:
         return list((self.folder / "priors").glob("prior-*.npz"))
 
-    def fit(self, trace: Trace) -> int:
-        """Fit a prior to records, keep it, and return its version."""
+    def fit(self, trace: Trace, sketcher: Sketcher | None = None) -> int:
+        """Fit a prior to records, keep it, and return its version.
+
+        Args:
+            trace: the records.
+            sketcher: whose sketches' cosines are compared with those of the records.
+        """
         version = max(self.versions(), default=0) + 1
         prior = sketching.Prior.fit(trace)
+        if sketcher is not None:
+            known = sketching.Cosines.fit(sketcher, trace)
+            self.folder.write_arrays(_cosines_name(version), known.to_arrays())
         self.folder.write_arrays(_name(version), prior.to_arrays())
         self._known[version] = prior
         return version
+
+    def cosines(self) -> Cosines:
+        """Return what corrects cosines of sketches, as the newest prior's records told it.
+
+        Where no prior was fitted (or it was by an older release), what holds over all operators.
+        """
+        versions = self.versions()
+        if not versions or not (self.folder / _cosines_name(versions[-1])).exists():
+            return sketching.Cosines.unknown()
+        with np.load(self.folder / _cosines_name(versions[-1]), allow_pickle=False) as file:
+            return sketching.Cosines.from_arrays({name: file[name] for name in file.files})
 
     def get(self, version: int | None = None) -> Prior | None:
         """Return a prior, by default the newest; None if there is none yet.
@@ -71,3 +94,7 @@ class Priors:
 
 def _name(version: int) -> str:
     return f"priors/prior-{version:04d}.npz"
+
+
+def _cosines_name(version: int) -> str:
+    return f"priors/cosines-{version:04d}.npz"

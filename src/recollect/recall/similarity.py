@@ -102,8 +102,10 @@ def similar(
 
     The score is the cosine of the sketches. It estimates the cosine of everything that the two
     glances hold; low and high say within which that lies (90 %), from the deviation
-    ``(1 - cosine^2) / sqrt(dim)`` of random projections. A glance that has faded is compared by
-    the numbers that it keeps, with a wider interval.
+    ``(1 - cosine^2) / sqrt(dim)`` of random projections. Once a prior is fitted, the records say
+    how far cosines are off with this memory's operators (``sketching.Cosines``): whole queries
+    are then corrected by it. A glance that has faded is compared by the numbers that it keeps,
+    with a wider interval.
 
     With ``module``, ``path`` or ``level`` only a part of the query is searched for, in whole
     sketches: a glance with more else in it scores lower. What the part holds stands in the sketch
@@ -184,10 +186,14 @@ def similar(
     notes = ["estimate is the cosine of the sketches", *probe.notes, *_left_out(probe)]
     notes += [*faded_notes(memory, ids), *left_notes(memory, chosen, counted=False)]
     dim = np.minimum(memory.kept(ids.tolist()), len(probe.vector))
-    std = (1 - np.clip(np.square(scores), 0, 1)) / np.sqrt(np.maximum(dim, 1))
-    low, high = interval(scores, std)
-    ends = (np.maximum(low, -1.0), np.minimum(high, 1.0))
-    return _answer(memory, ids, scores, ends, title, notes)
+    known = sketching.Cosines.unknown()
+    if wanted.part.is_whole and not anywhere:
+        known = memory.cosines()
+        notes[0] += known.note
+    estimate, low, high = known.read(scores, dim)
+    order = np.argsort(-estimate, kind="stable")  # faded glances may change places
+    ends = (low[order], high[order])
+    return _answer(memory, ids[order], estimate[order], ends, title, notes)
 
 
 def _search(

@@ -15,6 +15,7 @@ from recollect.sketching.skeletons import Skeletons, Structure
 
 if TYPE_CHECKING:
     from recollect.sketching.averages import Averages
+    from recollect.sketching.cosines import Cosines
     from recollect.sketching.decode import Recollection
     from recollect.sketching.features import features_of
     from recollect.sketching.linear import LinearSketch, SketchedRegression
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "Averages": "recollect.sketching.averages",
+    "Cosines": "recollect.sketching.cosines",
     "LinearSketch": "recollect.sketching.linear",
     "ModuleReading": "recollect.sketching.projection",
     "Prior": "recollect.sketching.prior",
@@ -41,6 +43,7 @@ _LAZY = {
 __all__ = [
     "Averages",
     "Channel",
+    "Cosines",
     "LinearSketch",
     "ModuleEntry",
     "ModuleReading",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from recollect.sketching import Sketcher
+from recollect.sketching.cosines import MOST, true_cosines
 from recollect.tracing import Trace, trace
 
 __all__ = ["Task", "digit_task", "picture_task"]
@@ -64,6 +66,11 @@ class Task:
     slots: tuple[FloatArray, FloatArray]
     bags: tuple[FloatArray, FloatArray]
     count_of: Callable[[FloatArray], FloatArray]
+
+    @cached_property
+    def fit_cosines(self) -> FloatArray:
+        """Cosines of the first glances of the prior, as a memory knows them of its records."""
+        return true_cosines(self.sketcher, self.fit[np.arange(min(MOST, len(self.fit)))])
 
     @property
     def pairs(self) -> npt.NDArray[np.bool_]:
