@@ -31,6 +31,7 @@ from recollect._checks import CorruptMemory
 from recollect.memory.layout import Folder, Moved
 from recollect.memory.ledger import Ledger
 from recollect.memory.structures import Bag
+from recollect.memory.tiers import within
 
 __all__ = ["Forgotten"]
 
@@ -45,11 +46,17 @@ class Forgotten(Ledger):
     Args:
         folder: of the memory.
         dim: numbers in a sketch.
+        channel: numbers in the distribution channel, which stands behind it in the sums.
     """
 
-    def __init__(self, folder: Folder, dim: int) -> None:
+    def __init__(self, folder: Folder, dim: int, channel: int = 0) -> None:
         self._checks: dict[str, int] = {}
-        super().__init__(folder, dim, home=_HOME)
+        super().__init__(folder, dim, channel, home=_HOME)
+
+    @property
+    def numbers(self) -> int:
+        """Numbers in a whole sketch, without the channel."""
+        return self.dim - self.channel
 
     def clear(self) -> None:
         """Forget everything."""
@@ -161,12 +168,15 @@ class Forgotten(Ledger):
     # -- changing -------------------------------------------------------------------------
 
     def narrow(self, hour: IntArray, kept: IntArray) -> None:
-        """Note that of the sums of some hours (B,) only the first ``kept`` (B,) are known."""
+        """Note that of the sums of some hours (B,) only the first ``kept`` (B,) are known.
+
+        Of the channel's sums as many as are kept beside so many numbers of a sketch.
+        """
         for h, k in zip(hour.tolist(), kept.tolist(), strict=True):
-            self._known[h] = min(k, self._known.get(h, self.dim))
+            self._known[h] = min(k, self._known.get(h, self.numbers))
         for h in set(hour.tolist()):
             sums = self.sums(np.array([h]))
-            sums[:, : self._known[h]] = 0
+            sums[within(np.array([self._known[h]]), self.numbers, self.channel)] = 0
             self.add_sums(np.array([h]), sums, sign=-1)
 
     def take(self, other: Forgotten, modules: IntArray) -> None:
@@ -227,8 +237,8 @@ class Forgotten(Ledger):
     def known(self, hours: IntArray) -> IntArray:
         """Return how many numbers are known of the sums of some hours (H,)."""
         if not self._known:
-            return np.full(len(hours), self.dim, np.int64)
-        return np.array([self._known.get(h, self.dim) for h in hours.tolist()], np.int64)
+            return np.full(len(hours), self.numbers, np.int64)
+        return np.array([self._known.get(h, self.numbers) for h in hours.tolist()], np.int64)
 
     def count(self, first: int | None = None, last: int | None = None) -> int:
         """Return the glances of the hours first <= hour < last that are gone but for roll-ups."""
@@ -259,7 +269,7 @@ class _View(Ledger):
     """What was forgotten, with the bags of another ledger."""
 
     def __init__(self, forgotten: Forgotten, ledger: Ledger) -> None:
-        super().__init__(ledger.folder, ledger.dim)
+        super().__init__(ledger.folder, ledger.dim - ledger.channel, ledger.channel)
         self.of = (forgotten.changes, ledger, ledger.bags)
         self._forgotten = forgotten
         self.bags = ledger.bags

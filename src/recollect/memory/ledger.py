@@ -72,6 +72,11 @@ class Ledger:
         self.changes = 0
         self.clear()
 
+    @property
+    def _cut(self) -> int:
+        """Where the channel begins in a sum; 0 without one."""
+        return self.dim - self.channel if self.channel else 0
+
     def clear(self) -> None:
         """Forget everything (before computing it again)."""
         self.cover = Cover()
@@ -156,7 +161,7 @@ class Ledger:
 
     def _write_month(self, month: str, generation: int, hours: IntArray, sums: IntArray) -> str:
         name = f"{self.home}/sums-{month}-{generation}.npys"
-        self.folder.write(name, lambda file: write_month(file, hours, sums))
+        self.folder.write(name, lambda file: write_month(file, hours, sums, self._cut))
         return name
 
     def _remove_old(self) -> None:

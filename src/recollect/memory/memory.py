@@ -463,18 +463,33 @@ class Memory:
 
         return self._engine.reading(read)
 
-    def channels(self, where: str | None = None, since: Any = None, until: Any = None) -> Sketches:
-        """Return the distribution channel of glances, in the order of ``glances``.
+    def channels(
+        self,
+        where: str | None = None,
+        since: Any = None,
+        until: Any = None,
+        ids: Iterable[int] | None = None,
+    ) -> Sketches:
+        """Return the distribution channel of glances, in the order of ``glances`` or of ``ids``.
+
+        Of glances that have faded, as many of its first numbers as all of them keep.
 
         Raises:
-            ValueError: if this memory's recipe has none.
+            NotRemembered: if an id is unknown.
+            ValueError: if this memory's recipe has none, a glance keeps nothing of it, or both
+                ids and a filter are given.
         """
         chosen = filter_of(where, since, until)
+        if ids is not None and not chosen.is_all:
+            raise ValueError("give ids or a filter (where, since, until), not both")
+        engine = self._engine
 
         def read() -> Sketches:
-            return channels_at(self._engine, self._engine.rows.find(chosen))
+            return channels_at(
+                engine, engine.rows.find(chosen) if ids is None else places_of(engine, ids)
+            )
 
-        return self._engine.reading(read)
+        return engine.reading(read)
 
     def search(
         self,

@@ -21,7 +21,7 @@ from recollect.memory.blocks import Block, Where
 from recollect.memory.index import Index, Key, fragment_keys
 from recollect.memory.layout import Folder, Moved
 from recollect.memory.sums import to_fixed_point
-from recollect.memory.tiers import is_part, kept_of, matrix_of, parts_of, tiers
+from recollect.memory.tiers import CHANNEL, is_part, kept_of, matrix_of, parts_of, tiers
 
 __all__ = ["CHANNEL", "FIXED", "FOLDER", "Rows", "newest_version", "tiers"]
 
@@ -30,8 +30,6 @@ T = TypeVar("T")
 
 FOLDER = "glances.lance"
 
-# The channel's codes and their scale; no label can have such names.
-CHANNEL = ("channel-codes", "channel-scale")
 # Columns that are ours; every other column is a label.
 FIXED = ("id", "time", "source", "skeleton", "scale", "s0", "s1", "s2", *CHANNEL)
 
@@ -201,7 +199,7 @@ class Rows:
         names = self.data().schema.names
         found = []
         for column in columns:
-            if column not in self.tiers:
+            if column not in self.tiers and column != CHANNEL[0]:
                 found.append(column)
                 continue
             found += [column] if column in names else []
@@ -239,9 +237,12 @@ class Rows:
         return time, skeleton, fixed
 
     def channel_part(self, table: Any) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-        """Return the channel's codes (B, c) and scales (B,) of a table that holds them."""
-        codes, scale = (table.column(name) for name in CHANNEL)
-        return matrix_of(codes, np.dtype(np.int8)), scale.to_numpy().astype(np.float32)
+        """Return the channel's codes (B, c) and scales (B,) of a table that holds them.
+
+        What a faded glance does not keep is zero.
+        """
+        codes = self._joined(table, CHANNEL[0], self.channel, np.dtype(np.int8))
+        return codes, table.column(CHANNEL[1]).to_numpy().astype(np.float32)
 
     def find(self, where: Where) -> IntArray:
         """Return the places of matching rows, ordered by time, then id.
@@ -314,16 +315,22 @@ class Rows:
         return np.ascontiguousarray(np.concatenate(parts, axis=1)) if len(parts) > 1 else parts[0]
 
     def _tier(self, table: Any, name: str) -> npt.NDArray[Any]:
+        size = self.tiers[name].stop - self.tiers[name].start
+        return self._joined(table, name, size, self.dtype)
+
+    def _joined(
+        self, table: Any, name: str, size: int, dtype: np.dtype[Any]
+    ) -> npt.NDArray[Any]:
+        """A column and the columns of its first parts as one matrix (B, size)."""
         parts = parts_of(name, table.column_names)
         whole = None
         if name in table.column_names:
-            whole = matrix_of(table.column(name), self.dtype)
+            whole = matrix_of(table.column(name), dtype)
             if not parts:
                 return whole
-        size = self.tiers[name].stop - self.tiers[name].start
-        out = np.zeros((len(table), size), self.dtype) if whole is None else whole.copy()
+        out = np.zeros((len(table), size), dtype) if whole is None else whole.copy()
         for column, width in parts.items():
-            out[:, :width] += matrix_of(table.column(column), self.dtype)
+            out[:, :width] += matrix_of(table.column(column), dtype)
         return out
 
     def block(self, table: Any) -> Block:
@@ -462,7 +469,10 @@ class Rows:
         number = np.zeros(0, np.int64)
         scale = np.zeros(0, np.float32) if self.dtype == np.int8 else None
         codes = np.zeros((0, self.dim), self.dtype)
-        return Block(number, number, [], {}, number, scale, codes)
+        channel = np.zeros((0, self.channel), np.int8), np.zeros(0, np.float32)
+        return Block(
+            number, number, [], {}, number, scale, codes, channel if self.channel else None
+        )
 
     def table(self, block: Block) -> Any:
         """Return a block as a ``pyarrow.Table`` with the columns of the dataset."""
