@@ -156,7 +156,8 @@ def test_without_skeletons_the_channel_still_answers(tmp_path: Any) -> None:
 def test_many_glances_are_read_from_the_channel_or_sampled(
     memory: Memory, trace: Trace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recollect.recall.populations.CHUNK", 100)
+    for reader in ("populations", "channelled"):
+        monkeypatch.setattr(f"recollect.recall.{reader}.CHUNK", 100)
     found = recall.quantiles(memory, "m0", [0.5], feature=0)
     assert any("distribution channel" in n for n in found.notes)
     sampled = recall.quantiles(memory, "m0", [0.5], feature=0, source="sketch")
@@ -197,6 +198,8 @@ def test_what_cannot_be_answered_is_refused(memory: Memory, tmp_path: Any) -> No
         recall.histogram(memory, "m0", [1.0, 0.0])
     with pytest.raises(ValueError, match="bins must be at least 1"):
         recall.histogram(memory, "m0", 0)
+    with pytest.raises(TypeError, match="unexpected argument 'wher'; a distribution is"):
+        recall.quantiles(memory, "m0", wher="source = 'attic'")
     with pytest.raises(ValueError, match="source must be one of"):
         recall.quantiles(memory, "m0", source="guess")
     with pytest.raises(ValueError, match="5 names"):

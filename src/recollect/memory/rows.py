@@ -318,9 +318,7 @@ class Rows:
         size = self.tiers[name].stop - self.tiers[name].start
         return self._joined(table, name, size, self.dtype)
 
-    def _joined(
-        self, table: Any, name: str, size: int, dtype: np.dtype[Any]
-    ) -> npt.NDArray[Any]:
+    def _joined(self, table: Any, name: str, size: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         """A column and the columns of its first parts as one matrix (B, size)."""
         parts = parts_of(name, table.column_names)
         whole = None

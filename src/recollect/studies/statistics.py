@@ -24,7 +24,8 @@ import numpy.typing as npt
 from recollect import recall
 from recollect._answers import Answer
 from recollect.memory import Memory
-from recollect.recall.populations import Population, channelled, population_of
+from recollect.recall.channelled import channelled, population_of
+from recollect.recall.populations import Population
 from recollect.recall.reading import Decoder, Selection, sums_of
 from recollect.sketching import Channel, Sketcher
 from recollect.sketching.statistics import (
