@@ -44,7 +44,7 @@ Floats = npt.NDArray[np.float64]
 
 # How much more the attributes of a window may vary than those of glances drawn alone, beside
 # what the prior's means are uncertain by.
-EXCESSES = (0.0, 0.5, 2.0, 8.0, 64.0)
+EXCESSES = (0.0, 0.5, 2.0, 8.0, 64.0, 512.0, 4096.0)
 # Siblings of a module beyond the most that the prior has seen in a glance, and how likely a
 # glance is to hold them.
 FURTHER, SURPRISE = 2, 1e-4
