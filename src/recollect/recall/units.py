@@ -78,11 +78,13 @@ def _from_rollups(
 ) -> tuple[Units, list[str]] | None:
     """Units from roll-ups alone; None if a local day cuts their hours, or counts are missing."""
     parts = [memory.rollups(since=w.since, until=w.until) for w in windows]
+    recipe = memory.recipe
+    keep = min([recipe.dim, *(int(p.kept.min()) for p in parts if len(p))])
     if not all(fits_hours(p.start, memory.timezone) for p in parts):
         return None
     if module is not None and any((p.known < p.n).any() for p in parts):
         return None
-    unmix = _Unmixed(memory, module, channel)
+    unmix = _Unmixed(memory, module, channel, keep)
     gathered = []
     for side, p in enumerate(parts):
         sums = unmix(None if module else p.sum, p.channel if channel else None)
@@ -103,7 +105,8 @@ def _from_rows(
     Raises:
         ValueError: if there are too many glances to deal out one by one.
     """
-    unmix = _Unmixed(memory, module, channel)
+    keep = _left(memory, windows)
+    unmix = _Unmixed(memory, module, channel, keep)
     gathered = []
     for side, w in enumerate(windows):
         counts = memory.skeleton_counts(**w.arguments)
@@ -120,7 +123,9 @@ def _from_rows(
         codes = memory.channels(**w.arguments).fixed_point().numpy() if channel else None
         for some in chunks(counts.ids):
             rows = slice(start, start + len(some))
-            sketch = None if module else memory.sketches(ids=some).fixed_point().numpy()
+            sketch = None
+            if not module:
+                sketch = memory.sketches(ids=some, prefix=keep).fixed_point().numpy()
             parts.append(unmix(sketch, None if codes is None else codes[rows]))
             start += len(some)
         values = np.concatenate(parts) if parts else np.zeros((0, unmix.width))
@@ -158,6 +163,26 @@ def _from_decoded(
     return _joined(gathered), ["features of decoded attributes", decoder.note]
 
 
+def _left(memory: Memory, windows: tuple[Selection, Selection]) -> int:
+    """Return how many numbers of their sketches all glances of both windows keep.
+
+    Raises:
+        ValueError: if one keeps none.
+    """
+    keep = memory.recipe.dim
+    for w in windows:
+        ids = memory.glances(**w.arguments, columns=["id"])["id"].to_pylist()
+        kept = memory.kept(ids)
+        if (kept == 0).any():
+            raise ValueError(
+                f"{plural(int((kept == 0).sum()), 'glance')} of these windows have faded to their "
+                "structure and cannot be compared one by one; take whole hours and unit='hour', "
+                "which reads roll-ups"
+            )
+        keep = min([keep, *kept.tolist()])
+    return keep
+
+
 def _check_number(glances: int, unit: str) -> None:
     if glances > MOST:
         raise ValueError(
@@ -177,17 +202,24 @@ class _Unmixed:
     reduced, and the notes say so.
     """
 
-    def __init__(self, memory: Memory, module: str | None, channel: bool) -> None:
+    def __init__(self, memory: Memory, module: str | None, channel: bool, keep: int) -> None:
         self.notes: list[str] = []
-        self.width = memory.recipe.dim
+        self.width = self._sketch = keep
+        if keep < memory.recipe.dim:
+            self.notes.append(
+                f"glances have faded: compared by {keep} of {memory.recipe.dim} numbers"
+            )
         self._map: FloatArray | None = None
         self._unit = 1.0
         if channel:
             assert memory.recipe.channel is not None
             self._unit = (2 / memory.recipe.channel.features) ** 0.5
             self.width = memory.recipe.channel.features
+            self._channel = keep * memory.recipe.channel.size // memory.recipe.dim
+            if self._channel == 0:
+                raise ValueError("nothing is left of the distribution channel in these windows")
             if module is None:
-                self.width = memory.recipe.dim + memory.recipe.channel.size
+                self.width = keep + self._channel
             else:
                 self._map = self._solve(memory, module)
 
@@ -200,9 +232,10 @@ class _Unmixed:
             for name in entry.members
         ]
         images = np.concatenate([encoder.images(n, memory.modules).numpy() for n in names])
+        images = images[:, : self._channel]
         d = encoder.channel.features
         start = names.index(module) * d
-        load = len(images) / encoder.recipe.dim
+        load = len(images) / self._channel
         if load > 1:
             self.notes.append(
                 f"load of the channel {load:.2g}: a change of other modules may show a little in "
@@ -216,9 +249,9 @@ class _Unmixed:
     def __call__(self, sketch: IntArray | None, channel: IntArray | None) -> FloatArray:
         parts = []
         if sketch is not None:
-            parts.append(sketch.astype(np.float64) * 2.0**-32)
+            parts.append(sketch[:, : self._sketch].astype(np.float64) * 2.0**-32)
         if channel is not None:
-            vectors = channel.astype(np.float64) * (2.0**-32 * self._unit)
+            vectors = channel[:, : self._channel] * (2.0**-32 * self._unit)
             parts.append(vectors if self._map is None else vectors @ self._map)
         return np.concatenate(parts, axis=1)
 
