@@ -8,19 +8,14 @@ on one memory.
 
 from __future__ import annotations
 
-import argparse
 import json
-import multiprocessing
 import os
 import random
-import signal
-import tempfile
-import time
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.killing import kill_writers, noted, run
 from recollect import Sketcher
 from recollect.memory import Memory
 from recollect.sketching import ModuleTable, Recipe, Skeletons, Sketches, Structure
@@ -146,45 +141,25 @@ def check(path, log):
 
 def rounds(folder, number, longest, durability="process", seed=0):
     """Kill a writer ``number`` times; yield (seconds, glances, acknowledged, problems)."""
-    path, log = Path(folder) / "killed.recollect", Path(folder) / "log"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "recollect.memory", "recollect.sketching.sketches"])
-    rng = random.Random(seed)
-    for turn in range(number):
-        before = acknowledged(log)
-        arguments = (path, log, turn * 100_000, durability)
-        child = context.Process(target=write, args=arguments, daemon=True)
-        child.start()
-        while child.is_alive() and acknowledged(log) == before:
-            time.sleep(0.002)
-        wait = rng.random() * longest
-        time.sleep(wait)
-        if child.is_alive():
-            os.kill(child.pid, signal.SIGKILL)
-        child.join()
-        if child.exitcode != -signal.SIGKILL:
-            raise RuntimeError(f"the writer ended by itself with code {child.exitcode}")
+
+    def first(turn, log):
+        return turn * 100_000
+
+    def ready(log, size, rng):
+        return lambda: noted(log, size, b'"step": "added"') > 0
+
+    for wait, path, log in kill_writers(
+        folder, number, longest, write, first, ready, durability, seed
+    ):
         problems, glances = check(path, log)
         yield wait, glances, acknowledged(log), problems
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--longest", type=float, default=1.0, help="seconds until the kill")
-    parser.add_argument("--durability", default="process", choices=("process", "power"))
-    options = parser.parse_args()
-    bad = 0
-    with tempfile.TemporaryDirectory() as folder:
-        print("killed after  glances  acknowledged adds  problems")
-        for wait, glances, added, problems in rounds(
-            folder, options.rounds, options.longest, options.durability
-        ):
-            print(f"{wait:10.3f} s  {glances:7d}  {added:17d}  {problems or 'none'}", flush=True)
-            bad += bool(problems)
-    print(f"{options.rounds} kills, {bad} with problems")
-    raise SystemExit(bool(bad))
+def row(found):
+    """A round as a line."""
+    wait, glances, added, problems = found
+    return f"{wait:10.3f} s  {glances:7d}  {added:17d}  {problems or 'none'}"
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, 1.0, "killed after  glances  acknowledged adds  problems", rounds, row)

@@ -3,31 +3,42 @@
 A writer adds a batch of glances for every hour, adds some again, deletes, compacts, reopens, and
 fades by a policy of four stages after every few hours. It is killed with SIGKILL at a random
 moment after a fading has begun. Then the memory must open; the roll-ups of all hours must be, bit
-for bit, the sums of the whole sketches that were acknowledged, whatever has become of these; what
-is left of a glance must be a prefix of what it was; and ``verify`` must agree. Thirty rounds on
-one memory.
+for bit, the sums of the whole sketches and distribution channels that were acknowledged, whatever
+has become of these; what is left of a glance must be a prefix of what it was; and ``verify`` must
+agree. Thirty rounds on one memory.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import multiprocessing
 import os
 import random
-import signal
-import tempfile
-import time
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
+import torch
 
-from benchmarks.kill_nine import BATCH, DIM, HOUR, made
+from benchmarks import kill_nine
+from benchmarks.kill_nine import BATCH, DIM, HOUR
+from benchmarks.killing import kill_writers, noted, run
 from recollect import Sketcher
 from recollect.memory import Memory
+from recollect.sketching import Channel, Recipe, Sketches, channel_recipe
+from recollect.sketching.sketches import quantize
 
 POLICY = "full for 6 hours, 100 dims for 15 hours, skeletons for 25 hours, roll-ups for ever"
 AGAIN = 20
+CHANNEL = Channel(128, 8)
+
+
+def made(edition):
+    """Sketches with a distribution channel that are known by the number of their edition."""
+    plain, recipe = kill_nine.made(edition), Recipe(dim=DIM, channel=CHANNEL)
+    drawn = np.random.default_rng([edition, 1]).normal(size=(BATCH, CHANNEL.size))
+    codes, scale = quantize(torch.from_numpy(drawn.astype(np.float32)), "int8")
+    of_channel = channel_recipe(recipe)
+    beside = Sketches(codes, scale, plain.count, None, plain.modules, of_channel)
+    return replace(plain, recipe=recipe, channel=beside)
 
 
 def times(hour):
@@ -44,7 +55,7 @@ def write(path, log, first, durability):
         os.write(handle, (json.dumps({"step": step, **what}) + "\n").encode())
 
     def opened():
-        return Memory(path, sketcher=Sketcher(dim=DIM), durability=durability)
+        return Memory(path, sketcher=Sketcher(dim=DIM, channel=CHANNEL), durability=durability)
 
     memory, held = opened(), []
     for hour in range(first, first + 10_000):
@@ -110,7 +121,10 @@ def check(path, log):
         elif n:
             whole = made(hour).fixed_point().numpy().sum(0)
             known = rollups.kept[row[hour]]
-            if known < DIM or not np.array_equal(rollups.sum[row[hour]], whole):
+            same = np.array_equal(rollups.sum[row[hour]], whole)
+            beside = made(hour).channel.fixed_point().numpy().sum(0)
+            same &= np.array_equal(rollups.channel[row[hour]], beside)
+            if known < DIM or not same:
                 problems.append(f"hour {hour}: another roll-up (known {known})")
     problems += check_prefixes(memory)
     whole, gone = int((kept == DIM).sum()), memory.forgotten()
@@ -127,68 +141,39 @@ def check_prefixes(memory):
         kept = memory.kept(mine.tolist())
         if len(mine) != BATCH or len(set(kept.tolist())) > 1:
             problems.append(f"hour {hour}: {len(mine)} glances of lengths {set(kept.tolist())}")
-        elif kept[0] and not memory.sketches(ids=mine.tolist()).equal(
-            made(hour)[(mine % BATCH).tolist()].prefix(int(kept[0]))
-        ):
-            problems.append(f"hour {hour}: other sketches")
+        elif kept[0]:
+            whole = made(hour)[(mine % BATCH).tolist()]
+            sketches = memory.sketches(ids=mine.tolist())
+            beside, left = memory.channels(ids=mine.tolist()), int(kept[0])
+            if not sketches.equal(replace(whole.prefix(left), channel=None)):
+                problems.append(f"hour {hour}: other sketches")
+            if not beside.equal(whole.channel.prefix(left * CHANNEL.size // DIM)):
+                problems.append(f"hour {hour}: another channel")
     return problems
 
 
 def rounds(folder, number, longest, durability="process", seed=0):
     """Kill a writer ``number`` times while it fades; yield (seconds, glances, problems)."""
-    path, log = Path(folder) / "killed.recollect", Path(folder) / "log"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "recollect.memory", "recollect.sketching.sketches"])
-    rng = random.Random(seed)
-    for _ in range(number):
-        first = 1 + max((s.get("hour", 0) for s in steps(log)), default=0)
-        size = log.stat().st_size if log.exists() else 0
-        child = context.Process(target=write, args=(path, log, first, durability), daemon=True)
-        child.start()
+
+    def first(turn, log):
+        return 1 + max((s.get("hour", 0) for s in steps(log)), default=0)
+
+    def ready(log, size, rng):
         wanted = rng.randrange(1, 5)
-        while child.is_alive() and fadings(log, size) < wanted:
-            time.sleep(0.001)
-        wait = rng.random() * longest
-        time.sleep(wait)
-        if child.is_alive():
-            os.kill(child.pid, signal.SIGKILL)
-        child.join()
-        if child.exitcode != -signal.SIGKILL:
-            raise RuntimeError(f"the writer ended by itself with code {child.exitcode}")
+        return lambda: noted(log, size, b'"fading"') >= wanted
+
+    for wait, path, log in kill_writers(
+        folder, number, longest, write, first, ready, durability, seed
+    ):
         problems, glances = check(path, log)
         yield wait, glances, problems
 
 
-def fadings(log, size):
-    """Number of fadings that began after the log had a size."""
-    if not log.exists():
-        return 0
-    with log.open("rb") as file:
-        file.seek(size)
-        return file.read().count(b'"fading"')
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--longest", type=float, default=0.1, help="seconds until the kill")
-    parser.add_argument("--durability", default="process", choices=("process", "power"))
-    options = parser.parse_args()
-    bad = 0
-    with tempfile.TemporaryDirectory() as folder:
-        print("killed after  whole  faded  in roll-ups only  problems")
-        for wait, glances, problems in rounds(
-            folder, options.rounds, options.longest, options.durability
-        ):
-            whole, faded, gone = glances
-            print(
-                f"{1000 * wait:9.1f} ms  {whole:5d}  {faded:5d}  {gone:16d}  {problems or 'none'}",
-                flush=True,
-            )
-            bad += bool(problems)
-    print(f"{options.rounds} kills, {bad} with problems")
-    raise SystemExit(bool(bad))
+def row(found):
+    """A round as a line."""
+    wait, (whole, faded, gone), problems = found
+    return f"{1000 * wait:9.1f} ms  {whole:5d}  {faded:5d}  {gone:16d}  {problems or 'none'}"
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, 0.1, "killed after  whole  faded  in roll-ups only  problems", rounds, row)

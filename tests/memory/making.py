@@ -7,15 +7,23 @@ import torch
 
 from recollect import Sketcher
 from recollect.memory import Memory
-from recollect.sketching import ModuleTable, Recipe, Skeletons, Sketches, Structure
+from recollect.sketching import (
+    Channel,
+    ModuleTable,
+    Recipe,
+    Skeletons,
+    Sketches,
+    Structure,
+    channel_recipe,
+)
 from recollect.sketching.skeletons import pack_structure
 from recollect.sketching.sketches import quantize
 
 HOUR = 3_600_000_000
 
 
-def recipe(dtype="int8", dim=64):
-    return Recipe(dim=dim, dtype=dtype)
+def recipe(dtype="int8", dim=64, channel=0):
+    return Recipe(dim=dim, dtype=dtype, channel=Channel(channel, 8) if channel else None)
 
 
 def table():
@@ -36,8 +44,8 @@ def structure(modules, weight=None):
     )
 
 
-def sketches(count, seed=0, dtype="int8", dim=64):
-    """Random sketches with random skeletons of up to four objects."""
+def sketches(count, seed=0, dtype="int8", dim=64, channel=0):
+    """Random sketches with random skeletons of up to four objects; with a channel of a size."""
     rng = np.random.default_rng(seed)
     values = torch.from_numpy(rng.normal(size=(count, dim)).astype(np.float32))
     codes, scale = quantize(values, dtype)
@@ -46,15 +54,16 @@ def sketches(count, seed=0, dtype="int8", dim=64):
         modules = np.sort(rng.integers(0, 3, rng.integers(0, 5)))
         weight = rng.choice([1.0, 0.5, 0.1], len(modules))
         packed.append(pack_structure(structure(modules, weight)))
-    return Sketches(
-        codes,
-        scale,
-        torch.ones(count, dtype=torch.int64),
-        Skeletons.from_packed(packed),
-        table(),
-        recipe(dtype, dim),
-    )
+    made, one = recipe(dtype, dim, channel), torch.ones(count, dtype=torch.int64)
+    beside = None
+    if channel:
+        drawn = torch.from_numpy(rng.normal(size=(count, channel)).astype(np.float32))
+        beside = Sketches(
+            *quantize(drawn, "int8"), one, None, table(), channel_recipe(made)
+        )  # fmt: skip
+    return Sketches(codes, scale, one, Skeletons.from_packed(packed), table(), made, beside)
 
 
-def memory(path, dtype="int8", dim=64, **options):
-    return Memory(path, sketcher=Sketcher(dtype=dtype, dim=dim), **options)
+def memory(path, dtype="int8", dim=64, channel=0, **options):
+    kept = Channel(channel, 8) if channel else None
+    return Memory(path, sketcher=Sketcher(dtype=dtype, dim=dim, channel=kept), **options)

@@ -9,13 +9,12 @@ import random
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.memory.making import HOUR, memory, sketches
 
 from benchmarks.kill_nine_fading import rounds
-from recollect import CorruptMemory, Sketcher, Trace
+from recollect import CorruptMemory, Trace
 from recollect.memory import Memory, Retention, policies
 from recollect.memory.sums import read_month, write_month
 from recollect.memory.tiers import columns_of, kept_of, parts_of, tiers
@@ -24,21 +23,21 @@ DIM = 320
 POLICY = "full for 10 hours, 100 dims for 20 hours, skeletons for 30 hours, roll-ups for ever"
 
 
-def filled(path, hours=40, seed=0, each=3, dim=DIM, dtype="int8", **options):
+def filled(path, hours=40, seed=0, each=3, dim=DIM, dtype="int8", channel=0, **options):
     """A memory with a few glances for every hour."""
-    m = memory(path, dim=dim, dtype=dtype, **options)
+    m = memory(path, dim=dim, dtype=dtype, channel=channel, **options)
     n = hours * each
     labels = {"hour": [float(i // each) for i in range(n)]}
-    m._append(
-        sketches(n, seed, dtype, dim), np.arange(n) * HOUR // each, "hall", labels, np.arange(n)
-    )
+    made, times = sketches(n, seed, dtype, dim, channel), np.arange(n) * HOUR // each
+    m._append(made, times, "hall", labels, np.arange(n))
     return m
 
 
 def state(m):
     """All that roll-ups know."""
     r = m.rollups()
-    return r.start.tolist(), r.n.tolist(), r.counts("weight").tolist(), r.sum.tolist()
+    channel = None if r.channel is None else r.channel.tolist()
+    return r.start.tolist(), r.n.tolist(), r.counts("weight").tolist(), r.sum.tolist(), channel
 
 
 def same_where_known(m, before):
@@ -78,11 +77,11 @@ def test_four_stages_and_roll_ups_do_not_change(tmp_path, dtype):
 
 
 @settings(max_examples=8, deadline=None)
-@given(data=st.data())
-def test_whatever_happens_roll_ups_are_the_sums_of_whole_sketches(tmp_path_factory, data):
+@given(data=st.data(), channel=st.sampled_from([0, 64]))
+def test_whatever_happens_roll_ups_are_the_sums_of_whole_sketches(tmp_path_factory, data, channel):
     """A twin that never fades is asked the same; what is not known is said."""
     folder = tmp_path_factory.mktemp("twins")
-    ours, twin = memory(folder / "m", dim=DIM), memory(folder / "twin", dim=DIM)
+    ours, twin = (memory(folder / n, dim=DIM, channel=channel) for n in ("m", "twin"))
     policy = "full for 5 hours, 300 dims for 9 hours, 64 dims for 15 hours, roll-ups for ever"
     hour, held = 0, []
     rng = random.Random(data.draw(st.integers(0, 999)))
@@ -92,7 +91,7 @@ def test_whatever_happens_roll_ups_are_the_sums_of_whole_sketches(tmp_path_facto
             hour, held = hour + rng.randint(1, 4), [*held, hour]
             for m in (ours, twin):
                 times = hour * HOUR + np.arange(4)
-                m._append(sketches(4, hour, dim=DIM), times, ids=range_of(hour))
+                m._append(sketches(4, hour, "int8", DIM, channel), times, ids=range_of(hour))
             held[-1] = hour
         elif step in ("again", "other"):
             which = rng.choice(held[-4:])
@@ -100,7 +99,7 @@ def test_whatever_happens_roll_ups_are_the_sums_of_whole_sketches(tmp_path_facto
                 seed = which + 500 * (step == "other")
                 for m in (ours, twin):
                     times = which * HOUR + np.arange(4)
-                    m._append(sketches(4, seed, dim=DIM), times, ids=range_of(which))
+                    m._append(sketches(4, seed, "int8", DIM, channel), times, ids=range_of(which))
         elif step == "delete":
             which = rng.choice(held[-4:])
             if which in left(ours):
@@ -116,6 +115,9 @@ def test_whatever_happens_roll_ups_are_the_sums_of_whole_sketches(tmp_path_facto
         assert (mine.counts("weight") == theirs.counts("weight")).all()
         known = np.arange(DIM) < mine.kept[:, None]
         assert ((mine.sum == theirs.sum) | ~known).all()
+        if channel:
+            known = np.arange(channel) < mine.channel_kept[:, None]
+            assert ((mine.channel == theirs.channel) | ~known).all()
         if step in ("add", "again", "compact"):
             assert (mine.kept < DIM).sum() <= len(held)
     for m in (ours, twin):
@@ -131,11 +133,13 @@ def left(m):
     return set((m._engine.rows.index()[1] // HOUR).tolist())
 
 
-def test_the_same_glance_again_is_taken_out_exactly(tmp_path):
-    m = filled(tmp_path / "m")
+@pytest.mark.parametrize("channel", [0, 128])
+def test_the_same_glance_again_is_taken_out_exactly(tmp_path, channel):
+    m = filled(tmp_path / "m", channel=channel)
     before = state(m)
     m.fade(now=40 * HOUR, policy="full for 10 hours, 100 dims for ever")
-    m._append(sketches(120, 0, dim=DIM)[60:70], np.arange(60, 70) * HOUR // 3, ids=range(60, 70))
+    again = sketches(120, 0, "int8", DIM, channel)[60:70]
+    m._append(again, np.arange(60, 70) * HOUR // 3, ids=range(60, 70))
     assert same_where_known(m, before)
     assert (m.kept(range(60, 70)) == DIM).all()
     m.fade(now=40 * HOUR)
@@ -176,20 +180,19 @@ def test_windows_that_cut_a_faded_hour_say_what_they_know(tmp_path):
 # -- merging ------------------------------------------------------------------------------
 
 
-def pair(tmp_path):
+def pair(tmp_path, channel):
     """Two memories with other glances, and one that holds all and never fades."""
-    parts = [memory(tmp_path / name, dim=DIM) for name in ("a", "b", "all")]
+    parts = [memory(tmp_path / name, dim=DIM, channel=channel) for name in ("a", "b", "all")]
     for seed in (1, 2):
         for m in (parts[seed - 1], parts[2]):
-            m._append(
-                sketches(60, seed, dim=DIM), np.arange(60) * HOUR, f"s{seed}", {"x": float(seed)},
-                np.arange(60) + 100 * seed,
-            )  # fmt: skip
+            made, ids = sketches(60, seed, "int8", DIM, channel), np.arange(60) + 100 * seed
+            m._append(made, np.arange(60) * HOUR, f"s{seed}", {"x": float(seed)}, ids)
     return parts
 
 
-def test_merging_what_has_faded_is_exact_and_happens_once(tmp_path):
-    a, b, both = pair(tmp_path)
+@pytest.mark.parametrize("channel", [0, 128])
+def test_merging_what_has_faded_is_exact_and_happens_once(tmp_path, channel):
+    a, b, both = pair(tmp_path, channel)
     a.fade(now=60 * HOUR, policy=POLICY)
     b.fade(now=55 * HOUR, policy="full for 3 hours, 64 dims for 40 hours, roll-ups for ever")
     assert a.merge(b).added == 45
@@ -198,7 +201,7 @@ def test_merging_what_has_faded_is_exact_and_happens_once(tmp_path):
         assert a.verify().ok, a.verify()
         a.merge(b)
     assert set(a.kept(range(200 + 15, 260)).tolist()) == {64, DIM}
-    fresh = memory(tmp_path / "fresh", dim=DIM)
+    fresh = memory(tmp_path / "fresh", dim=DIM, channel=channel)
     fresh.merge(b)
     assert same_where_known(fresh, state(b))
     for m in (a, b, both, fresh):
@@ -276,19 +279,22 @@ def test_compaction_keeps_lengths_apart(tmp_path):
     m._engine.close()
 
 
-def test_sums_leave_out_runs_of_zeros(tmp_path):
+@pytest.mark.parametrize("cuts", [(), (200,), (100, 200)])
+def test_sums_leave_out_runs_of_zeros(tmp_path, cuts):
     rng = np.random.default_rng(0)
     sums = rng.integers(-(2**40), 2**40, (5, 300))
     sums[1, 100:] = 0
     sums[2, :150] = 0
     sums[3] = 0
+    if cuts:  # a channel behind the sketch: a run of zeros at the end of either
+        sums[4, 64:200] = sums[4, 264:] = 0
     with (tmp_path / "f").open("wb") as file:
-        write_month(file, np.arange(5), sums)
+        write_month(file, np.arange(5), sums, cuts)
     with (tmp_path / "f").open("rb") as file:
         hours, back = read_month(file)
     assert hours.tolist() == list(range(5))
     assert (back == sums).all()
-    assert (tmp_path / "f").stat().st_size < 8 * 300 * 4 + 2000
+    assert (tmp_path / "f").stat().st_size < 8 * 300 * (3 if cuts else 4) + 2000
 
 
 def test_files_of_the_first_releases_are_read(tmp_path):
@@ -424,7 +430,6 @@ def test_what_was_forgotten_is_said(tmp_path):
 
 def test_records_go_with_their_glance_and_a_prior_stays(tmp_path):
     torch = pytest.importorskip("torch")
-    from recollect import Trace
 
     m = memory(tmp_path / "m", dim=64, reservoir=8)
     t = Trace.from_columns({"eye": torch.randn(30, 3, generator=torch.Generator().manual_seed(0))})
@@ -590,10 +595,59 @@ def test_search_compares_what_is_kept(tmp_path):
     m._engine.close()
 
 
-def test_a_memory_with_a_channel_does_not_fade(tmp_path):
-    trace = Trace.from_columns({"eye": torch.eye(4)})
-    with Memory(tmp_path / "m", sketcher=Sketcher(dim=512, channel=True)) as m:
-        m.add(trace, time=[f"2026-01-01T0{h}:00Z" for h in range(4)])
-        with pytest.raises(ValueError, match="distribution channel cannot fade"):
-            m.fade(now="2026-02-01T00:00Z", policy="full for 1 hour, roll-ups for ever")
-        assert len(m) == 4
+# -- the distribution channel -----------------------------------------------------------------
+
+
+def test_the_channel_fades_with_its_sketch(tmp_path):
+    """Of a glance that keeps 100 of 320 numbers the channel keeps 40 of 128, then nothing."""
+    m = filled(tmp_path / "m", channel=128)
+    before, whole = state(m), sketches(120, 0, "int8", DIM, 128).channel
+    told = m.fade(now=40 * HOUR, policy=POLICY)
+    assert told.sketch_bytes == (120 * (DIM + 128), 30 * (DIM + 128) + 30 * (100 + 40))
+    assert same_where_known(m, before)
+    assert (m.rollups().channel_kept == 128).all()
+    assert m.verify().ok, m.verify()
+    assert any("100 of 320 numbers, 40 of 128 of the distribution" in x for x in m.info()["told"])
+    assert m.channels(ids=range(90, 120)).equal(whole[90:120])
+    assert m.channels(ids=range(60, 70)).equal(whole[60:70].prefix(40))
+    assert m.channels(since=20 * HOUR).equal(whole[60:120].prefix(40))
+    with pytest.raises(ValueError, match="30 of these glances have faded and keep nothing of the"):
+        m.channels()
+    with pytest.raises(ValueError, match="not both"):
+        m.channels(ids=[60], where="id = 60")
+    m.close()
+    again = Memory(tmp_path / "m")
+    assert same_where_known(again, before)
+    again.compact()
+    again.fade(now=1000 * HOUR)
+    assert same_where_known(again, before)
+    assert again.verify().ok
+    again._engine.close()
+
+
+def test_deleting_a_faded_glance_leaves_the_first_numbers_of_the_channel(tmp_path):
+    m, twin = (filled(tmp_path / n, channel=128) for n in ("m", "twin"))
+    m.fade(now=40 * HOUR, policy="full for 10 hours, 100 dims for ever")
+    for each in (m, twin):
+        each.delete("id = 30")
+    r, exact = m.rollups(), twin.rollups()
+    assert r.channel_kept.tolist() == [40 if h == 10 else 128 for h in range(40)]
+    known = np.arange(128) < r.channel_kept[:, None]
+    assert ((r.channel == exact.channel) | ~known).all()
+    assert not r.channel[10, 40:].any()
+    assert m.verify().ok
+    m._engine.close()
+
+
+def test_the_columns_of_a_channel_shrink_too(tmp_path):
+    m, none = (filled(tmp_path / n, 60, each=40, dim=1024, channel=256) for n in ("m", "none"))
+    m.compact()
+    before, disk = column_bytes(m), m.info()["bytes"]
+    none.fade(now=1000 * HOUR, policy="skeletons for ever")
+    m.fade(now=1000 * HOUR, policy="256 dims for ever")
+    rest = column_bytes(none)
+    assert 0.24 < (column_bytes(m) - rest) / (before - rest) <= 0.27
+    # What roll-ups hold stands on disk once, however it is divided.
+    assert disk - m.info()["bytes"] > 0.9 * 2400 * (768 + 192)
+    for each in (m, none):
+        each._engine.close()

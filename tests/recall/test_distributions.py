@@ -156,7 +156,8 @@ def test_without_skeletons_the_channel_still_answers(tmp_path: Any) -> None:
 def test_many_glances_are_read_from_the_channel_or_sampled(
     memory: Memory, trace: Trace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recollect.recall.populations.CHUNK", 100)
+    for reader in ("populations", "channelled"):
+        monkeypatch.setattr(f"recollect.recall.{reader}.CHUNK", 100)
     found = recall.quantiles(memory, "m0", [0.5], feature=0)
     assert any("distribution channel" in n for n in found.notes)
     sampled = recall.quantiles(memory, "m0", [0.5], feature=0, source="sketch")
@@ -197,6 +198,8 @@ def test_what_cannot_be_answered_is_refused(memory: Memory, tmp_path: Any) -> No
         recall.histogram(memory, "m0", [1.0, 0.0])
     with pytest.raises(ValueError, match="bins must be at least 1"):
         recall.histogram(memory, "m0", 0)
+    with pytest.raises(TypeError, match="unexpected argument 'wher'; a distribution is"):
+        recall.quantiles(memory, "m0", wher="source = 'attic'")
     with pytest.raises(ValueError, match="source must be one of"):
         recall.quantiles(memory, "m0", source="guess")
     with pytest.raises(ValueError, match="5 names"):
@@ -222,3 +225,43 @@ def test_an_empty_answer_has_a_readable_form(memory: Memory) -> None:
     assert len(found) == 4
     assert sum(found["estimate"]) == pytest.approx(1.0, abs=0.02)
     assert "histogram of number 0 of 'm0'" in repr(found)
+
+
+def test_a_channel_that_has_faded_is_read_as_far_as_it_goes(trace: Trace, tmp_path: Any) -> None:
+    """Whole hours from roll-ups as before; other windows from what their glances keep."""
+    asked = {"source": "channel", "feature": 0}
+    with keep(tmp_path / "m", trace, dim=128, channel=Channel(256, 16)) as m:
+        m.fit_prior()
+
+        def ask(**window: Any) -> Any:
+            return recall.fraction_above(m, "m0", [-0.5, 0.5], **asked, **window)
+
+        def drift(unit: str, *parts: tuple[Any, Any]) -> Any:
+            return recall.drift(m, *parts, "m0", unit=unit, permutations=99)["estimate"][0]
+
+        spans = [(np.datetime64(a * HOUR, "us"), np.datetime64((a + 30) * HOUR, "us"))
+                 for a in (50, 80)]  # fmt: skip
+        whole, some = ask(), ask(where="source = 'attic'")
+        by_hour = drift("hour", *spans)
+        m.fade(
+            now=120 * HOUR, policy="full for 20 hours, 64 dims for 80 hours, skeletons for ever"
+        )
+        assert ask()["estimate"] == whole["estimate"]
+        assert ask()["low"] == whole["low"]
+        assert drift("hour", *spans) == by_hour
+        # Of 120 hours 40 keep their structure only, 60 half of the channel.
+        found = ask(where="source = 'attic'")
+        assert any("54 glances keep nothing of it: left out" in n for n in found.notes)
+        assert any("read up to 128 of 256 numbers" in n for n in found.notes)
+        wider = np.subtract(found["high"], found["low"]) / np.subtract(some["high"], some["low"])
+        assert (wider > 1).all()
+        true = (truth(trace, "m0", 40, 120)[:, :1] > [-0.5, 0.5]).mean(0)
+        assert (np.array(found["low"]) - 0.05 <= true).all()
+        assert (true <= np.array(found["high"]) + 0.05).all()
+        short = recall.drift(m, *spans, "m0", unit="glance", permutations=99)
+        assert any("compared by 64 of 128 numbers" in n for n in short.notes), short.notes
+        old = (np.datetime64(0, "us"), np.datetime64(30 * HOUR, "us"))
+        with pytest.raises(ValueError, match="faded to their structure and cannot be compared"):
+            recall.drift(m, old, spans[0], "m0", unit="glance")
+        with pytest.raises(ValueError, match="nothing is left of the distribution channel"):
+            ask(where="source = 'hall'", until=old[1])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recollect._answers import Answer
-from recollect.studies import statistics
+from recollect.studies import statistics, word_streams
 from recollect.studies.statistics import METHODS
 
 
@@ -17,7 +17,7 @@ def test_streams_reach_their_bars_and_the_sample_does_not() -> None:
     rng = np.random.default_rng(0)
     share = 1 / np.arange(1, 2001)
     words = [f"w{i}" for i in rng.choice(2000, 20_000, p=share / share.sum()).tolist()]
-    rows = {r["statistic"]: r for r in statistics._stream("words", words)}
+    rows = {r["statistic"]: r for r in word_streams.judged_stream("words", words)}
     assert len(Counter(words)) > 1500
     for name, row in rows.items():
         assert row["ours"] <= row["bar"], name
@@ -37,6 +37,17 @@ def test_a_day_of_scenes_has_a_row_for_every_statistic() -> None:
     assert all(m in row for row in rows.values() for m in METHODS)
 
 
+def test_sums_of_many_glances_beat_samples_of_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr(statistics, "LOADS", (512,))
+    rows = statistics.rolled_up(statistics.DigitScenes(epochs=3), 0, glances=400)
+    assert [r["of"][14:] for r in rows] == ["like the records"] * 2 + ["of a moved day"] * 2
+    assert all("512 numbers (load 0.64)" in r["statistic"] for r in rows)
+    for row in rows:
+        assert row["ours"] < row["bar"] * (1 if "like" in row["of"] else 3)
+        assert row["ours"] < 0.3 * min(row["reservoir"], row["usual"])
+
+
 def test_a_folder_without_texts_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -47,6 +58,7 @@ def test_a_folder_without_texts_is_refused(
 
     monkeypatch.setattr(statistics, "DigitScenes", NoScenes)
     monkeypatch.setattr(statistics, "_day", lambda *_: [])
+    monkeypatch.setattr(statistics, "rolled_up", lambda *_: [])
     with pytest.raises(FileNotFoundError, match=r"holds no text/\*\.txt"):
         statistics.study(quick=True, data=str(tmp_path))
 

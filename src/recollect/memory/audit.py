@@ -18,6 +18,7 @@ from recollect.memory.layout import size_of
 from recollect.memory.priors import prior_file
 from recollect.memory.report import Report
 from recollect.memory.rows import FOLDER
+from recollect.memory.tiers import channel_kept
 
 __all__ = ["export", "info", "lengths", "verify"]
 
@@ -74,11 +75,14 @@ def verify(engine: Engine) -> Report:
 
 def told(engine: Engine) -> list[str]:
     """Return what was forgotten, one sentence each."""
-    dim, forgotten = engine.recipe.dim, engine.forgotten
+    dim, channel, forgotten = engine.recipe.dim, engine.rows.channel, engine.forgotten
     found = []
     for keep, glances in lengths(engine).items():
         if keep < dim:
             what = f"{keep} of {dim} numbers" if keep else "their structure, no sketch"
+            if keep and channel:
+                what += f", {channel_kept(np.array([keep]), dim, channel)[0]} of {channel} of the "
+                what += "distribution channel"
             found.append(f"{glances:,} glances have faded: they keep {what}")
     if forgotten.count():
         found.append(f"{forgotten.count():,} glances are left in roll-ups only")

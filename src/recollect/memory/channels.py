@@ -10,7 +10,7 @@ import numpy.typing as npt
 from recollect import sketching
 from recollect._checks import RecipeMismatch
 from recollect.memory.engine import Engine
-from recollect.memory.tables import CHANNEL
+from recollect.memory.tiers import CHANNEL, channel_kept
 from recollect.sketching.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ def channel_of(
 
 
 def channels_at(engine: Engine, places: IntArray) -> Sketches:
-    """Return the channel of the glances at some places.
+    """Return the channel of the glances at some places, or as much as all of them keep of it.
 
     Raises:
-        ValueError: if the recipe has none.
+        ValueError: if the recipe has none, or a glance keeps nothing of it any more.
     """
     import torch
 
@@ -52,10 +52,21 @@ def channels_at(engine: Engine, places: IntArray) -> Sketches:
             f"{engine.folder.path} keeps no distribution channel; a new memory does with "
             "Memory(path, sketcher=Sketcher(channel=True)), and can take this one's traces"
         )
-    codes = np.zeros((0, engine.recipe.channel.size), np.int8)
+    size = engine.recipe.channel.size
+    if engine.rows.faded and len(places):
+        left = channel_kept(engine.rows.kept()[places], engine.recipe.dim, size)
+        size = int(left.min())
+        if size == 0:
+            raise ValueError(
+                f"{(left == 0).sum():,} of these glances have faded and keep nothing of the "
+                "distribution channel; whole hours are still answered from roll-ups, and "
+                "memory.kept(ids) says what each glance keeps"
+            )
+    codes = np.zeros((0, size), np.int8)
     scale = np.zeros(0, np.float32)
     if len(places):
         codes, scale = engine.rows.channel_part(engine.rows.take(places, CHANNEL))
+        codes = codes[:, :size]
     return sketching.Sketches(
         torch.from_numpy(np.array(codes)),
         torch.from_numpy(np.array(scale)),

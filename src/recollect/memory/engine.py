@@ -80,7 +80,7 @@ class Engine:
         channel = 0 if recipe.channel is None else recipe.channel.size
         self.rows = Rows(folder, recipe.dim, recipe.dtype, channel)
         self.ledger = Ledger(folder, recipe.dim, channel)
-        self.forgotten = Forgotten(folder, recipe.dim)
+        self.forgotten = Forgotten(folder, recipe.dim, channel)
         self.reservoir = Reservoir(folder, reservoir)
         self.followed = None if following is None else Followed(folder, following)
         self._skeletons: SkeletonTable | None = None

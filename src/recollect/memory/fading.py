@@ -23,10 +23,11 @@ from recollect.memory.forgotten import Forgotten
 from recollect.memory.layout import size_of
 from recollect.memory.retention import ROLL_UPS, Retention
 from recollect.memory.rewriting import add_parts, append, rewrite
-from recollect.memory.sums import to_fixed_point
+from recollect.memory.tiers import channel_kept, within
 
 if TYPE_CHECKING:
     from recollect.memory.engine import Engine
+    from recollect.memory.rows import Rows
 
 __all__ = ["Faded", "add_faded", "check_growth", "check_not_forgotten", "fade", "take_back"]
 
@@ -43,7 +44,7 @@ class Faded:
         dry_run: whether nothing was done.
         faded: numbers kept -> glances that were cut to so many (0: skeletons only).
         gone: glances that are left in roll-ups only.
-        sketch_bytes: bytes of the sketch columns before and after, as numbers kept.
+        sketch_bytes: bytes of the sketch columns (the channel's included) before and after.
         bytes: bytes of the whole memory on disk before and after; None for a dry run's after.
 
     Example:
@@ -148,24 +149,14 @@ def fade(engine: Engine, policy: Retention, now: int, dry_run: bool = False) -> 
     """Cut the rows of a memory to what a policy leaves of them.
 
     The writer's lock must be held, but for a dry run.
-
-    Raises:
-        ValueError: if the memory keeps a distribution channel.
     """
     policy.check_dim(engine.recipe.dim)
-    if engine.recipe.channel is not None:
-        raise ValueError(
-            "a memory with a distribution channel cannot fade: what its roll-ups know of the "
-            "channel would be lost. Keep all of it (retention='off'), or keep what may fade in a "
-            "memory without a channel"
-        )
     kept, left = plan(engine, policy, now)
-    size = engine.rows.dtype.itemsize
     less = left < kept
     counts = np.unique(left[less & (left >= 0)], return_counts=True)
     before = size_of(engine.folder.path)
     gone = int((left < 0).sum())
-    sketch = (int(kept.sum()) * size, int(np.maximum(left, 0).sum()) * size)
+    sketch = (_bytes(engine.rows, kept), _bytes(engine.rows, np.maximum(left, 0)))
     if less.any() and not dry_run:
         _apply(engine, kept, left)
     return Faded(
@@ -177,6 +168,12 @@ def fade(engine: Engine, policy: Retention, now: int, dry_run: bool = False) -> 
         sketch,
         (before, None if dry_run else size_of(engine.folder.path)),
     )
+
+
+def _bytes(rows: Rows, kept: IntArray) -> int:
+    """Bytes of the sketches, and of the channel, of glances that keep so many numbers."""
+    beside = channel_kept(kept, rows.dim, rows.channel).sum()
+    return int(kept.sum()) * rows.dtype.itemsize + int(beside)
 
 
 def _apply(engine: Engine, kept: IntArray, left: IntArray) -> None:
@@ -215,7 +212,7 @@ def _move(engine: Engine, places: IntArray, left: IntArray) -> None:
         engine.forgotten.add(*whole, engine.skeletons)
         engine.ledger.add(*whole, engine.skeletons, sign=-1)
         tail = fixed[~gone]
-        tail[np.arange(tail.shape[1]) < keep[~gone, None]] = 0
+        tail[within(keep[~gone], engine.rows.dim, engine.rows.channel)] = 0
         engine.forgotten.add_sums(time[~gone] // HOUR, tail, epoch=epoch[~gone])
         engine.ledger.add_sums(time[~gone] // HOUR, tail, sign=-1, epoch=epoch[~gone])
 
@@ -306,9 +303,8 @@ def take_back(
 
 def _take_out(forgotten: Forgotten, block: Block, rows: IntArray, kept: IntArray) -> None:
     """Take what some rows have beyond their first ``kept`` numbers out of the sums."""
-    scale = None if block.scale is None else block.scale[rows]
-    tail = to_fixed_point(block.codes[rows], scale)
-    tail[np.arange(tail.shape[1]) < kept[:, None]] = 0
+    tail = block.take(rows).fixed
+    tail[within(kept, forgotten.dim, forgotten.channel)] = 0
     epoch = None if block.epoch is None else block.epoch[rows]
     forgotten.add_sums(block.time[rows] // HOUR, tail, sign=-1, epoch=epoch)
 
@@ -320,8 +316,13 @@ def _same(old: Block, faded: IntArray, new: Block | None) -> tuple[npt.NDArray[A
     place = {number: r for r, number in enumerate(new.ids.tolist())}
     row = np.array([place.get(n, 0) for n in old.ids[faded].tolist()], np.int64)
     assert old.kept is not None
-    within = np.arange(old.codes.shape[1]) < old.kept[faded, None]
-    same = ((old.codes[faded] == new.codes[row]) | ~within).all(1)
+    kept, dim = old.kept[faded], old.codes.shape[1]
+    same = ((old.codes[faded] == new.codes[row]) | ~within(kept, dim, 0)).all(1)
+    if old.channel is not None and new.channel is not None:
+        (codes, scale), (again, scale_again) = old.channel, new.channel
+        beyond = ~within(kept, dim, codes.shape[1])[:, dim:]
+        same &= ((codes[faded] == again[row]) | beyond).all(1)
+        same &= scale[faded] == scale_again[row]
     same &= old.time[faded] // HOUR == new.time[row] // HOUR
     same &= new.ids[row] == old.ids[faded]
     if old.scale is not None and new.scale is not None:

@@ -31,6 +31,7 @@ from recollect._checks import CorruptMemory
 from recollect.memory.layout import Folder, Moved
 from recollect.memory.ledger import Ledger, widened
 from recollect.memory.structures import Bag
+from recollect.memory.tiers import channel_kept
 
 __all__ = ["Forgotten"]
 
@@ -45,11 +46,12 @@ class Forgotten(Ledger):
     Args:
         folder: of the memory.
         dim: numbers in a sketch.
+        channel: numbers in the distribution channel, which stands behind it in the sums.
     """
 
-    def __init__(self, folder: Folder, dim: int) -> None:
+    def __init__(self, folder: Folder, dim: int, channel: int = 0) -> None:
         self._checks: dict[str, int] = {}
-        super().__init__(folder, dim, home=_HOME)
+        super().__init__(folder, dim, channel, home=_HOME)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -161,14 +163,19 @@ class Forgotten(Ledger):
     # -- changing -------------------------------------------------------------------------
 
     def narrow(self, hour: IntArray, kept: IntArray) -> None:
-        """Note that of the sums of some hours (B,) only the first ``kept`` (B,) are known."""
+        """Note that of the sums of some hours (B,) only the first ``kept`` (B,) are known.
+
+        Of the channel's sums as many as are kept beside so many numbers of a sketch.
+        """
         for h, k in zip(hour.tolist(), kept.tolist(), strict=True):
             self._known[h] = min(k, self._known.get(h, self.dim))
         for h in set(hour.tolist()):
             sums = self.sums(np.array([h]))
+            beside = int(channel_kept(np.array([self._known[h]]), self.dim, self.channel)[0])
             for epoch in range(self.epochs):
                 start = self.place(epoch).start
                 sums[:, start : start + self._known[h]] = 0
+            sums[:, self.dim : self.dim + beside] = 0
             self._add_vectors(np.array([h]), sums, -1, 0)
         self._dirty = True
         self.changes += 1
@@ -198,7 +205,11 @@ class Forgotten(Ledger):
         for months in other._months:
             hours, sums = other._stored(months)
             for epoch in range(other.epochs):
-                self._add_vectors(hours, sums[:, other.place(epoch)], 1, int(epochs[epoch]))
+                vectors = np.zeros((len(hours), self.dim + self.channel), np.int64)
+                vectors[:, : self.dim] = sums[:, other.place(epoch)]
+                if epoch == 0:
+                    vectors[:, self.dim :] = sums[:, self.dim : self.dim + self.channel]
+                self._add_vectors(hours, vectors, 1, int(epochs[epoch]))
         self._dirty = True
         self.changes += 1
         self.merged += [m for m in other.merged if m not in self.merged]

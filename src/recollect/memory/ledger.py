@@ -190,7 +190,9 @@ class Ledger:
 
     def _write_month(self, month: str, generation: int, hours: IntArray, sums: IntArray) -> str:
         name = f"{self.home}/sums-{month}-{generation}.npys"
-        self.folder.write(name, lambda file: write_month(file, hours, sums))
+        cuts = [self.place(epoch).start for epoch in range(1, self.epochs)]
+        cuts = [self.dim, *cuts] if self.channel else cuts
+        self.folder.write(name, lambda file: write_month(file, hours, sums, cuts))
         return name
 
     def _remove_old(self) -> None:

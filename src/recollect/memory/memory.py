@@ -405,4 +405,4 @@ class Memory(Readable):
                     f"{self.path} keeps no records to fit a prior to (reservoir="
                     f"{self._meta['reservoir']}, {len(self)} glances)"
                 )
-            return self._priors.fit(trace)
+            return self._priors.fit(trace, self.sketcher)

@@ -30,6 +30,7 @@ from recollect.memory.structures import SkeletonCounts
 from recollect.sketching.recipe import ModuleTable, Recipe
 
 if TYPE_CHECKING:
+    from recollect.sketching.cosines import Cosines
     from recollect.sketching.informed import InformedSketcher
     from recollect.sketching.prior import Prior
     from recollect.sketching.sketcher import Sketcher
@@ -240,18 +241,33 @@ class Readable:
         wanted = np.array([int(i) for i in ids], np.int64)
         return self._engine.reading(lambda: values_of(self, wanted, prefix))
 
-    def channels(self, where: str | None = None, since: Any = None, until: Any = None) -> Sketches:
-        """Return the distribution channel of glances, in the order of ``glances``.
+    def channels(
+        self,
+        where: str | None = None,
+        since: Any = None,
+        until: Any = None,
+        ids: Iterable[int] | None = None,
+    ) -> Sketches:
+        """Return the distribution channel of glances, in the order of ``glances`` or of ``ids``.
+
+        Of glances that have faded, as many of its first numbers as all of them keep.
 
         Raises:
-            ValueError: if this memory's recipe has none.
+            NotRemembered: if an id is unknown.
+            ValueError: if this memory's recipe has none, a glance keeps nothing of it, or both
+                ids and a filter are given.
         """
         chosen = filter_of(where, since, until)
+        if ids is not None and not chosen.is_all:
+            raise ValueError("give ids or a filter (where, since, until), not both")
+        engine = self._engine
 
         def read() -> Sketches:
-            return channels_at(self._engine, self._engine.rows.find(chosen))
+            return channels_at(
+                engine, engine.rows.find(chosen) if ids is None else places_of(engine, ids)
+            )
 
-        return self._engine.reading(read)
+        return engine.reading(read)
 
     def search(
         self,
@@ -395,6 +411,14 @@ class Readable:
             NotRemembered: if there is no such version.
         """
         return self._priors.get(version)
+
+    def cosines(self) -> Cosines:
+        """Return what corrects and bounds the cosines of this memory's oblivious sketches.
+
+        It is learned from the records when a prior is fitted; before that it is what holds over
+        all draws of the operators.
+        """
+        return self._priors.cosines()
 
     @property
     def prior_versions(self) -> list[int]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from recollect.memory.rows import FOLDER, Rows, lance
 from recollect.memory.tables import EPOCH
-from recollect.memory.tiers import columns_of, is_part
+from recollect.memory.tiers import CHANNEL, channel_columns, columns_of, is_part
 
 __all__ = ["ROWS", "add_parts", "append", "join", "rewrite"]
 
@@ -36,13 +36,14 @@ def add_parts(rows: Rows, keeps: Iterable[int]) -> None:
     import pyarrow as pa
 
     data = rows.data()
-    kind = pa.from_numpy_dtype(rows.dtype)
-    fresh = {
-        name: pa.list_(kind, part.stop - part.start)
-        for keep in keeps
-        for name, part in columns_of(keep, rows.dim).items()
-        if name not in data.schema.names and name not in rows.lost
-    }
+    fresh: dict[str, Any] = {}
+    for keep in keeps:
+        of_sketch, of_channel = columns_of(keep, rows.dim), _channel(rows, keep)
+        for wanted, kind in ((of_sketch, rows.dtype), (of_channel, np.dtype(np.int8))):
+            for name, part in wanted.items():
+                if name not in data.schema.names and name not in rows.lost:
+                    width = part.stop - part.start
+                    fresh[name] = pa.list_(pa.from_numpy_dtype(kind), width)
     if fresh:
         data.add_columns(pa.schema([pa.field(n, t) for n, t in fresh.items()]))
         rows.refresh()
@@ -130,8 +131,9 @@ def _write(rows: Rows, path: str, tables: Iterator[Any]) -> list[Any]:
 def _tables(rows: Rows, places: IntArray, keep: int) -> Iterator[Any]:
     scaled = ["scale"] if rows.dtype == np.int8 else []
     epoch = [EPOCH] if rows.has_epochs else []
+    vectors = [*rows.tiers, *(CHANNEL if rows.channel else ())]
     chosen = [
-        "id", "time", "source", "skeleton", *scaled, *epoch, *rows.label_names(), *rows.tiers
+        "id", "time", "source", "skeleton", *scaled, *epoch, *rows.label_names(), *vectors
     ]  # fmt: skip
     for start in range(0, len(places), _BATCH):
         part = places[start : start + _BATCH]
@@ -139,16 +141,24 @@ def _tables(rows: Rows, places: IntArray, keep: int) -> Iterator[Any]:
 
 
 def _cut(rows: Rows, table: Any, keep: int) -> Any:
-    """Return a table with the sketches cut to their first numbers."""
+    """Return a table with the sketches, and the channel, cut to their first numbers."""
     import pyarrow as pa
 
-    codes = rows.codes(table)
-    whole = [n for n in table.column_names if n in rows.tiers or is_part(n)]
+    vectors = [(rows.codes(table), columns_of(keep, rows.dim))]
+    if rows.channel:
+        vectors.append((rows.channel_part(table)[0], _channel(rows, keep)))
+    whole = [n for n in table.column_names if n in (*rows.tiers, CHANNEL[0]) or is_part(n)]
     table = table.drop_columns(whole).combine_chunks()
-    for name, part in columns_of(keep, rows.dim).items():
-        if name in rows.lost:
-            continue
-        flat = np.ascontiguousarray(codes[:, part]).reshape(-1)
-        column = pa.FixedSizeListArray.from_arrays(pa.array(flat), part.stop - part.start)
-        table = table.append_column(name, column)
+    for codes, columns in vectors:
+        for name, part in columns.items():
+            if name in rows.lost:
+                continue
+            flat = np.ascontiguousarray(codes[:, part]).reshape(-1)
+            column = pa.FixedSizeListArray.from_arrays(pa.array(flat), part.stop - part.start)
+            table = table.append_column(name, column)
     return table
+
+
+def _channel(rows: Rows, keep: int) -> dict[str, slice]:
+    """Columns of the channel's numbers that are kept."""
+    return channel_columns(keep, rows.dim, rows.channel) if rows.channel else {}

@@ -17,6 +17,7 @@ from recollect._checks import check_one_of
 from recollect.memory.clock import HOUR
 from recollect.memory.structures import UNITS, WEIGHT_BITS, BagTable
 from recollect.memory.sums import distinct
+from recollect.memory.tiers import channel_kept
 from recollect.sketching.recipe import ModuleTable
 
 __all__ = ["EpochSums", "RollUps", "fold_windows", "place_of"]
@@ -150,12 +151,19 @@ class RollUps:
     def channel(self) -> IntArray | None:
         """(W, c) int64: sum of the distribution channel in units of 2**-32; None without one.
 
+        Only the first ``channel_kept`` numbers of a row are known.
+
         Raises:
             RuntimeError: if the memory has changed since these roll-ups were made.
         """
         if not self._channel:
             return None
         return self._vectors[:, self._dim : self._dim + self._channel]
+
+    @property
+    def channel_kept(self) -> IntArray:
+        """(W,) int64: how many numbers of each window's sum of the channel are known."""
+        return channel_kept(self.kept, self._vectors.shape[1] - self._channel, self._channel)
 
     @cached_property
     def _vectors(self) -> IntArray:

@@ -20,8 +20,8 @@ from recollect._checks import CorruptMemory
 from recollect.memory.blocks import Block, Where
 from recollect.memory.index import Columns, Index, Key, fragment_keys
 from recollect.memory.layout import Folder, Moved
-from recollect.memory.tables import CHANNEL, EPOCH, FIXED, Tables, epochs_of, integers
-from recollect.memory.tiers import is_part, kept_of, parts_of
+from recollect.memory.tables import EPOCH, FIXED, Tables, epochs_of, integers
+from recollect.memory.tiers import CHANNEL, is_part, kept_of, parts_of
 
 __all__ = ["FOLDER", "Rows", "newest_version"]
 
@@ -204,7 +204,7 @@ class Rows(Tables):
         names = self.data().schema.names
         found = []
         for column in columns:
-            if column not in self.tiers:
+            if column not in self.tiers and column != CHANNEL[0]:
                 found.append(column)
                 continue
             found += [column] if column in names else []

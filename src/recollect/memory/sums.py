@@ -3,12 +3,12 @@
 A row of a month's file is an hour's sum. A sum of few int8 sketches has many trailing zero bits
 (and a sum of one is an int8 code times its scale), so each row is kept as a divisor and the
 narrowest integers that hold the quotient. Sums of faded sketches are zero from some number on,
-and what these have lost is zero up to there: such runs are left out.
+and what these have lost is zero up to there: such runs are left out, of sketch and channel alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -86,14 +86,30 @@ def group_sums(hour: IntArray, fixed: IntArray) -> tuple[IntArray, IntArray]:
     return ordered[first], np.add.reduceat(fixed[order], first, axis=0)
 
 
-def write_month(file: BinaryIO, hours: IntArray, sums: IntArray) -> None:
-    """Write the sums (H, d) of distinct ascending hours (H,)."""
+def write_month(file: BinaryIO, hours: IntArray, sums: IntArray, cuts: Sequence[int] = ()) -> None:
+    """Write the sums (H, d) of distinct ascending hours (H,).
+
+    Args:
+        file: to write to.
+        hours: (H,).
+        sums: (H, d).
+        cuts: of several vectors that stand one behind the other, where all but the first begin, so
+            that runs of zeros are left out of each.
+    """
+    parts = np.split(sums, list(cuts), axis=1)
+    np.save(file, np.array([[part.shape[1] for part in parts]]), allow_pickle=False)
+    np.save(file, hours, allow_pickle=False)
+    for part in parts:
+        _write_part(file, part)
+
+
+def _write_part(file: BinaryIO, sums: IntArray) -> None:
     divisor = _divisors(sums)
     quotient = sums // divisor[:, None]
     largest = np.maximum(quotient.max(1, initial=0), -(quotient.min(1, initial=0) + 1))
     width = np.searchsorted([np.iinfo(t).max for t in _WIDTHS], largest)
     shapes = np.column_stack([width, _runs(sums)])
-    for array in (np.array([[sums.shape[1]]]), hours, divisor, shapes.astype(np.int32)):
+    for array in (divisor, shapes.astype(np.int32)):
         np.save(file, array, allow_pickle=False)
     for rows, kind, start, stop in _groups(shapes):
         np.save(file, quotient[rows, start:stop].astype(kind), allow_pickle=False)
@@ -104,17 +120,22 @@ def read_month(file: BinaryIO) -> tuple[IntArray, IntArray]:
     first = np.load(file, allow_pickle=False)
     if first.ndim == 1:
         return first, _read_whole(file, len(first))
-    hours, divisor, shapes = (np.load(file, allow_pickle=False) for _ in range(3))
-    whole = int(first[0, 0])
+    hours = np.load(file, allow_pickle=False)
+    parts = [_read_part(file, size) for size in first[0].tolist()]
+    return hours, parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def _read_part(file: BinaryIO, size: int) -> IntArray:
+    divisor, shapes = (np.load(file, allow_pickle=False) for _ in range(2))
     groups = _groups(shapes)
-    if len(groups) == 1 and groups[0][2:] == (0, whole):
-        sums = np.empty((len(hours), whole), np.int64)
+    if len(groups) == 1 and groups[0][2:] == (0, size):
+        sums = np.empty((len(divisor), size), np.int64)
         np.multiply(np.load(file, allow_pickle=False), divisor[:, None], out=sums)
-        return hours, sums
-    sums = np.zeros((len(hours), whole), np.int64)
+        return sums
+    sums = np.zeros((len(divisor), size), np.int64)
     for rows, _, start, stop in groups:
         sums[rows, start:stop] = np.load(file, allow_pickle=False) * divisor[rows, None]
-    return hours, sums
+    return sums
 
 
 def _read_whole(file: BinaryIO, hours: int) -> IntArray:

@@ -10,14 +10,13 @@ import numpy.typing as npt
 
 from recollect.memory.blocks import Block, Counted
 from recollect.memory.sums import to_fixed_point
-from recollect.memory.tiers import is_part, matrix_of, parts_of, tiers
+from recollect.memory.tiers import CHANNEL, is_part, matrix_of, parts_of, tiers
 
-__all__ = ["CHANNEL", "EPOCH", "FIXED", "Tables", "epochs_of", "integers"]
+__all__ = ["EPOCH", "FIXED", "Tables", "epochs_of", "integers"]
 
 IntArray = npt.NDArray[np.int64]
 
-# The channel's codes and their scale, and the epoch; no label can have such names.
-CHANNEL = ("channel-codes", "channel-scale")
+# The epoch; no label can have such a name.
 EPOCH = "sketch-epoch"
 # Columns that are ours; every other column is a label.
 FIXED = ("id", "time", "source", "skeleton", "scale", "s0", "s1", "s2", *CHANNEL, EPOCH)
@@ -50,9 +49,12 @@ class Tables:
         return time, skeleton, fixed, epochs_of(table)
 
     def channel_part(self, table: Any) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-        """Return the channel's codes (B, c) and scales (B,) of a table that holds them."""
-        codes, scale = (table.column(name) for name in CHANNEL)
-        return matrix_of(codes, np.dtype(np.int8)), scale.to_numpy().astype(np.float32)
+        """Return the channel's codes (B, c) and scales (B,) of a table that holds them.
+
+        What a faded glance does not keep is zero.
+        """
+        codes = self._joined(table, CHANNEL[0], self.channel, np.dtype(np.int8))
+        return codes, table.column(CHANNEL[1]).to_numpy().astype(np.float32)
 
     def codes(self, table: Any, columns: Sequence[str] | None = None) -> npt.NDArray[Any]:
         """Return the sketches (B, d) of a table that holds (some of) the tiers.
@@ -63,16 +65,20 @@ class Tables:
         return np.ascontiguousarray(np.concatenate(parts, axis=1)) if len(parts) > 1 else parts[0]
 
     def _tier(self, table: Any, name: str) -> npt.NDArray[Any]:
+        size = self.tiers[name].stop - self.tiers[name].start
+        return self._joined(table, name, size, self.dtype)
+
+    def _joined(self, table: Any, name: str, size: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """A column and the columns of its first parts as one matrix (B, size)."""
         parts = parts_of(name, table.column_names)
         whole = None
         if name in table.column_names:
-            whole = matrix_of(table.column(name), self.dtype)
+            whole = matrix_of(table.column(name), dtype)
             if not parts:
                 return whole
-        size = self.tiers[name].stop - self.tiers[name].start
-        out = np.zeros((len(table), size), self.dtype) if whole is None else whole.copy()
+        out = np.zeros((len(table), size), dtype) if whole is None else whole.copy()
         for column, width in parts.items():
-            out[:, :width] += matrix_of(table.column(column), self.dtype)
+            out[:, :width] += matrix_of(table.column(column), dtype)
         return out
 
     def block(self, table: Any) -> Block:
@@ -100,7 +106,10 @@ class Tables:
         number = np.zeros(0, np.int64)
         scale = np.zeros(0, np.float32) if self.dtype == np.int8 else None
         codes = np.zeros((0, self.dim), self.dtype)
-        return Block(number, number, [], {}, number, scale, codes)
+        channel = np.zeros((0, self.channel), np.int8), np.zeros(0, np.float32)
+        return Block(
+            number, number, [], {}, number, scale, codes, channel if self.channel else None
+        )
 
     def to_table(self, block: Block, schema: Any, types: Mapping[str, Any]) -> Any:
         """Return a block as a ``pyarrow.Table``.

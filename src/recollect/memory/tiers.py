@@ -5,6 +5,10 @@ A whole sketch stands in sibling columns ``s0`` (the first 256 numbers), ``s1`` 
 stands in fewer of them, and where its length falls inside a tier, in a column of its own for
 that part: ``s1-256`` holds the first 256 numbers of ``s1``. Glances that keep equally much share
 fragments, and a fragment has no file for the columns that it lacks, so these cost nothing.
+
+The distribution channel (``channel-codes``) is a sketch of its own and fades with the sketch: of a
+glance that keeps ``k`` of ``d`` numbers, the channel keeps the first ``k c / d`` of its ``c``,
+rounded down; ``channel-codes-64`` holds the first 64.
 """
 
 from __future__ import annotations
@@ -16,9 +20,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["columns_of", "is_part", "kept_of", "matrix_of", "parts_of", "tiers"]
+__all__ = [
+    "CHANNEL", "channel_columns", "channel_kept", "columns_of", "is_part", "kept_of", "matrix_of",
+    "parts_of", "tiers", "within",
+]  # fmt: skip
 
-_PART = re.compile(r"(s[012])-(\d+)")
+IntArray = npt.NDArray[np.int64]
+
+# The channel's codes and their scale; no label can have such names.
+CHANNEL = ("channel-codes", "channel-scale")
+
+_PART = re.compile(r"(s[012]|channel-codes)-(\d+)")
 
 
 def tiers(dim: int) -> dict[str, slice]:
@@ -44,6 +56,43 @@ def columns_of(keep: int, dim: int) -> dict[str, slice]:
         elif part.start < keep:
             found[f"{name}-{keep - part.start}"] = slice(part.start, keep)
     return found
+
+
+def channel_kept(keep: IntArray, dim: int, channel: int) -> IntArray:
+    """Return how many numbers of the channel are kept beside some numbers of a sketch, (n,).
+
+    >>> channel_kept(np.array([1024, 256, 100, 0]), 1024, 256).tolist()
+    [256, 64, 25, 0]
+    """
+    found: IntArray = np.asarray(keep, np.int64) * channel // dim
+    return found
+
+
+def channel_columns(keep: int, dim: int, channel: int) -> dict[str, slice]:
+    """Return the column of the channel's first numbers, beside ``keep`` numbers of a sketch.
+
+    >>> channel_columns(256, 1024, 256), channel_columns(0, 1024, 256)
+    ({'channel-codes-64': slice(0, 64, None)}, {})
+    """
+    size = int(channel_kept(np.array([keep]), dim, channel)[0])
+    if size == 0:
+        return {}
+    return {CHANNEL[0] if size == channel else f"{CHANNEL[0]}-{size}": slice(0, size)}
+
+
+def within(kept: IntArray, dim: int, channel: int) -> npt.NDArray[np.bool_]:
+    """Return which numbers of sketch and channel, (B, d + c), glances keep.
+
+    Args:
+        kept: (B,) numbers kept of the sketches.
+        dim: numbers in a whole sketch, d.
+        channel: numbers in a whole channel, c; 0 for none.
+    """
+    of_sketch = np.arange(dim) < np.asarray(kept)[:, None]
+    if not channel:
+        return of_sketch
+    of_channel = np.arange(channel) < channel_kept(kept, dim, channel)[:, None]
+    return np.concatenate([of_sketch, of_channel], axis=1)
 
 
 def is_part(name: str) -> bool:

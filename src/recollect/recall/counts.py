@@ -12,7 +12,8 @@ import numpy.typing as npt
 from recollect._answers import Answer, interval
 from recollect._checks import check_one_of
 from recollect.recall.faded import Sums, by_length, left_notes, sums_over, sums_over_hours
-from recollect.recall.presence import at_least_one, quantiles
+from recollect.recall.misreading import misread_of, numbers_seen
+from recollect.recall.presence import at_least_one, told_by_windows, usual_chance
 from recollect.recall.reading import (
     Decoder,
     Selection,
@@ -255,8 +256,9 @@ def _estimate_presence(
 ) -> Counted:
     """Add up, glance by glance, how likely there was at least one object."""
     ids, windows = _glances(memory, by, chosen)
-    seen = _numbers_seen(decoder, module)
+    seen = numbers_seen(decoder, module)
     chance, loads, said = np.zeros(len(ids)), [0.0], left_notes(memory, chosen, counted=False)
+    wrong = 0.0
     for keep, part in by_length(memory, ids):
         if keep == 0:
             chance[part] = at_least_one(np.full(len(part), np.nan), np.inf, seen)
@@ -266,29 +268,19 @@ def _estimate_presence(
         names, estimates, stds = recollection.count_estimates()
         place = list(names).index(module)
         chance[part] = at_least_one(estimates[:, place], stds[:, place], seen)
+        wrong = max(wrong, misread_of(decoder, module, keep))
         loads.append(float(np.max(recollection.load)))
         said += [n for n in recollection.notes if n not in said]
-    low, high = quantiles(chance, windows)
+    estimate, low, high = told_by_windows(chance, usual_chance(seen), wrong, windows)
     notes = ["estimated glance by glance: the sum of the chances of at least one", decoder.note]
     return Counted(
         windows,
         _sizes(windows),
-        windows.total(chance),
+        estimate,
         low,
         high,
         [*notes, load_note(loads), *said],
     )
-
-
-def _numbers_seen(decoder: Decoder, module: str) -> IntArray:
-    """Numbers of the module's objects in each of the prior's glances."""
-    if decoder.prior is None:
-        return np.zeros(0, dtype=np.int64)
-    sample = decoder.prior.sample
-    if module not in sample.modules:
-        return np.zeros(len(sample), dtype=np.int64)
-    glances = sample.objects(module).glance.numpy()
-    return np.bincount(glances, minlength=len(sample)).astype(np.int64)
 
 
 # -- windows --------------------------------------------------------------------------------

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from recollect._answers import Z90, Answer, interval
 from recollect._checks import check_integer, check_one_of
-from recollect.recall.populations import (
-    SOURCES,
-    Decoded,
-    Feature,
-    Population,
-    feature_of,
-    population_of,
-)
+from recollect.recall.channelled import population_of
+from recollect.recall.populations import SOURCES, Decoded, Feature, Population, feature_of
 from recollect.recall.reading import Selection
 
 if TYPE_CHECKING:
@@ -27,6 +21,29 @@ __all__ = ["covariance", "fraction_above", "histogram", "quantiles"]
 
 FloatArray = npt.NDArray[np.float64]
 
+
+class Asked(TypedDict, total=False):
+    """What every question about one number of a module's attribute may say.
+
+    Attributes:
+        feature: place of the number, its name among ``names``, ``"size"`` (the attribute's norm;
+            the usual), a direction to project on, or a function of (n, m) attributes.
+        names: what the numbers are called.
+        where: SQL expression over time, source and labels.
+        since: first moment (with zone).
+        until: first moment that is left out.
+        source: ``"sketch"`` decodes the glances, ``"channel"`` reads the sum of the distribution
+            channel; None chooses (the channel for more than 2,048 glances).
+    """
+
+    feature: Any
+    names: Sequence[str] | None
+    where: str | None
+    since: Any
+    until: Any
+    source: str | None
+
+
 # Thresholds between which a quantile is looked for.
 GRID = 257
 
@@ -35,13 +52,7 @@ def quantiles(
     memory: Memory,
     module: str,
     q: npt.ArrayLike = (0.05, 0.25, 0.5, 0.75, 0.95),
-    *,
-    feature: Any = None,
-    where: str | None = None,
-    since: Any = None,
-    until: Any = None,
-    names: Sequence[str] | None = None,
-    source: str | None = None,
+    **asked: Unpack[Asked],
 ) -> Answer:
     """Estimate quantiles of one number of a module's attribute.
 
@@ -54,14 +65,8 @@ def quantiles(
         memory: a Memory.
         module: name of the module.
         q: ranks between 0 and 1.
-        feature: place of the number, its name among ``names``, ``"size"`` (the attribute's norm;
-            the usual), a direction to project on, or a function of (n, m) attributes.
-        where: SQL expression over time, source and labels.
-        since: first moment (with zone).
-        until: first moment that is left out.
-        names: what the numbers are called.
-        source: ``"sketch"`` decodes the glances, ``"channel"`` reads the sum of the distribution
-            channel; None chooses (the channel for more than 2,048 glances).
+        **asked: which number of which objects, and how it is read (see ``Asked``): ``feature``,
+            ``names``, ``where``, ``since``, ``until``, ``source``.
 
     Returns:
         An Answer, one row per rank: ``quantile``, ``estimate``, ``low``, ``high``.
@@ -84,21 +89,21 @@ def quantiles(
         21 objects in 21 glances
         21 of 21 glances read from records
     """
-    asked = np.asarray(q, dtype=np.float64).reshape(-1)
-    if len(asked) == 0 or not ((asked >= 0) & (asked <= 1)).all():
-        raise ValueError(f"ranks lie between 0 and 1, got {asked.tolist()}")
-    number, found, chosen = _ask(memory, module, feature, names, where, since, until, source)
+    ranks = np.asarray(q, dtype=np.float64).reshape(-1)
+    if len(ranks) == 0 or not ((ranks >= 0) & (ranks <= 1)).all():
+        raise ValueError(f"ranks lie between 0 and 1, got {ranks.tolist()}")
+    number, found, chosen = _ask(memory, module, **asked)
     if isinstance(found, Decoded):
-        estimate, std = found.quantiles(number.read, asked)
+        estimate, std = found.quantiles(number.read, ranks)
         low, high = interval(estimate, std)
     else:
         thresholds = _grid(found, number)
         share, std = found.average(lambda x: number.read(x)[:, None] <= thresholds)
-        estimate = _cross(thresholds, share, asked)
-        low = _cross(thresholds, share + Z90 * std, asked)
-        high = _cross(thresholds, share - Z90 * std, asked)
+        estimate = _cross(thresholds, share, ranks)
+        low = _cross(thresholds, share + Z90 * std, ranks)
+        high = _cross(thresholds, share - Z90 * std, ranks)
     return Answer(
-        {"quantile": asked, "estimate": estimate, "low": low, "high": high},
+        {"quantile": ranks, "estimate": estimate, "low": low, "high": high},
         title=f"quantiles of {number.name} of {module!r}{chosen.words}",
         notes=found.notes,
     )
@@ -108,13 +113,7 @@ def fraction_above(
     memory: Memory,
     module: str,
     threshold: npt.ArrayLike,
-    *,
-    feature: Any = None,
-    where: str | None = None,
-    since: Any = None,
-    until: Any = None,
-    names: Sequence[str] | None = None,
-    source: str | None = None,
+    **asked: Unpack[Asked],
 ) -> Answer:
     """Estimate the share of a module's objects with a number above a threshold.
 
@@ -122,12 +121,7 @@ def fraction_above(
         memory: a Memory.
         module: name of the module.
         threshold: one or several.
-        feature: as in ``quantiles``.
-        where: SQL expression over time, source and labels.
-        since: first moment (with zone).
-        until: first moment that is left out.
-        names: what the numbers are called.
-        source: as in ``quantiles``.
+        **asked: as in ``quantiles``.
 
     Returns:
         An Answer, one row per threshold: ``above``, ``estimate``, ``low``, ``high``.
@@ -144,13 +138,13 @@ def fraction_above(
         ...     recall.fraction_above(memory, "cat", 14.5)["estimate"]
         [0.25]
     """
-    asked = np.asarray(threshold, dtype=np.float64).reshape(-1)
-    if not np.isfinite(asked).all():
-        raise ValueError(f"thresholds must be numbers, got {asked.tolist()}")
-    number, found, chosen = _ask(memory, module, feature, names, where, since, until, source)
-    share, std = found.average(lambda x: number.read(x)[:, None] > asked)
+    above = np.asarray(threshold, dtype=np.float64).reshape(-1)
+    if not np.isfinite(above).all():
+        raise ValueError(f"thresholds must be numbers, got {above.tolist()}")
+    number, found, chosen = _ask(memory, module, **asked)
+    share, std = found.average(lambda x: number.read(x)[:, None] > above)
     return Answer(
-        {"above": asked, **_shares(share, std)},
+        {"above": above, **_shares(share, std)},
         title=f"share of {module!r} by {number.name}{chosen.words}",
         notes=found.notes,
     )
@@ -160,13 +154,7 @@ def histogram(
     memory: Memory,
     module: str,
     bins: int | npt.ArrayLike = 10,
-    *,
-    feature: Any = None,
-    where: str | None = None,
-    since: Any = None,
-    until: Any = None,
-    names: Sequence[str] | None = None,
-    source: str | None = None,
+    **asked: Unpack[Asked],
 ) -> Answer:
     """Estimate a histogram of one number of a module's attribute.
 
@@ -175,12 +163,7 @@ def histogram(
         module: name of the module.
         bins: how many, of equal width between the 0.005 and the 0.995 quantile; or their edges.
             What lies outside is in the first and the last row.
-        feature: as in ``quantiles``.
-        where: SQL expression over time, source and labels.
-        since: first moment (with zone).
-        until: first moment that is left out.
-        names: what the numbers are called.
-        source: as in ``quantiles``.
+        **asked: as in ``quantiles``.
 
     Returns:
         An Answer, one row per bin: ``above``, ``up_to``, and the share of objects in it as
@@ -212,7 +195,7 @@ def histogram(
         edges = np.asarray(bins, dtype=np.float64).reshape(-1)
         if len(edges) == 0 or not (np.diff(edges) > 0).all() or not np.isfinite(edges).all():
             raise ValueError(f"edges must be ascending numbers, got {edges.tolist()}")
-    number, found, chosen = _ask(memory, module, feature, names, where, since, until, source)
+    number, found, chosen = _ask(memory, module, **asked)
     if counted:
         thresholds = _grid(found, number)
         share, _ = found.average(lambda x: number.read(x)[:, None] <= thresholds)
@@ -305,19 +288,21 @@ def _chosen(
 
 
 def _ask(
-    memory: Memory,
-    module: str,
-    feature: Any,
-    names: Sequence[str] | None,
-    where: str | None,
-    since: Any,
-    until: Any,
-    source: str | None,
+    memory: Memory, module: str, **asked: Unpack[Asked]
 ) -> tuple[Feature, Population, Selection]:
-    """Check what is asked, then find the objects."""
+    """Check what is asked, then find the objects.
+
+    Raises:
+        TypeError: on a word that is none of ``Asked``.
+    """
+    wrong = sorted(set(asked) - set(Asked.__annotations__))
+    if wrong:
+        known = ", ".join(Asked.__annotations__)
+        raise TypeError(f"unexpected argument {wrong[0]!r}; a distribution is asked with {known}")
     size = memory.modules.family_of(memory.modules.id_of(module)).size
-    number = feature_of(feature, size, names)
-    chosen, found = _chosen(memory, module, where, since, until, source)
+    number = feature_of(asked.get("feature"), size, asked.get("names"))
+    window = (asked.get("where"), asked.get("since"), asked.get("until"))
+    chosen, found = _chosen(memory, module, *window, asked.get("source"))
     return number, found, chosen
 
 

@@ -390,7 +390,7 @@ def _most(memory: Memory, change: Change, where: Selection, show: int) -> list[i
         apart = [
             units.values[s].sum(0) / units.weight[s].sum() for s in (~units.first, units.first)
         ]
-        ids, values, weight = glances_as_units(memory, change.module, where)
+        ids, values, weight = glances_as_units(memory, change.module, where, units)
         # Single glances are told by the features that they have in common with the units.
         score = values @ (apart[0] - apart[1])[: values.shape[1]] / weight
     # Of equals the latest.

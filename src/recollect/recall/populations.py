@@ -2,37 +2,31 @@
 
 Three ways lead to the average of a function over objects that nobody kept whole: the glances are
 decoded one by one and their error bars drawn from (``Decoded``); the window's sum of the
-distribution channel is read (``Channelled``); or the function is one that a stream statistic
-followed (see ``recall.streams``).
+distribution channel is read (``recall.channelled``); or the function is one that a stream
+statistic followed (see ``recall.streams``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from recollect import sketching
-from recollect._checks import NotRemembered
 from recollect.recall.attributes import (
     Estimates,
     decode_objects,
-    holding,
-    mean_of_sums,
     pull_of,
     usual_of,
 )
-from recollect.recall.faded import sums_over, sums_over_hours
-from recollect.recall.reading import CHUNK, Decoder, Selection, load_note, plural
+from recollect.recall.reading import CHUNK, Decoder, load_note, plural
 
 if TYPE_CHECKING:
     from recollect.memory import Memory
-    from recollect.sketching import Averages, InformedRecollection, Recollection
 
-__all__ = ["Channelled", "Decoded", "Feature", "Population", "feature_of", "population_of"]
+__all__ = ["SOURCES", "Decoded", "Feature", "Function", "Population", "decoded", "feature_of"]
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -207,79 +201,6 @@ class Decoded(Population):
         return flat, np.full(len(flat), 1 / len(flat))
 
 
-class Channelled(Population):
-    """Objects of which only the channel's sum is read.
-
-    Args:
-        averages: reads it.
-        module: whose objects.
-        values: (c,) the sum.
-        glances: how many it sums.
-        counts: module -> objects in the window, and the variance of that.
-        known: mean of the attribute and its deviation, from the sum of the sketches.
-        notes: how it was read.
-    """
-
-    def __init__(
-        self,
-        averages: Averages,
-        module: str,
-        values: FloatArray,
-        glances: int,
-        counts: Mapping[str, tuple[float, float]],
-        known: tuple[FloatArray, FloatArray] | None,
-        notes: list[str],
-    ) -> None:
-        self.averages, self.module, self.counts, self.notes = averages, module, counts, notes
-        self.values, self.glances, self.known = values, glances, known
-        self.objects = counts[module][0]
-
-    def average(self, function: Function) -> tuple[FloatArray, FloatArray]:
-        """Read the averages from the channel's sum; see ``sketching.averages``."""
-        import torch
-
-        values = torch.from_numpy(self.values)
-        return self.averages.of(
-            self.module, function, values, self.glances, self.counts, self.known
-        )
-
-    def points(self) -> tuple[FloatArray, FloatArray]:
-        """Return the smoothed records, which what the channel says is measured against."""
-        reference = self.averages.reference(self.module)
-        return reference.points, reference.weight
-
-
-def population_of(
-    memory: Memory, module: str, chosen: Selection, source: str | None
-) -> Population:
-    """Choose how the objects of a window are read.
-
-    Single glances are decoded where these are up to ``CHUNK`` and their skeletons are kept;
-    beyond that the channel's sum is read, from roll-ups where the window is made of whole hours;
-    without a channel a sample of the glances is decoded.
-
-    Raises:
-        NotRemembered: if the module was never seen, or is in none of the chosen glances.
-        ValueError: if the asked source cannot answer.
-    """
-    memory.modules.id_of(module)
-    if source == "channel":
-        return channelled(memory, module, chosen)
-    ids, objects, blind = holding(memory, module, chosen)
-    has_channel = memory.recipe.channel is not None and memory.recipe.channel.follows(
-        memory.modules.family_of(memory.modules.id_of(module)).name
-    )
-    if source is None and has_channel and (blind or len(ids) > CHUNK):
-        return channelled(memory, module, chosen)
-    if blind:
-        raise ValueError(
-            f"{plural(blind, 'glance')} of this window kept no skeleton, so that single objects "
-            "cannot be decoded, and distributions need objects; keep skeletons, or a "
-            "distribution channel: Memory(path, sketcher=Sketcher(channel=True))"
-        )
-    return decoded(memory, module, ids, objects)
-
-
 def decoded(memory: Memory, module: str, ids: IntArray, objects: int) -> Decoded:
     """Decode the glances that hold the module, or a sample of ``CHUNK`` of them."""
     decoder = Decoder.of(memory)
@@ -327,85 +248,3 @@ def _error_correlation(decoder: Decoder, module: str, lost: FloatArray) -> Float
     np.fill_diagonal(together, 1.0)
     mixed: FloatArray = (n * together + 4 * m * same) / (n + 4 * m)
     return mixed
-
-
-def channelled(memory: Memory, module: str, chosen: Selection) -> Channelled:
-    """Sum the channel over a window, from roll-ups or from its glances.
-
-    Raises:
-        NotRemembered: if no glance, or no object of the module, is chosen.
-        ValueError: if the memory has no channel, or no prior to read it with.
-    """
-    decoder = Decoder.of(memory)
-    averages = _averages_of(decoder, module)
-    if chosen.is_hours:
-        rollups = memory.rollups(since=chosen.since, until=chosen.until)
-        n, known = int(rollups.n.sum()), int(rollups.known.sum())
-        counted = rollups.counts().sum(0)
-        codes = rollups.channel
-        assert codes is not None, "a recipe with a channel has its sums"
-        total, read = codes.sum(0), "roll-ups"
-        parts = sums_over_hours(memory, rollups, np.zeros(len(rollups), np.int64), 1)
-    else:
-        found = memory.channels(**chosen.arguments)
-        n, read = len(found), "glances"
-        ids = memory.glances(columns=["id"], **chosen.arguments)["id"].to_numpy()
-        parts, _ = sums_over(memory, ids, np.zeros(len(ids), np.int64), 1)
-        total = found.sum().codes[0].numpy() if n else np.zeros(found.dim, np.int64)
-        skeletons = memory.skeleton_counts(**chosen.arguments)
-        known = int(skeletons.known.sum())
-        counted = np.array([skeletons.count(name).sum() for name in memory.modules.names])
-    if n == 0:
-        raise NotRemembered(f"no glance is chosen{chosen.words}; widen the filter or the window")
-    names = memory.modules.names
-    counts = {name: (float(c), 0.0) for name, c in zip(names, counted.tolist(), strict=True)}
-    notes = [f"from the sum of {plural(n, 'glance')} in the distribution channel ({read})"]
-    if known < n:
-        counts = _estimated_counts(
-            [r for part in parts for _, r in part.decode(decoder)], memory.modules.names
-        )
-        notes.append("without skeletons: the number of objects is itself an estimate")
-    if counts[module][0] < 0.5:
-        raise NotRemembered(
-            f"no object of module {module!r} is in the {plural(n, 'chosen glance')}"
-            f"{chosen.words}; widen the filter or the window"
-        )
-    told = mean_of_sums(parts, decoder, module, counts[module][0])[:2]
-    load = averages.load(counts)
-    notes += [decoder.note.replace("decoded", "read"), f"load of the channel {load:.2g}"]
-    values = total.astype(np.float64) * 2.0**-32
-    return Channelled(averages, module, values, n, counts, told, notes)
-
-
-def _averages_of(decoder: Decoder, module: str) -> Averages:
-    """Return what reads the channel, once it is sure that the module can be read.
-
-    Raises:
-        ValueError: if there is no channel, it does not follow the module, or too little is known.
-    """
-    memory = decoder.memory
-    if memory.recipe.channel is None:
-        raise ValueError(
-            f"{memory.path} keeps no distribution channel; make the memory with "
-            "Memory(path, sketcher=Sketcher(channel=True)), or decode glances: source='sketch'"
-        )
-    if decoder.prior is None:
-        raise ValueError(
-            "the distribution channel is read with a prior, and this memory keeps neither one "
-            "nor records to fit it; keep some: Memory(..., reservoir=512)"
-        )
-    averages = sketching.Averages(memory.sketcher, decoder.prior)
-    averages.reference(module)
-    return averages
-
-
-def _estimated_counts(
-    summed: Sequence[Recollection | InformedRecollection], modules: Sequence[str]
-) -> dict[str, tuple[float, float]]:
-    """Estimate each module's objects in a window, and the variance of that, from its sketches."""
-    found = dict.fromkeys(modules, (0.0, 0.0))
-    for part in summed:
-        names, estimate, std = part.count_estimates()
-        for name, e, s in zip(names, estimate[0].tolist(), std[0].tolist(), strict=True):
-            found[name] = (found[name][0] + max(e, 0.0), found[name][1] + s * s)
-    return found

@@ -22,9 +22,9 @@ from recollect.tracing import Object, Trace
 
 if TYPE_CHECKING:
     from recollect.memory import Memory
-    from recollect.sketching import Recipe
+    from recollect.sketching import Cosines, Recipe
 
-__all__ = ["Probe", "Wanted", "ends_of", "informed_image", "own_vector", "probe_of"]
+__all__ = ["Probe", "Wanted", "informed_image", "own_vector", "probe_of", "read_cosines"]
 
 FloatArray = npt.NDArray[np.float64]
 Vector = npt.NDArray[np.float32]
@@ -190,37 +190,41 @@ def informed_image(memory: Memory, recipe: Recipe, trace: Trace) -> Vector | Non
     return np.asarray(sketcher.probe(trace)[0].numpy(), np.float32)
 
 
-def ends_of(
-    memory: Memory, probe: Probe, ids: npt.NDArray[np.int64], scores: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Return low and high of cosines: within them lies the cosine of all attributes.
+def read_cosines(
+    memory: Memory, probe: Probe, ids: npt.NDArray[np.int64], scores: FloatArray, known: Cosines
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return estimate, low and high: within these lies the cosine of all attributes.
 
     Of random projections to m numbers, of two glances with shares x and y of their squared
     lengths in what is projected, and r the projected part's share of the cosine c, the variance is
 
         (x y + r^2 + c^2 (x^2 + y^2 + 2 r^2) / 2 - 2 c r (x + y)) / m.
 
-    With oblivious sketches x = y = 1 and r = c, which gives (1 - c^2)^2 / m. A query that was
-    read back is missing a part of its own: whatever that is, it moves the cosine by no more than
+    With oblivious sketches x = y = 1 and r = c, which gives (1 - c^2)^2 / m, and ``known`` says
+    how far these are off with this memory's operators. A query that was read back is missing a
+    part of its own: whatever that is, it moves the cosine by no more than
     sqrt((1 - t^2) (1 - q^2)), t the share of its length that is told, q its cosine.
     """
-    std = np.zeros(len(ids))
-    bound = np.zeros(len(ids))
+    estimate, low, high = (np.array(scores, np.float64) for _ in range(3))
     for _, places in by_length(memory, ids):
         sketches = memory.sketches(ids=ids[places].tolist())
         recipe = sketches.recipe
         c, t = scores[places], probe.told.get(recipe, 1.0)
         bare = np.clip(c / t, -1, 1)
         vector = probe.vectors[recipe]
+        numbers = max(min(sketches.dim, len(vector)), 1)
+        if not recipe.leading and t == 1.0:
+            estimate[places], low[places], high[places] = known.read(c, numbers)
+            continue
         if recipe.leading:
             variance = _projected(memory, vector, sketches, bare)
         else:
-            numbers = max(min(sketches.dim, len(vector)), 1)
             variance = np.square(1 - np.square(bare)) / numbers
-        std[places] = t * np.sqrt(variance)
-        bound[places] = np.sqrt(max(1 - t * t, 0.0) * (1 - np.square(bare)))
-    low, high = interval(scores, std)
-    return np.maximum(low - bound, -1.0), np.minimum(high + bound, 1.0)
+        bound = np.sqrt(max(1 - t * t, 0.0) * (1 - np.square(bare)))
+        ends = interval(c, t * np.sqrt(variance))
+        low[places] = np.maximum(ends[0] - bound, -1.0)
+        high[places] = np.minimum(ends[1] + bound, 1.0)
+    return estimate, low, high
 
 
 def _projected(memory: Memory, vector: Vector, sketches: Sketches, c: FloatArray) -> FloatArray:

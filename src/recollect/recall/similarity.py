@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from recollect import sketching
 from recollect._answers import Answer, interval
 from recollect._checks import check_integer
 from recollect.recall.faded import faded_notes, left_notes
 from recollect.recall.parts import Part
-from recollect.recall.probes import Probe, Wanted, ends_of, probe_of
+from recollect.recall.probes import Probe, Wanted, probe_of, read_cosines
 from recollect.recall.reading import Selection, glance_rows, plural
 from recollect.recall.whitening import coordinates_of, whitened
 from recollect.sketching.sketches import Sketches
@@ -44,9 +45,11 @@ def similar(
 
     The score is the cosine of the sketches. It estimates the cosine of everything that the two
     glances hold; low and high say within which that lies (90 %), from the deviation
-    ``(1 - cosine^2) / sqrt(dim)`` of random projections. A glance that has faded is compared by
-    the numbers that it keeps, with a wider interval. Glances of all epochs are compared, each by
-    the query's coordinates in its own recipe.
+    ``(1 - cosine^2) / sqrt(dim)`` of random projections. Once a prior is fitted, the records say
+    how far cosines are off with this memory's operators (``sketching.Cosines``): whole queries
+    are then corrected by it. A glance that has faded is compared by the numbers that it keeps,
+    with a wider interval. Glances of all epochs are compared, each by the query's coordinates in
+    its own recipe.
 
     With ``module``, ``path`` or ``level`` only a part of the query is searched for, in whole
     sketches: a glance with more else in it scores lower. What the part holds stands in the sketch
@@ -125,8 +128,14 @@ def similar(
     ids, scores = _search(memory, probe, probe.queries(memory), k, chosen)
     notes = ["estimate is the cosine of the sketches", *probe.notes, *_left_out(probe)]
     notes += [*faded_notes(memory, ids), *left_notes(memory, chosen, counted=False)]
-    ends = ends_of(memory, probe, ids, scores)
-    return _answer(memory, ids, scores, ends, title, notes)
+    known = sketching.Cosines.unknown()
+    if wanted.part.is_whole and not anywhere:
+        known = memory.cosines()
+        notes[0] += known.note
+    estimate, low, high = read_cosines(memory, probe, ids, scores, known)
+    order = np.argsort(-estimate, kind="stable")  # faded glances may change places
+    ends = (low[order], high[order])
+    return _answer(memory, ids[order], estimate[order], ends, title, notes)
 
 
 def _search(

@@ -40,11 +40,13 @@ class Units:
         values: (u, D) sums of features.
         weight: (u,) objects (or glances) in each.
         first: (u,) whether the unit is in the first window.
+        kept: how many numbers of their sketches were compared, where sketches were.
     """
 
     values: FloatArray
     weight: FloatArray
     first: npt.NDArray[np.bool_]
+    kept: int = 0
 
     def beside(self, sums: FloatArray) -> Units:
         """Return the same units with further features: sums of m numbers over objects, (u, m).
@@ -56,7 +58,8 @@ class Units:
         away = sums - np.outer(self.weight, sums.sum(0) / total)
         deviation = np.sqrt(np.square(away).sum(0) / total)
         unit = np.where(deviation > 0, deviation, 1.0) * sums.shape[1] ** 0.5
-        return Units(np.concatenate([self.values, away / unit], 1), self.weight, self.first)
+        values = np.concatenate([self.values, away / unit], 1)
+        return Units(values, self.weight, self.first, self.kept)
 
 
 def units_of(
@@ -79,30 +82,32 @@ def units_of(
 
 
 def glances_as_units(
-    memory: Memory, module: str | None, window: Selection, source: str | None = None
+    memory: Memory, module: str | None, window: Selection, like: Units, source: str | None = None
 ) -> tuple[IntArray, FloatArray, FloatArray]:
     """Return (n,) ids, (n, D) features and (n,) weights of a window's glances, one by one.
 
-    The features are those of ``units_of``. Of a module only glances that hold it are returned;
-    of more than ``SHOWN`` glances so many, evenly spread.
+    The features are the first ones of ``like``, units of this window. Of a module only glances
+    that hold it are returned; of more than ``SHOWN`` glances so many, evenly spread; and none
+    that keep less than was compared.
     """
     counts = memory.skeleton_counts(**window.arguments)
     weight = np.ones(len(counts)) if module is None else counts.count(module)
     rows = np.flatnonzero(weight > 0)
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), SHOWN)).astype(np.int64)]
+    kept = memory.kept(counts.ids[rows].tolist())
+    rows = rows[(kept > 0) & (kept >= like.kept)]
     ids, weight = counts.ids[rows], weight[rows]
     channel = _reads_channel(memory, module, source)
     if module is not None and not channel:
-        features = _Decoded(memory, module)
-        return ids, features(ids)[0], weight
-    unmix = _Unmixed(memory, module, channel)
-    codes = memory.channels(**window.arguments).fixed_point().numpy() if channel else None
-    values, start = [np.zeros((0, unmix.width))], 0
+        return ids, _Decoded(memory, module)(ids)[0], weight
+    unmix = _Unmixed(memory, module, channel, like.kept)
+    values = [np.zeros((0, unmix.width))]
     for some in chunks(ids):
-        part = rows[start : start + len(some)]
-        sketch = None if module else memory.values(some).astype(np.float64)
-        values.append(unmix(sketch, None if codes is None else codes[part]))
-        start += len(some)
+        sketch = None
+        if module is None:
+            sketch = memory.values(some, prefix=like.kept).astype(np.float64)
+        codes = memory.channels(ids=some).fixed_point().numpy() if channel else None
+        values.append(unmix(sketch, codes))
     return ids, np.concatenate(values), weight
 
 
@@ -132,11 +137,13 @@ def _from_rollups(
 ) -> tuple[Units, list[str]] | None:
     """Units from roll-ups alone; None if a local day cuts their hours, or counts are missing."""
     parts = [memory.rollups(since=w.since, until=w.until) for w in windows]
+    recipe = memory.recipe
+    keep = min([recipe.dim, *(int(p.kept.min()) for p in parts if len(p))])
     if not all(fits_hours(p.start, memory.timezone) for p in parts):
         return None
     if module is not None and any((p.known < p.n).any() for p in parts):
         return None
-    unmix = _Unmixed(memory, module, channel)
+    unmix = _Unmixed(memory, module, channel, keep)
     means = None if module is None else _Means.of(memory, module)
     gathered, told = [], []
     for side, p in enumerate(parts):
@@ -146,7 +153,7 @@ def _from_rollups(
         if means is not None:
             index = by_time(p.start, unit, memory.timezone).index
             told.append(means(p, index, gathered[-1].weight))
-    units = _joined(gathered)
+    units = _joined(gathered, keep)
     read = [t for t in told if t is not None]
     if read and len(read) == len(parts):
         units = units.beside(np.concatenate(read))
@@ -183,7 +190,8 @@ def _from_rows(
     Raises:
         ValueError: if there are too many glances to deal out one by one.
     """
-    unmix = _Unmixed(memory, module, channel)
+    keep = _left(memory, windows)
+    unmix = _Unmixed(memory, module, channel, keep)
     gathered = []
     for side, w in enumerate(windows):
         counts = memory.skeleton_counts(**w.arguments)
@@ -200,12 +208,12 @@ def _from_rows(
         codes = memory.channels(**w.arguments).fixed_point().numpy() if channel else None
         for some in chunks(counts.ids):
             rows = slice(start, start + len(some))
-            sketch = None if module else memory.values(some).astype(np.float64)
+            sketch = None if module else memory.values(some, prefix=keep).astype(np.float64)
             parts.append(unmix(sketch, None if codes is None else codes[rows]))
             start += len(some)
         values = np.concatenate(parts) if parts else np.zeros((0, unmix.width))
         gathered.append(_group(values, weight, counts.time, side == 0, unit, memory.timezone))
-    return _joined(gathered), unmix.notes
+    return _joined(gathered, keep), unmix.notes
 
 
 def _from_decoded(
@@ -291,6 +299,26 @@ class _Means:
         return out if read == size else None
 
 
+def _left(memory: Memory, windows: tuple[Selection, Selection]) -> int:
+    """Return how many numbers of their sketches all glances of both windows keep.
+
+    Raises:
+        ValueError: if one keeps none.
+    """
+    keep = memory.recipe.dim
+    for w in windows:
+        ids = memory.glances(**w.arguments, columns=["id"])["id"].to_pylist()
+        kept = memory.kept(ids)
+        if (kept == 0).any():
+            raise ValueError(
+                f"{plural(int((kept == 0).sum()), 'glance')} of these windows have faded to their "
+                "structure and cannot be compared one by one; take whole hours and unit='hour', "
+                "which reads roll-ups"
+            )
+        keep = min([keep, *kept.tolist()])
+    return keep
+
+
 def _check_number(glances: int, unit: str) -> None:
     if glances > MOST:
         raise ValueError(
@@ -310,17 +338,24 @@ class _Unmixed:
     reduced, and the notes say so.
     """
 
-    def __init__(self, memory: Memory, module: str | None, channel: bool) -> None:
+    def __init__(self, memory: Memory, module: str | None, channel: bool, keep: int) -> None:
         self.notes: list[str] = []
-        self.width = memory.recipe.dim
+        self.width = self._sketch = keep
+        if keep < memory.recipe.dim:
+            self.notes.append(
+                f"glances have faded: compared by {keep} of {memory.recipe.dim} numbers"
+            )
         self._map: FloatArray | None = None
         self._unit = 1.0
         if channel:
             assert memory.recipe.channel is not None
             self._unit = (2 / memory.recipe.channel.features) ** 0.5
             self.width = memory.recipe.channel.features
+            self._channel = keep * memory.recipe.channel.size // memory.recipe.dim
+            if self._channel == 0:
+                raise ValueError("nothing is left of the distribution channel in these windows")
             if module is None:
-                self.width = memory.recipe.dim + memory.recipe.channel.size
+                self.width = keep + self._channel
             else:
                 self._map = self._solve(memory, module)
 
@@ -333,9 +368,10 @@ class _Unmixed:
             for name in entry.members
         ]
         images = np.concatenate([encoder.images(n, memory.modules).numpy() for n in names])
+        images = images[:, : self._channel]
         d = encoder.channel.features
         start = names.index(module) * d
-        load = len(images) / encoder.recipe.dim
+        load = len(images) / self._channel
         if load > 1:
             self.notes.append(
                 f"load of the channel {load:.2g}: a change of other modules may show a little in "
@@ -349,9 +385,9 @@ class _Unmixed:
     def __call__(self, sketch: FloatArray | None, channel: IntArray | None) -> FloatArray:
         parts = []
         if sketch is not None:
-            parts.append(sketch)
+            parts.append(sketch[:, : self._sketch])
         if channel is not None:
-            vectors = channel.astype(np.float64) * (2.0**-32 * self._unit)
+            vectors = channel[:, : self._channel].astype(np.float64) * (2.0**-32 * self._unit)
             parts.append(vectors if self._map is None else vectors @ self._map)
         return np.concatenate(parts, axis=1)
 
@@ -366,9 +402,10 @@ def _group(
     return Units(values, weight, np.full(len(weight), first))
 
 
-def _joined(parts: list[Units]) -> Units:
+def _joined(parts: list[Units], kept: int = 0) -> Units:
     return Units(
         np.concatenate([p.values for p in parts]),
         np.concatenate([p.weight for p in parts]),
         np.concatenate([p.first for p in parts]),
+        kept,
     )

@@ -15,6 +15,7 @@ from recollect.sketching.skeletons import Skeletons, Structure
 
 if TYPE_CHECKING:
     from recollect.sketching.averages import Averages
+    from recollect.sketching.cosines import Cosines
     from recollect.sketching.decode import Recollection
     from recollect.sketching.features import features_of
     from recollect.sketching.informed import InformedSketcher, first_tier
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "Averages": "recollect.sketching.averages",
+    "Cosines": "recollect.sketching.cosines",
     "InformedRecollection": "recollect.sketching.informed_reading",
     "InformedSketcher": "recollect.sketching.informed",
     "LinearSketch": "recollect.sketching.linear",
@@ -46,6 +48,7 @@ _LAZY = {
 __all__ = [
     "Averages",
     "Channel",
+    "Cosines",
     "InformedRecollection",
     "InformedSketcher",
     "LinearSketch",

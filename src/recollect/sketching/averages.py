@@ -3,14 +3,15 @@
 The channel's sum over a window is ``y = sum_M n_M B_M' f_M + rounding``, with n_M objects of
 module M, B_M the images of its features and f_M their mean. Objects that were kept whole (the
 prior's sample) say how features and any function g go together: with P0 their smoothed
-distribution, that of a window is one drawn around it (a Dirichlet process), so that
+distribution, that of a window is one drawn around it, and moved as a whole:
 
-    E f = E_P0 phi,   cov(f, g) = kappa cov_P0(phi, g),   kappa = 1/n + 1/r + excess.
+    E f = E_P0 phi,   cov(f, g) = (1/n + 1/r) cov_P0(phi, g) + excess C(phi, g).
 
-n is the number of objects in the window, r of those kept whole, and the *excess*, by how much
-windows differ beyond chance, is read from the sum itself, by likelihood, for the module that is
-asked about and for all others. The estimate of the mean of g is LMMSE: what the features tell of g
-is taken from the window, the rest from what is usual, and the deviation says how much that is.
+n is the number of objects in the window, r of those kept whole. C says how averages go together
+where a distribution moves, spreads or tilts (``drifts``). The *excess*, by how much windows differ
+beyond chance, is read from the sum itself, by likelihood, for the module that is asked about and
+for all others. The estimate of the mean of g is LMMSE: what the features tell of g is taken from
+the window, the rest from what is usual, and the deviation says how much that is.
 
 Shape letters: R reference points, m numbers in an attribute, D features, c numbers in a channel,
 q functions.
@@ -19,7 +20,7 @@ q functions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor
 
 from recollect._seeds import seed_of
+from recollect.sketching.drifts import Drifts, deviation, few_values
 from recollect.sketching.features import features_of
 from recollect.sketching.prior import Prior
 from recollect.sketching.rounding import rounding_variance
@@ -43,8 +45,10 @@ Function = Callable[[FloatArray], npt.NDArray[Any]]
 # Objects kept whole that a module needs before anything is said of its distribution.
 FEWEST = 16
 # Up to this excess a window is taken to hold nothing further out than records do.
-USUAL_EXCESS = 0.03
-EXCESSES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+USUAL_EXCESS = 0.1
+EXCESSES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+# Share of an excess that may be rough: drawn anew from what was kept.
+ROUGH = 0.01
 # Load of a channel beyond which error bars are stretched.
 CROWDED = 1.25
 # Reference points: records as they are, smoothed ones, and ones further out than any record.
@@ -85,11 +89,12 @@ class Reference:
         """Smooth (r, m) attributes of kept objects; the same points for the same objects."""
         r, m = kept.shape
         generator = np.random.Generator(np.random.PCG64(seed_of("reference", r, m)))
-        mean, std = kept.mean(0), kept.std(0)
+        mean, std = kept.mean(0), deviation(kept)
         width = min(WIDEST, r ** (-1 / (m + 4)) * (4 / (m + 2)) ** (1 / (m + 4)))
         chosen = kept[generator.integers(0, r, SMOOTH)]
         moved = width * _like(kept, SMOOTH, generator)
         smooth = mean + (chosen - mean + moved) / np.sqrt(1 + width**2)
+        smooth = np.where(few_values(kept), chosen, smooth)
         far = kept[generator.integers(0, r, FAR)]
         reach = generator.choice([2.0, 4.0], (FAR, 1))
         one = generator.integers(0, m, FAR)[:, None] == np.arange(m)
@@ -111,11 +116,51 @@ def _like(kept: FloatArray, number: int, generator: np.random.Generator) -> Floa
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """What is usual of one module's features: mean (D,), covariance (D, D), records."""
+    """What is usual of one module's features: mean (D,), covariance (D, D), records.
+
+    ``moved`` (D, D) is the covariance of what drifts change the mean by.
+    """
 
     mean: Tensor
     covariance: Tensor
     records: int
+    moved: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """What a window's sum sees of a module's objects: of points (R, c), of drifts (J, c)."""
+
+    weight: Tensor
+    seen: Tensor
+    moved: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A window's sum beside what is usual.
+
+    Attributes:
+        module: that is asked about.
+        model: of the module that is asked about.
+        difference: (c,) of the sum from its expectation.
+        rest: (c, c) covariance of all that is not this module.
+        factor: (c, c) Cholesky factor of the whole covariance.
+        excess: (J,) weight of each version that the module's distribution may have moved to.
+        rough: share of the module's variance that the mean of its objects has anew.
+        wider: by which deviations are stretched.
+        unusual: whether it may hold objects further out than any record.
+    """
+
+    module: str
+    model: _Model
+    difference: Tensor
+    rest: Tensor
+    factor: Tensor
+    excess: Tensor
+    rough: float
+    wider: float
+    unusual: bool
 
 
 class Averages:
@@ -144,6 +189,7 @@ class Averages:
         self.table = sketcher.modules
         self._known: dict[str, _Known] = {}
         self._references: dict[str, Reference] = {}
+        self._drifts: dict[str, tuple[Drifts, Tensor]] = {}
 
     @cached_property
     def usual_noise(self) -> float:
@@ -189,21 +235,32 @@ class Averages:
         x = torch.from_numpy(points)
         return features_of(x, entry, self.encoder.channel, self.encoder.seed).to(torch.float64)
 
+    def _drifting(self, module: str) -> tuple[Drifts, Tensor]:
+        """Versions of a module's distribution, and what they change its features by, (J, D)."""
+        if module not in self._drifts:
+            drifts = Drifts.of(self._kept(module))
+            changes = drifts.changes(lambda x: self._phi(module, x).numpy())
+            self._drifts[module] = drifts, torch.from_numpy(changes)
+        return self._drifts[module]
+
     def _usual(self, module: str) -> _Known:
         """Mean and covariance of a module's features; anything, where hardly any was kept."""
         if module not in self._known:
             d = self.encoder.channel.features
             if len(self._kept(module)) < FEWEST:
                 half = torch.eye(d, dtype=torch.float64) / 2
-                self._known[module] = _Known(torch.zeros(d, dtype=torch.float64), half, 1)
+                self._known[module] = _Known(torch.zeros(d, dtype=torch.float64), half, 1, half)
             else:
                 reference = self.reference(module)
                 phi = self._phi(module, reference.points)
-                weight = torch.from_numpy(reference.weight)
+                weight = torch.from_numpy(reference.near)
                 mean = weight @ phi
                 centred = (phi - mean) * weight.sqrt()[:, None]
                 covariance = centred.T @ centred
-                self._known[module] = _Known(mean, covariance, reference.records)
+                changes = self._drifting(module)[1]
+                one = torch.from_numpy(Drifts.chosen(0.5, 0.5))[:, None]
+                moved = (changes * one).T @ changes + ROUGH * covariance
+                self._known[module] = _Known(mean, covariance, reference.records, moved)
         return self._known[module]
 
     def of(
@@ -220,7 +277,7 @@ class Averages:
         Args:
             module: whose objects.
             function: takes (n, m) raw attributes to (n, q) numbers.
-            values: (c,) float64, the channel's sum over the window.
+            values: (c,) float64, the channel's sum over the window, or its first numbers.
             glances: how many it sums.
             counts: module -> number of its objects in the window, and its variance.
             known: (m,) mean of the attribute as the sum of the sketches tells it, and (m,) its
@@ -234,86 +291,109 @@ class Averages:
             TooFewRecords: if fewer than ``FEWEST`` of its objects were kept whole.
             ValueError: if the channel does not follow it, or it has no object in the window.
         """
+        return self.within(self.window(module, values, glances, counts, known), function)
+
+    def within(self, window: Window, function: Function) -> tuple[FloatArray, FloatArray]:
+        """Estimate the means (q,) of some functions over a window, and their deviations."""
+        model, excess = window.model, window.excess
+        reference = self.reference(window.module)
+        g = torch.from_numpy(np.asarray(function(reference.points), dtype=np.float64))
+        usual_g = model.weight @ g
+        centred = g - usual_g
+        changes = torch.from_numpy(self._drifting(window.module)[0].changes(function))
+        # What the window's sum has in common with the averages, and what it tells of them.
+        rough = (centred * model.weight[:, None]).T @ model.seen
+        across = window.rough * rough + (changes * excess[:, None]).T @ model.moved
+        solved = torch.cholesky_solve(across.T, window.factor)  # (c, q)
+        estimate = usual_g + solved.T @ window.difference
+        left, still = centred - model.seen @ solved, changes - model.moved @ solved
+        likely = torch.from_numpy(reference.weight) if window.unusual else model.weight
+        variance = window.rough * (likely @ left.square() - (likely @ left).square())
+        variance += excess @ still.square() + (solved * (window.rest @ solved)).sum(0)
+        std = variance.clamp_min(0).sqrt() * window.wider
+        return estimate.numpy(), std.numpy()
+
+    def window(
+        self,
+        module: str,
+        values: Tensor,
+        glances: int,
+        counts: Mapping[str, tuple[float, float]],
+        known: tuple[FloatArray, FloatArray] | None = None,
+    ) -> Window:
+        """Choose the excesses of a window, and say how its sum differs from the usual.
+
+        Arguments and refusals are those of ``of``; ``within`` reads averages from it.
+        """
         reference = self.reference(module)
-        number = counts[module][0]
+        number, width = counts[module][0], len(values)
         if number <= 0:
             raise ValueError(f"no object of module {module!r} is in the window")
         own = self._usual(module)
-        image = self.encoder.images(module, self.table)
-        points = torch.from_numpy(reference.points)
-        weight = torch.from_numpy(reference.weight)
+        drifts, changes = self._drifting(module)
+        image = self.encoder.images(module, self.table)[:, :width]
+        points, weight = torch.from_numpy(reference.points), torch.from_numpy(reference.near)
         # What is seen of the module: its features in the channel, and its mean from the sketch.
         seen = (self._phi(module, reference.points) - own.mean) @ image * number
-        chance, common = self._others(module, counts)
-        away = torch.outer(own.mean @ image, own.mean @ image)
-        chance = chance + counts[module][1] * away
+        moved = changes @ image * number
+        chance, common = self._others(module, counts, width)
+        place = own.mean @ image
+        chance = chance + counts[module][1] * torch.outer(place, place)
         chance.diagonal().add_(self.usual_noise * max(glances, 1))
-        difference = values - self._mean(counts)
+        difference = values - self._mean(counts, width)
         if known is not None:
             scale = self.table.family_of(self.table.id_of(module)).scale
             middle = weight @ points
             seen = torch.cat([seen, (points - middle) / scale], 1)
-            told = (torch.from_numpy(known[0]) - middle) / scale
-            difference = torch.cat([difference, told])
+            shifts = torch.from_numpy(drifts.changes(lambda x: x))
+            moved = torch.cat([moved, shifts / scale], 1)
+            difference = torch.cat([difference, (torch.from_numpy(known[0]) - middle) / scale])
             unsure = torch.from_numpy(known[1] / scale).square().clamp_min(1e-12)
             chance = _beside(chance, torch.diag(unsure))
-            common = _beside(common, torch.zeros(len(told), len(told)))
-        mine = (seen * weight[:, None]).T @ seen  # (c, c)
+            common = _beside(common, torch.zeros(len(unsure), len(unsure)))
+        model = _Model(weight, seen, moved)
         usual = 1 / number + 1 / own.records
-        other, excess = _likeliest(chance, common, mine, usual, difference)
-        kappa = min(usual + excess, 1.0)
-        rest = chance + other * common
-        factor = torch.linalg.cholesky(rest + kappa * mine)
-        g = torch.from_numpy(np.asarray(function(reference.points), dtype=np.float64))
-        usual_g = weight @ g
-        centred = g - usual_g
-        across = kappa * (centred * weight[:, None]).T @ seen  # (q, c)
-        solved = torch.cholesky_solve(across.T, factor)  # (c, q)
-        moved = usual_g + solved.T @ difference
-        # What is seen leaves of g, among objects as they usually are if nothing is unusual.
-        likely = weight if excess > USUAL_EXCESS else torch.from_numpy(reference.near)
-        left = centred - seen @ solved
-        variance = kappa * (likely @ left.square() - (likely @ left).square())
-        variance += (solved * (rest @ solved)).sum(0)
-        energy = (difference * torch.cholesky_solve(difference[:, None], factor)[:, 0]).sum()
-        wider = float(misfit(energy[None], len(difference))[0])
-        wider *= max(self.load(counts) / CROWDED, 1.0) ** 0.5
-        return moved.numpy(), (variance.clamp_min(0).sqrt() * wider).numpy()
+        found = _likeliest(chance, common, model, usual, difference)
+        stretched = max(self.load(counts, width) / CROWDED, 1.0) ** 0.5
+        return replace(found, module=module, wider=found.wider * stretched)
 
-    def load(self, counts: Mapping[str, tuple[float, float]]) -> float:
+    def load(self, counts: Mapping[str, tuple[float, float]], numbers: int | None = None) -> float:
         """Return the features of all modules in a window per number of the channel.
 
         Beyond ``CROWDED``, the parts of modules that all moved at once cannot be told apart for
         sure, and deviations are stretched by the root of what it is more.
         """
         present = sum(1 for name, (n, _) in counts.items() if n > 0 and self._followed(name))
-        return present * self.encoder.channel.features / self.encoder.recipe.dim
+        return present * self.encoder.channel.features / (numbers or self.encoder.recipe.dim)
 
-    def _mean(self, counts: Mapping[str, tuple[float, float]]) -> Tensor:
-        """Return the expected sum of the channel, (c,)."""
-        total = torch.zeros(self.encoder.recipe.dim, dtype=torch.float64)
+    def _mean(self, counts: Mapping[str, tuple[float, float]], width: int) -> Tensor:
+        """Return the expected sum of the channel's first numbers, (c,)."""
+        total = torch.zeros(width, dtype=torch.float64)
         for name, (number, _) in counts.items():
             if number > 0 and self._followed(name):
-                total += number * self._usual(name).mean @ self.encoder.images(name, self.table)
+                total += (
+                    number
+                    * self._usual(name).mean
+                    @ self.encoder.images(name, self.table)[:, :width]
+                )
         return total
 
     def _followed(self, module: str) -> bool:
         return self.encoder.channel.follows(self.table.family_of(self.table.id_of(module)).name)
 
     def _others(
-        self, module: str, counts: Mapping[str, tuple[float, float]]
+        self, module: str, counts: Mapping[str, tuple[float, float]], width: int
     ) -> tuple[Tensor, Tensor]:
         """Covariance (c, c) that all other modules add by chance, and per unit of excess."""
-        c = self.encoder.recipe.dim
-        chance, common = torch.zeros(2, c, c, dtype=torch.float64)
+        chance, common = torch.zeros(2, width, width, dtype=torch.float64)
         for name, (number, unsure) in counts.items():
             if number <= 0 or name == module or not self._followed(name):
                 continue
             usual = self._usual(name)
-            image = self.encoder.images(name, self.table)
+            image = self.encoder.images(name, self.table)[:, :width]
             spread = image.T @ usual.covariance @ image * number**2
             chance += spread * min(1 / number + 1 / usual.records, 1.0)
-            common += spread
+            common += image.T @ usual.moved @ image * number**2
             if unsure > 0:
                 place = usual.mean @ image
                 chance += unsure * torch.outer(place, place)
@@ -328,26 +408,45 @@ def _beside(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _likeliest(
-    chance: Tensor, common: Tensor, mine: Tensor, usual: float, difference: Tensor
-) -> tuple[float, float]:
-    """Choose the excess of the module asked about and of all others, by likelihood.
+    chance: Tensor, common: Tensor, model: _Model, usual: float, difference: Tensor
+) -> Window:
+    """Choose the excess of all other modules, and how far the one asked about moved and tilted."""
+    mine = (model.seen * model.weight[:, None]).T @ model.seen
+    base = chance + min(usual, 1.0) * mine
+    parts = {(e, kind): _drift_of(model, mine, e, kind) for e in EXCESSES for kind in (1, 2)}
+    found: dict[tuple[float, ...], float] = {}
 
-    Returns:
-        the excess of the others, and that of the module.
-    """
-    found: dict[tuple[float, float], float] = {}
+    def factor_of(e: tuple[float, ...]) -> Tensor:
+        return torch.linalg.cholesky(base + e[0] * common + parts[e[1], 1] + parts[e[2], 2])
 
-    def loss(other: float, own: float) -> float:
-        if (other, own) not in found:
-            kappa = min(usual + own, 1.0)
-            factor = torch.linalg.cholesky(chance + other * common + kappa * mine)
+    def loss(e: tuple[float, ...]) -> float:
+        if e not in found:
+            factor = factor_of(e)
             energy = float(difference @ torch.cholesky_solve(difference[:, None], factor)[:, 0])
-            found[other, own] = energy / 2 + float(factor.diagonal().log().sum())
-        return found[other, own]
+            found[e] = energy / 2 + float(factor.diagonal().log().sum())
+        return found[e]
 
-    others = EXCESSES if float(common.abs().max()) > 0 else (0.0,)
-    other, own = others[0], EXCESSES[3]
-    for _ in range(2):  # one after the other: the two are nearly independent
-        other = min((loss(e, own), e) for e in others)[1]
-        own = min((loss(other, e), e) for e in EXCESSES)[1]
-    return other, own
+    best = (0.0, EXCESSES[2], EXCESSES[2])
+    for _ in range(2):  # one after the other: they are nearly independent
+        for i in range(3):
+            if i or float(common.abs().max()) > 0:
+                tried = [(*best[:i], e, *best[i + 1 :]) for e in EXCESSES]
+                best = min((loss(e), e) for e in tried)[1]
+    factor = factor_of(best)
+    energy = (difference * torch.cholesky_solve(difference[:, None], factor)[:, 0]).sum()
+    wider = float(misfit(energy[None], len(difference))[0])
+    rough = min(usual, 1.0) + ROUGH * (best[1] + best[2])
+    excess = torch.from_numpy(Drifts.chosen(best[1], best[2]))
+    return Window(
+        "", model, difference, chance + best[0] * common, factor, excess, rough, wider,
+        max(best[1:]) > USUAL_EXCESS,
+    )  # fmt: skip
+
+
+def _drift_of(model: _Model, mine: Tensor, excess: float, kind: int) -> Tensor:
+    """Covariance (c, c) of the sum where a module moved (kind 1) or tilted (2) so far."""
+    weight = torch.from_numpy(Drifts.chosen(*((excess, 0.0) if kind == 1 else (0.0, excess))))
+    some = weight > 0
+    moved = model.moved[some]
+    found: Tensor = (moved * weight[some, None]).T @ moved + ROUGH * excess * mine
+    return found

@@ -44,7 +44,10 @@ Floats = npt.NDArray[np.float64]
 
 # How much more the attributes of a window may vary than those of glances drawn alone, beside
 # what the prior's means are uncertain by.
-EXCESSES = (0.0, 0.5, 2.0, 8.0, 64.0)
+EXCESSES = (0.0, 0.5, 2.0, 8.0, 64.0, 512.0, 4096.0)
+# Variance of an attribute's size as a whole, in its mean's, at an excess of one: a window may be
+# darker than the prior's glances, which never varied in that way.
+INTENSITY = 0.1
 # Siblings of a module beyond the most that the prior has seen in a glance, and how likely a
 # glance is to hold them.
 FURTHER, SURPRISE = 2, 1e-4
@@ -180,6 +183,15 @@ class Bags:
         return total if self.joint is None else total + self.joint.covariance()
 
     @cached_property
+    def _intensity(self) -> Tensor:
+        """(d, d) covariance where attributes of a window are larger or smaller as a whole."""
+        total = torch.zeros(self.dim, self.dim, dtype=torch.float64)
+        for p in self.places:
+            image = (p.statistics.mean / p.scale) @ p.columns
+            total += INTENSITY * p.square * torch.outer(image, image)
+        return total
+
+    @cached_property
     def _rare_parts(self) -> tuple[Tensor, Tensor]:
         """(F, F) and (d, d): what objects beyond the usual number add to both covariances."""
         spread = torch.zeros(self.dim, self.dim, dtype=torch.float64)
@@ -212,6 +224,7 @@ class Bags:
                 noise = max(noise, self.joint.ridge / max(len(self.joint.rows) - 1, 1))
             cross = self._features_covariance(key) @ self.map
             total = self.map.T @ cross + (1 + key.excess) * self._spread
+            total += key.excess * self._intensity
             total += key.rare * self._rare_parts[1]
             total = (total + total.T) / 2
             total.diagonal().add_(max(noise, 1e-12 * float(total.diagonal().mean()), 1e-30))
@@ -349,10 +362,12 @@ class Bags:
         image = self._deviation_image(places)
         for w in self._windows(values, count):
             factor, _ = self._system(w.system)
-            cross = (1 + w.system.excess) * image
+            excess = w.system.excess
+            cross = (1 + excess) * image + excess * self._intensity_image(places)
             gain = torch.cholesky_solve(cross.T, factor)
             n = objects[w.rows].clamp_min(0.5)[:, None]
-            prior = (1 + w.system.excess) * usual_number * own
+            larger = excess * INTENSITY * statistics.mean.square()
+            prior = usual_number * ((1 + excess) * own + larger)
             left = (prior - (cross * gain.T).sum(1)).clamp(1e-9 * prior, prior)
             left_here = _left_over(prior, left, n / (w.number * usual_number))
             mean[w.rows] = statistics.mean + (w.centred @ gain) * (left_here / left) / n
@@ -365,6 +380,14 @@ class Bags:
         for p in places:
             a, t = p.columns / p.scale, p.statistics
             image += p.coefficient * (t.factor.T @ (t.factor @ a) + t.floor[:, None] * a)
+        return image
+
+    def _intensity_image(self, places: list[_Place]) -> Tensor:
+        """(m, d) covariance of a window's larger or smaller attributes with its sketch."""
+        image = torch.zeros(len(places[0].statistics.mean), self.dim, dtype=torch.float64)
+        for p in places:
+            mean = p.statistics.mean
+            image += INTENSITY * p.coefficient * torch.outer(mean, (mean / p.scale) @ p.columns)
         return image
 
     def _number(self, module: str, values: Tensor, count: Tensor) -> Tensor:

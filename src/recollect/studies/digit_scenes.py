@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from recollect.studies.digit_readers import shuffled_digits, trained_reader
 from recollect.tracing import Trace
 
 __all__ = ["HIDDEN", "NARROW", "DigitScenes"]
@@ -29,8 +30,10 @@ class DigitScenes:
     """
 
     def __init__(self, epochs: int = 40, seed: int = 0) -> None:
-        pictures, labels = _digits(seed)
-        network = _train(pictures[:800], labels[:800], epochs, seed)
+        pictures, labels = shuffled_digits(seed)
+        network = trained_reader(
+            (64, HIDDEN, 10), pictures[:800], labels[:800], epochs=epochs, rate=3e-3, seed=seed
+        )
         self._pictures, self._labels = pictures[800:], labels[800:]
         self._network = network
 
@@ -83,32 +86,3 @@ class DigitScenes:
         """Rows of eight pixels of all unseen digits, each 0, 1 or 2: a stream of words."""
         rows = np.rint(self._pictures.numpy().reshape(-1, 8) * 2).astype(np.int64)
         return ["".join(map(str, r)) for r in rows.tolist()]
-
-
-def _digits(seed: int) -> tuple[Tensor, Tensor]:
-    """Return the digits in a random order: (B, 64) and (B,)."""
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise ImportError(
-            'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
-        ) from error
-    found = datasets.load_digits()
-    order = np.random.default_rng(seed).permutation(len(found.data))
-    pictures = torch.from_numpy((found.data[order] / 16).astype(np.float32))
-    return pictures, torch.from_numpy(found.target[order].astype(np.int64))
-
-
-def _train(pictures: Tensor, labels: Tensor, epochs: int, seed: int) -> nn.Sequential:
-    """Train a network of one hidden layer to read digits."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = nn.Sequential(nn.Linear(64, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 10))
-        optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
-        for _ in range(epochs):
-            for rows in torch.split(torch.randperm(len(pictures)), 64):
-                loss = nn.functional.cross_entropy(network(pictures[rows]), labels[rows])
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-    return network.eval()

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from recollect._answers import Z90, Answer
-from recollect.sketching import Prior, Sketches
+from recollect.sketching import Cosines, Prior, Sketches
+from recollect.sketching.cosines import MOST, compared
 from recollect.studies.erasure_tasks import Task, digit_task, picture_task
 
 __all__ = ["Properties", "draw", "measured", "study", "tabled"]
@@ -147,17 +148,25 @@ def _sketched(task: Task, prior: Prior, sketches: Sketches) -> Properties:
         count, covered = float(miss.mean()), float((miss <= Z90 * std).mean())
     values = sketches.values.numpy().astype(np.float64)
     cosine = _cosines(values, task.queries)
-    std = (1 - np.square(cosine)) / np.sqrt(sketches.dim)
-    off = np.abs(cosine - task.cosines)
+    estimate, low, high = _bars(task, sketches).read(cosine, sketches.dim)
+    held = (low <= task.cosines) & (task.cosines <= high)
     return Properties(
         wrong / spread,
         float(np.concatenate(inside).mean()),
         count,
         covered,
-        _rms(off[task.pairs]),
-        float((off <= Z90 * std)[task.pairs].mean()),
+        _rms((estimate - task.cosines)[task.pairs]),
+        float(held[task.pairs].mean()),
         _recall(cosine, task),
     )
+
+
+def _bars(task: Task, sketches: Sketches) -> Cosines:
+    """Return what the prior's glances tell of the cosines of such sketches."""
+    some = task.fit[np.arange(min(MOST, len(task.fit)))]
+    coded, true = task.sketcher.encode(some), task.fit_cosines
+    part = coded.prefix(sketches.dim) if sketches.kept is None else coded.masked(sketches.kept)
+    return Cosines(np.array([sketches.dim]), compared(part, true)[None])
 
 
 def _pca(task: Task, size: int) -> Properties:

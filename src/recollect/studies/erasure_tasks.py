@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from recollect.sketching import Sketcher
+from recollect.sketching.cosines import MOST, true_cosines
+from recollect.studies.digit_readers import shuffled_digits, trained_reader
 from recollect.tracing import Trace, trace
 
 __all__ = ["Task", "digit_task", "picture_task"]
@@ -65,6 +67,11 @@ class Task:
     bags: tuple[FloatArray, FloatArray]
     count_of: Callable[[FloatArray], FloatArray]
 
+    @cached_property
+    def fit_cosines(self) -> FloatArray:
+        """Cosines of the first glances of the prior, as a memory knows them of its records."""
+        return true_cosines(self.sketcher, self.fit[np.arange(min(MOST, len(self.fit)))])
+
     @property
     def pairs(self) -> npt.NDArray[np.bool_]:
         """(Q, B): all pairs but those of a query with itself."""
@@ -84,8 +91,12 @@ def digit_task(seed: int, sizes: tuple[int, int]) -> Task:
     Raises:
         ImportError: if scikit-learn is missing.
     """
-    pictures, labels = _digits()
-    network = _trained(pictures[:600], labels[:600], seed)
+    pictures, labels = shuffled_digits()
+    pictures = pictures.view(-1, 1, 8, 8)
+    network = trained_reader(
+        (64, 64, HIDDEN, 10), pictures[:600], labels[:600],
+        epochs=40, rate=2e-3, batch=50, seed=seed,
+    )  # fmt: skip
     rng = np.random.default_rng(seed)
     fit, judged = (_scenes(network, pictures[600:], n, rng) for n in sizes)
     sketcher = Sketcher(dim=512, seed=seed)
@@ -113,38 +124,6 @@ def digit_task(seed: int, sizes: tuple[int, int]) -> Task:
         (_bags(fit, names, sketcher), _bags(judged, names, sketcher)),
         lambda bags: bags[:, -len(names) :] / COUNT_WEIGHT,
     )
-
-
-def _digits() -> tuple[Tensor, Tensor]:
-    """Return the digits in a fixed random order: (B, 1, 8, 8) and (B,)."""
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise ImportError(
-            'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
-        ) from error
-    found = datasets.load_digits()
-    order = np.random.default_rng(0).permutation(len(found.data))
-    pictures = torch.from_numpy((found.data[order] / 16).astype(np.float32))
-    labels = torch.from_numpy(found.target[order].astype(np.int64))
-    return pictures.view(-1, 1, 8, 8), labels
-
-
-def _trained(pictures: Tensor, labels: Tensor, seed: int) -> nn.Sequential:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        layers: list[nn.Module] = [nn.Flatten()]
-        for a, b in pairwise((64, 64, HIDDEN)):
-            layers += [nn.Linear(a, b), nn.ReLU()]
-        network = nn.Sequential(*layers, nn.Linear(HIDDEN, 10))
-        optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
-        for _ in range(40):
-            for rows in torch.split(torch.randperm(len(pictures)), 50):
-                loss = nn.functional.cross_entropy(network(pictures[rows]), labels[rows])
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-    return network.eval()
 
 
 @torch.no_grad()

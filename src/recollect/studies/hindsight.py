@@ -11,7 +11,6 @@ Shape letters: B glances, m numbers of a module, D all numbers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from recollect._answers import Answer
 from recollect.sketching import Prior, Sketcher
+from recollect.studies.digit_readers import shuffled_digits, trained_reader
 from recollect.tracing import Trace
 
 __all__ = ["study"]
@@ -39,8 +39,9 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
     Raises:
         ImportError: if scikit-learn is missing.
     """
-    pictures, labels = _digits()
-    network = _train(pictures[:800], labels[:800], epochs=15 if quick else 60)
+    pictures, labels = shuffled_digits()
+    epochs = 15 if quick else 60
+    network = trained_reader(WIDTHS, pictures[:800], labels[:800], epochs=epochs, rate=1e-3)
     learn, held = _hidden(network, pictures[:1300]), _hidden(network, pictures[1300:])
     first = 100  # glances known when storing begins: they fix the scales, and PCA's axes
     scales = {k: float(v[:first].std()) * v.shape[1] ** 0.5 for k, v in learn.items()}
@@ -75,38 +76,6 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
             "PCA: same module scaling, int8 codes, at most as many axes as bytes and glances",
         ],
     )
-
-
-def _digits() -> tuple[Tensor, Tensor]:
-    """Return the digits in a fixed random order: (B, 64) and (B,)."""
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise ImportError(
-            'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
-        ) from error
-    found = datasets.load_digits()
-    order = np.random.default_rng(0).permutation(len(found.data))
-    pictures = torch.from_numpy((found.data[order] / 16).astype(np.float32))
-    return pictures, torch.from_numpy(found.target[order].astype(np.int64))
-
-
-def _train(pictures: Tensor, labels: Tensor, epochs: int) -> nn.Sequential:
-    """Train a plain network to read digits."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        layers: list[nn.Module] = []
-        for a, b in pairwise(WIDTHS):
-            layers += [nn.Linear(a, b), nn.ReLU()]
-        network = nn.Sequential(*layers[:-1])
-        optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-        for _ in range(epochs):
-            for rows in torch.split(torch.randperm(len(pictures)), 64):
-                loss = nn.functional.cross_entropy(network(pictures[rows]), labels[rows])
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-    return network.eval()
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ Streams (the rows of pixels of the digits; with ``data``, the words of its texts
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,19 +23,12 @@ import numpy.typing as npt
 from recollect import recall
 from recollect._answers import Answer
 from recollect.memory import Memory
-from recollect.recall.populations import Population, channelled, population_of
+from recollect.recall.channelled import channelled, population_of
+from recollect.recall.populations import Population
 from recollect.recall.reading import Decoder, Selection, sums_of
-from recollect.sketching import Channel, Sketcher
-from recollect.sketching.statistics import (
-    Distinct,
-    Entropy,
-    Frequent,
-    Quantiles,
-    SecondMoment,
-    Statistic,
-    read_statistic,
-)
+from recollect.sketching import Channel, Prior, Sketcher
 from recollect.studies.digit_scenes import HIDDEN, NARROW, DigitScenes
+from recollect.studies.word_streams import judged_stream
 from recollect.tracing import Trace
 
 __all__ = ["picture", "study"]
@@ -46,7 +38,9 @@ HOUR = 3_600_000_000
 CHANNEL = Channel(320, 32)
 DIM = 256
 RANKS = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
-SHARDS = 4
+# Numbers of the sketches whose sums of 1,000 are read.
+LOADS = (256, 512, 1024)
+ROLLED = (("shares", "share", 0.001), ("mean attribute", "size of an attribute", 0.01))
 METHODS = ("ours", "reservoir", "decoded", "usual")
 
 
@@ -65,6 +59,7 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
     seeds, glances = ((0,), 200) if quick else ((0, 1, 2), 1000)
     found = [
         [row for wide in (False, True) for row in _day(scenes, seed, glances, wide)]
+        + rolled_up(scenes, seed)
         for seed in seeds
     ]
     rows: list[dict[str, Any]] = []
@@ -80,7 +75,7 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
             raise FileNotFoundError(f"{data} holds no text/*.txt; leave --data out, or mend it")
         streams |= {p.stem: p.read_text(encoding="utf-8").split() for p in texts}
     for name, stream in streams.items():
-        rows += _stream(name, list(stream))
+        rows += judged_stream(name, list(stream))
     order = ("of", "statistic", "error in", "ours", "deviation", "reservoir", "decoded", "usual",
              "bar")  # fmt: skip
     size = 8 * (DIM + CHANNEL.size)
@@ -92,6 +87,8 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
             f"(hidden units {_records(True)}) of its objects in the same bytes; decoded: all "
             f"{glances} glances of {DIM} bytes; usual: 300 scenes kept whole before, with other "
             "light and other shares",
+            "1,000 int8 glances: 32 hidden units, from sums of sketches alone (counts known for "
+            "mean attributes); load: unknowns per number of the sum",
             f"mean over 10 modules and {len(seeds)} seeds; deviation over the seeds",
             "streams, ours: the worse of the whole stream and four merged shards; reservoir: a "
             "sample of 4 KB with the usual corrections (Chao for distinct, Miller-Madow for "
@@ -130,7 +127,7 @@ def _errors(
     ours = {n: channelled(memory, n, chosen) for n in names}
     decoded = {n: population_of(memory, n, chosen, "sketch") for n in names}
     rows = [] if wide else [_counts(memory, chosen, truth, sample, usual)]
-    rows.append(_means(memory, chosen, truth, sample, decoded, usual))
+    rows.append(_means(truth, sample, ours, decoded, usual))
     rows[-1]["of"] = _called(wide)
 
     def compare(statistic: str, measure: str, read: Callable[[Any, str], FloatArray]) -> None:
@@ -250,30 +247,12 @@ def _apart(found: dict[str, float], true: dict[str, float]) -> float:
     return float(np.mean([abs(found[n] - true[n]) for n in true]))
 
 
-def _means(
-    memory: Memory,
-    chosen: Selection,
-    truth: dict[str, FloatArray],
-    sample: dict[str, FloatArray],
-    decoded: dict[str, Any],
-    usual: dict[str, FloatArray],
-) -> dict[str, Any]:
-    """Mean attributes; the roll-up's from the sum of all sketches."""
-    rollups = memory.rollups(since=chosen.since, until=chosen.until)
-    summed = sums_of(memory, rollups.sum.sum(0, keepdims=True), rollups.n.sum(keepdims=True))
-    read = Decoder.of(memory).decode(summed)
+def _means(truth: dict[str, FloatArray], *ways: dict[str, Any]) -> dict[str, Any]:
+    """Mean attributes; the roll-up's from the sums of sketches and channel together."""
     errors: dict[str, list[float]] = {m: [] for m in METHODS}
     for name, x in truth.items():
-        size = float(np.sqrt(np.square(x).sum(1).mean()))
-        known = [float(rollups.count(name).sum())]
-        ways = (
-            read.means(name, known)[0][0].numpy(),
-            sample[name].mean(0),
-            decoded[name].average(lambda a: a)[0],
-            usual[name].mean(0),
-        )
-        for method, mean in zip(METHODS, ways, strict=True):
-            errors[method].append(float(np.linalg.norm(mean - x.mean(0))) / size)
+        for method, way in zip(METHODS, ways, strict=True):
+            errors[method].append(_off(_mean(way[name], lambda a: a), x))
     return {
         "of": "detections",
         "statistic": "mean attribute",
@@ -281,6 +260,71 @@ def _means(
         **{m: float(np.mean(e)) for m, e in errors.items()},
         "bar": 0.01,
     }
+
+
+def _off(mean: FloatArray, x: FloatArray) -> float:
+    """Error of a mean attribute, in the size of an attribute."""
+    return float(np.linalg.norm(mean - x.mean(0)) / np.sqrt(np.square(x).sum(1).mean()))
+
+
+def rolled_up(scenes: DigitScenes, seed: int, glances: int = 1000) -> list[dict[str, Any]]:
+    """Errors of shares and mean attributes of 1,000 int8 glances, from their sum alone.
+
+    The day is like the 300 scenes kept whole, or moved: darker, of another mixture.
+    """
+    kept = scenes.trace(300, 1000 + seed)
+    days = {
+        "like the records": scenes.trace(glances, 3000 + seed),
+        "of a moved day": scenes.trace(glances, seed, light=0.85, tilt=0.7),
+    }
+    usual = {n: _attributes(kept, n) for n in kept.modules}
+    prior = Prior.fit(kept)
+    rows = []
+    for dim in LOADS:
+        sketcher = Sketcher(dim, seed)
+        sketcher.admit(kept, measure_scales=True)
+        load = f"{len(kept.modules) * (HIDDEN + 1) / dim:.2f}"
+        for day, trace in days.items():
+            truth = {n: _attributes(trace, n) for n in trace.modules}
+            sample = _reservoir(truth, 8 * dim // (HIDDEN + 3), seed)
+            found = [_from_sum(sketcher, prior, trace, truth), _of(sample, truth)]
+            found.append(_of(usual, truth))
+            for i, (statistic, measure, bar) in enumerate(ROLLED):
+                ours, reservoir, before = (f[i] for f in found)
+                rows.append(
+                    {
+                        "of": f"1,000 glances {day}",
+                        "statistic": f"{statistic}, {dim} numbers (load {load})",
+                        "error in": measure,
+                        "ours": ours,
+                        "reservoir": reservoir,
+                        "decoded": math.nan,
+                        "usual": before,
+                        "bar": bar,
+                    }
+                )
+    return rows
+
+
+def _of(way: dict[str, FloatArray], truth: dict[str, FloatArray]) -> tuple[float, float]:
+    """Errors of shares and of mean attributes of some objects."""
+    shares = [_shares({n: len(x) for n, x in objects.items()}) for objects in (way, truth)]
+    means = [_off(way[n].mean(0), x) for n, x in truth.items()]
+    return _apart(*shares), float(np.mean(means))
+
+
+def _from_sum(
+    sketcher: Sketcher, prior: Prior, day: Trace, truth: dict[str, FloatArray]
+) -> tuple[float, float]:
+    """Errors of shares (counts estimated) and of mean attributes (counts known)."""
+    read = sketcher.decode(sketcher.encode(day).sum(), prior=prior)
+    names, estimate, _ = read.count_estimates()
+    told = _shares(dict(zip(names, estimate[0].tolist(), strict=True)))
+    means = [
+        _off(read.means(n, [float(len(x))])[0][0].numpy().astype(np.float64), x)
+        for n, x in truth.items()
+    ]
+    return _apart(told, _shares({n: len(x) for n, x in truth.items()})), float(np.mean(means))
 
 
 def _drift(memory: Memory) -> dict[str, Any]:
@@ -298,104 +342,6 @@ def _drift(memory: Memory) -> dict[str, Any]:
         "decoded": math.nan,
         "usual": same["p_value"][0],
         "bar": 0.01,
-    }
-
-
-# -- streams ----------------------------------------------------------------------------------
-
-
-def _stream(name: str, items: list[str]) -> list[dict[str, Any]]:
-    """Errors over one stream, one row per statistic."""
-    counts = Counter(items)
-    f = np.array(list(counts.values()), dtype=np.float64)
-    n = len(items)
-    second, distinct = float((f**2).sum()), float(len(f))
-    entropy = float(-(f / n * np.log(f / n)).sum())
-    codes = _letters(items)
-    kept = np.random.default_rng(0).permutation(n)[: _room(items)]
-    sample = [items[i] for i in kept.tolist()]
-    guess = _from_sample(sample, n)
-
-    def worst(make: Callable[[], Statistic], error: Callable[[Any], float]) -> float:
-        stream: Any = codes if make is Quantiles else items
-        whole, merged = make(), make()
-        whole.update(stream)
-        for part in range(SHARDS):
-            shard = make()
-            shard.update(stream[part::SHARDS])
-            merged.merge(read_statistic(shard.to_bytes()))
-        return max(error(read_statistic(whole.to_bytes())), error(merged))
-
-    def one(statistic: Any) -> float:
-        return float(statistic.answer()["estimate"][0])
-
-    bound = Quantiles()
-    bound.update(codes)
-    common = {w for w, _ in counts.most_common(5)}
-    listed = {w for w, _ in Counter(sample).most_common(10)}
-    table = [
-        ("second moment", "part of it", worst(SecondMoment, lambda s: abs(one(s) / second - 1)),
-         abs(guess["second"] / second - 1), 0.1),
-        ("distinct items", "part of it", worst(Distinct, lambda s: abs(one(s) / distinct - 1)),
-         abs(guess["distinct"] / distinct - 1), 0.05),
-        ("entropy", "nats", worst(Entropy, lambda s: abs(one(s) - entropy)),
-         abs(guess["entropy"] - entropy), 0.05),
-        ("quantiles", "rank", worst(Quantiles, lambda s: _rank_error(s.rank, codes)),
-         _rank_error(_ranks_of(codes[kept]), codes), bound.rank_error),
-        ("five commonest", "lost",
-         worst(Frequent, lambda s: len(common - set(s.answer(10)["item"]))),
-         len(common - listed), 0),
-    ]  # fmt: skip
-    return [
-        {
-            "of": f"{name} ({n:,})",
-            "statistic": statistic,
-            "error in": measure,
-            "ours": float(ours),
-            "deviation": math.nan,
-            "reservoir": float(rival),
-            "decoded": math.nan,
-            "usual": math.nan,
-            "bar": float(bar),
-        }
-        for statistic, measure, ours, rival, bar in table
-    ]
-
-
-def _room(items: list[str]) -> int:
-    """Items that 4 KB hold, each with a byte for its length."""
-    return int(4096 / (1 + np.mean([len(i.encode()) for i in items[:10_000]])))
-
-
-def _letters(items: list[str]) -> npt.NDArray[np.float32]:
-    """Alphabetic order as numbers: the first three letters in base 128."""
-    return np.array(
-        [sum(min(ord(c), 127) << (14 - 7 * i) for i, c in enumerate(w[:3])) for w in items],
-        dtype=np.float32,
-    )
-
-
-def _ranks_of(values: npt.NDArray[np.float32]) -> Callable[[float], float]:
-    ordered = np.sort(values)
-    return lambda at: float(np.searchsorted(ordered, at, side="right")) / len(ordered)
-
-
-def _rank_error(rank: Callable[[float], float], codes: npt.NDArray[np.float32]) -> float:
-    """Largest error of a rank over all values of the stream."""
-    true = _ranks_of(codes)
-    return max(abs(rank(v) - true(v)) for v in np.unique(codes).tolist())
-
-
-def _from_sample(sample: list[str], n: int) -> dict[str, float]:
-    """What a uniform sample says of the stream, by the usual corrections."""
-    k = len(sample)
-    f = np.array(list(Counter(sample).values()), dtype=np.float64)
-    once, twice = float((f == 1).sum()), float((f == 2).sum())
-    pairs = float((f * (f - 1)).sum()) / (k * (k - 1))
-    return {
-        "second": n + n * (n - 1) * pairs,
-        "distinct": len(f) + once * (once - 1) / (2 * (twice + 1)),
-        "entropy": float(-(f / k * np.log(f / k)).sum()) + (len(f) - 1) / (2 * k),
     }
 
 
