@@ -251,7 +251,8 @@ class _Unmixed:
         if sketch is not None:
             parts.append(sketch[:, : self._sketch].astype(np.float64) * 2.0**-32)
         if channel is not None:
-            vectors = channel[:, : self._channel] * (2.0**-32 * self._unit)
+            vectors = np.asarray(channel[:, : self._channel], np.float64)
+            vectors = vectors * (2.0**-32 * self._unit)
             parts.append(vectors if self._map is None else vectors @ self._map)
         return np.concatenate(parts, axis=1)
 

@@ -160,8 +160,7 @@ def compared(sketches: Sketches, true: FloatArray) -> FloatArray:
     ends = np.quantile(e, [0.05, 0.5, 0.95])
     # Long sketches err too: their share of the spread is left out.
     wide = max(WIDE, LONGER * sketches.recipe.dim)
-    narrowed: FloatArray = ends[1] + (ends - ends[1]) * np.sqrt(wide / (wide + k))
-    return narrowed
+    return np.asarray(ends[1] + (ends - ends[1]) * np.sqrt(wide / (wide + k)), np.float64)
 
 
 def _cosines(sketches: Sketches) -> FloatArray:
