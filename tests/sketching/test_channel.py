@@ -280,7 +280,7 @@ def test_numbers_of_few_values_are_neither_smoothed_nor_moved() -> None:
 def test_windows_that_are_larger_as_a_whole_keep_their_means(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Sums of 300 glances, a sixth darker than any that was kept, at load 0.53."""
+    """Sums of 300 glances, a sixth darker than any that was kept, at load 1.06."""
     from recollect.sketching import bags
 
     fixed = np.random.default_rng(0)
@@ -303,7 +303,7 @@ def test_windows_that_are_larger_as_a_whole_keep_their_means(
 
     def error() -> float:
         kept, day = seen(150, 0, 1.0), seen(300, 1, 0.85)
-        sketcher = Sketcher(dim=128, seed=1)
+        sketcher = Sketcher(dim=64, seed=1)
         sketcher.admit(kept, measure_scales=True)
         found = sketcher.decode(sketcher.encode(day).sum(), prior=Prior.fit(kept))
         off = []
@@ -315,5 +315,7 @@ def test_windows_that_are_larger_as_a_whole_keep_their_means(
 
     ours = error()
     monkeypatch.setattr(bags, "INTENSITY", 0.0)
-    assert ours < 0.01
-    assert ours < 0.5 * error()
+    without = error()
+    print(f"off by {ours:.4f} of an attribute's size, without by {without:.4f}")
+    assert ours < 0.02
+    assert ours < 0.5 * without

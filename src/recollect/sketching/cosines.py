@@ -154,7 +154,7 @@ def compared(sketches: Sketches, true: FloatArray) -> FloatArray:
     room = 1 - np.square(found)
     apart = room > ALIKE
     if apart.sum() < FEWEST:
-        return Cosines.unknown().ends[0]
+        return np.asarray(Cosines.unknown().ends[0], np.float64)
     k = sketches.dim
     e = np.sqrt(k) * (told - found)[apart] / room[apart]
     ends = np.quantile(e, [0.05, 0.5, 0.95])
