@@ -12,7 +12,9 @@ from tests.sketching.scenes import DigitLikeScenes
 from recollect import NotRemembered, Prior, RecipeMismatch, Sketcher, Trace
 from recollect.sketching import Averages, Channel, Recipe, Sketches, channel_recipe
 from recollect.sketching.averages import FEWEST, TooFewRecords
+from recollect.sketching.drifts import Drifts, few_values
 from recollect.sketching.features import STEPS, features_of, frequencies
+from recollect.sketching.references import Reference
 
 SCENES = DigitLikeScenes(modules=3, size=5)
 KEPT, DAY = SCENES.trace(150, 1), SCENES.trace(400, 2)
@@ -256,3 +258,64 @@ def test_what_averages_refuse() -> None:
     some.admit(KEPT)
     with pytest.raises(ValueError, match="does not follow module 'thing1', only thing0"):
         Averages(some, Prior.fit(KEPT)).reference("thing1")
+
+
+def test_numbers_of_few_values_are_neither_smoothed_nor_moved() -> None:
+    rng = np.random.default_rng(0)
+    kept = np.column_stack([rng.normal(size=200), rng.integers(0, 5, 200)])
+    assert few_values(kept).tolist() == [False, True]
+    reference = Reference.of(kept)
+    near = reference.points[reference.near > 0]
+    assert set(near[:, 1].tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0}
+    assert len(np.unique(near[:, 0])) > 1000
+    drifts = Drifts.of(kept)
+    assert set(np.unique(drifts.points[:, :, 1]).tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0}
+    means = drifts.changes(lambda x: x)
+    half = len(means) // 2
+    assert means[:half, 1] == pytest.approx(np.zeros(half), abs=1e-12)  # moved: only number 0
+    assert means[:half, 0].std() > 0.1
+    assert means[half:].std(0).min() > 0.1  # tilted: both
+
+
+def test_windows_that_are_larger_as_a_whole_keep_their_means(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sums of 300 glances, a sixth darker than any that was kept, at load 1.06."""
+    from recollect.sketching import bags
+
+    fixed = np.random.default_rng(0)
+    means = 2 + fixed.normal(size=(4, 16))
+
+    def seen(glances: int, seed: int, light: float) -> Trace:
+        rng = np.random.default_rng([2, seed])
+        x = light * (means + 0.3 * rng.normal(size=(glances, 4, 16)))
+        present = rng.random((glances, 4)) < 0.7
+        return Trace.from_columns(
+            {
+                f"m{k}": {
+                    "attributes": torch.from_numpy(x[present[:, k], k].astype(np.float32)),
+                    "glance": np.flatnonzero(present[:, k]),
+                }
+                for k in range(4)
+            },
+            num_glances=glances,
+        )
+
+    def error() -> float:
+        kept, day = seen(150, 0, 1.0), seen(300, 1, 0.85)
+        sketcher = Sketcher(dim=64, seed=1)
+        sketcher.admit(kept, measure_scales=True)
+        found = sketcher.decode(sketcher.encode(day).sum(), prior=Prior.fit(kept))
+        off = []
+        for name in day.modules:
+            x = day.objects(name).attributes.numpy()
+            mean = found.means(name, [len(x)])[0][0].numpy()
+            off.append(np.linalg.norm(mean - x.mean(0)) / np.sqrt(np.square(x).sum(1).mean()))
+        return float(np.mean(off))
+
+    ours = error()
+    monkeypatch.setattr(bags, "INTENSITY", 0.0)
+    without = error()
+    print(f"off by {ours:.4f} of an attribute's size, without by {without:.4f}")
+    assert ours < 0.02
+    assert ours < 0.5 * without

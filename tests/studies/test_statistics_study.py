@@ -67,5 +67,5 @@ def test_the_picture_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     row = {"of": "words", "statistic": "entropy", "error in": "nats", "bar": 0.05}
     found = Answer({k: [v] for k, v in {**row, **dict.fromkeys(METHODS, 0.01)}.items()})
-    statistics.picture(found, tmp_path / "s.svg")
+    statistics.draw(found, tmp_path / "s.svg")
     assert "entropy" in (tmp_path / "s.svg").read_text() or (tmp_path / "s.svg").stat().st_size > 0

@@ -141,10 +141,7 @@ def channelled(memory: Memory, module: str, chosen: Selection) -> Channelled:
     if n == 0:
         raise NotRemembered(f"no glance is chosen{chosen.words}; widen the filter or the window")
     if not len(total.channel):
-        raise ValueError(
-            f"nothing is left of the distribution channel in these {plural(n, 'glance')}"
-            f"{chosen.words}; ask for whole hours, which roll-ups still know"
-        )
+        raise _nothing_left(n, chosen)
     notes = list(total.notes)
     if total.counted is None:
         summed = [r for part in total.sketches for _, r in part.decode(decoder)]
@@ -184,12 +181,18 @@ def _over_hours(memory: Memory, chosen: Selection) -> _Total:
 
 
 def _over_glances(memory: Memory, chosen: Selection) -> _Total:
-    """Add up single glances; those that keep nothing of the channel are left out."""
+    """Add up single glances; those that keep nothing of the channel are left out.
+
+    Raises:
+        ValueError: if none keeps anything of it.
+    """
     ids = memory.glances(**chosen.arguments, columns=["id"])["id"].to_numpy().astype(np.int64)
     recipe = memory.recipe
     assert recipe.channel is not None
     left = memory.kept(ids.tolist()) * recipe.channel.size // recipe.dim
     some = ids[left > 0]
+    if len(ids) and not len(some):
+        raise _nothing_left(len(ids), chosen)
     found, skeletons = memory.channels(ids=some), memory.skeleton_counts(**chosen.arguments)
     here = np.isin(skeletons.ids, some)
     counted = {n: float(skeletons.count(n)[here].sum()) for n in memory.modules.names}
@@ -204,6 +207,13 @@ def _over_glances(memory: Memory, chosen: Selection) -> _Total:
             *_shorter(found.dim, recipe.channel.size),
             *([f"{plural(gone, 'glance')} keep nothing of it: left out"] if gone else []),
         ],
+    )
+
+
+def _nothing_left(glances: int, chosen: Selection) -> ValueError:
+    return ValueError(
+        f"nothing is left of the distribution channel in these {plural(glances, 'glance')}"
+        f"{chosen.words}; ask for whole hours, which roll-ups still know"
     )
 
 

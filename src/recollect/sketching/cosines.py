@@ -154,14 +154,13 @@ def compared(sketches: Sketches, true: FloatArray) -> FloatArray:
     room = 1 - np.square(found)
     apart = room > ALIKE
     if apart.sum() < FEWEST:
-        return Cosines.unknown().ends[0]
+        return np.asarray(Cosines.unknown().ends[0], np.float64)
     k = sketches.dim
     e = np.sqrt(k) * (told - found)[apart] / room[apart]
     ends = np.quantile(e, [0.05, 0.5, 0.95])
     # Long sketches err too: their share of the spread is left out.
     wide = max(WIDE, LONGER * sketches.recipe.dim)
-    narrowed: FloatArray = ends[1] + (ends - ends[1]) * np.sqrt(wide / (wide + k))
-    return narrowed
+    return np.asarray(ends[1] + (ends - ends[1]) * np.sqrt(wide / (wide + k)), np.float64)
 
 
 def _cosines(sketches: Sketches) -> FloatArray:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,8 @@ PARTS = (1, 2, 4, 8, 16)
 OURS, ANY = "sketch, first numbers", "sketch, any numbers"
 PCA, FEWER = "PCA, first axes", "whole sketches, fewer glances"
 NEAREST = 10
+LOOKS = {OURS: ("o-", "#1b6ca8"), ANY: ("x:", "#1b6ca8"), PCA: ("s--", "#e08e0b"),
+         FEWER: ("d--", "grey")}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -276,32 +279,37 @@ def draw(answer: Answer, path: str) -> None:
         raise ImportError('drawing needs matplotlib: pip install "recollect[demo]"') from error
     figure = Figure(figsize=(10, 5.6), layout="constrained")
     panels = figure.subplots(2, 3).reshape(-1)
-    looks = {OURS: ("o-", "#1b6ca8"), ANY: ("x:", "#1b6ca8"), PCA: ("s--", "#e08e0b"),
-             FEWER: ("d--", "grey")}  # fmt: skip
     titles = {"attribute_error": "attributes: unexplained share", "count_error": "count error",
               "cosine_error": "error of the cosine", "recall": "recall@10"}  # fmt: skip
-    for axes, (name, title) in zip(panels, titles.items(), strict=False):
-        for method, (style, colour) in looks.items():
+    told = {n: t for n, t in titles.items() if not np.isnan(answer[n]).all()}
+    for axes, (name, title) in zip(panels, told.items(), strict=False):
+        for method, (style, colour) in LOOKS.items():
             rows = [i for i, m in enumerate(answer["method"]) if m == method]
-            x = [answer["bytes"][i] for i in rows]
-            y = [answer[name][i] for i in rows]
-            spread = [answer[f"{name} ±"][i] for i in rows]
+            x, y, spread = ([answer[c][i] for i in rows] for c in ("bytes", name, f"{name} ±"))
             if not all(np.isnan(y)):
                 axes.errorbar(x, y, spread, fmt=style, color=colour, label=method, capsize=2)
         axes.set_title(title, fontsize=10)
-    panels[0].legend(frameon=False, fontsize=8)
-    coverage = panels[4]
-    coverage.axhspan(0.87, 0.93, color="#e8f0e4")
-    for name, style in (("attribute", "o-"), ("count", "s--"), ("cosine", "d:")):
-        rows = [i for i, m in enumerate(answer["method"]) if m == OURS]
-        y = [answer[f"{name}_covers"][i] for i in rows]
-        coverage.plot([answer["bytes"][i] for i in rows], y, style, label=name)
-    coverage.set_title("what 90 % intervals hold", fontsize=10)
-    coverage.set_ylim(0.8, 1.0)
-    coverage.legend(frameon=False, fontsize=8)
-    panels[5].axis("off")
-    for axes in panels[:5]:
+    _draw_coverage(answer, panels[len(told)])
+    for axes in panels[: len(told) + 1]:
         axes.set_xscale("log", base=2)
+        sizes = sorted(set(answer["bytes"]))
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axes.set_xlabel("bytes a glance", fontsize=9)
+    for axes in panels[len(told) + 1 :]:
+        axes.axis("off")
+    panels[5].legend(*panels[0].get_legend_handles_labels(), loc="center", frameon=False)
     figure.suptitle(answer.title)
     figure.savefig(path)
+
+
+def _draw_coverage(answer: Answer, axes: Any) -> None:
+    """Draw what share of the sketches' 90 % intervals holds the truth."""
+    axes.axhspan(0.87, 0.93, color="#e8f0e4")
+    rows = [i for i, m in enumerate(answer["method"]) if m == OURS]
+    for name, style in (("attribute", "o-"), ("count", "s--"), ("cosine", "d:")):
+        y = [answer[f"{name}_covers"][i] for i in rows]
+        if not all(np.isnan(y)):
+            axes.plot([answer["bytes"][i] for i in rows], y, style, label=name)
+    axes.set_title("what 90 % intervals hold", fontsize=10)
+    axes.set_ylim(0.8, 1.0)
+    axes.legend(frameon=False, fontsize=8)

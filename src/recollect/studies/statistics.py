@@ -31,7 +31,7 @@ from recollect.studies.digit_scenes import HIDDEN, NARROW, DigitScenes
 from recollect.studies.word_streams import judged_stream
 from recollect.tracing import Trace
 
-__all__ = ["picture", "study"]
+__all__ = ["draw", "study"]
 
 FloatArray = npt.NDArray[np.float64]
 HOUR = 3_600_000_000
@@ -345,7 +345,7 @@ def _drift(memory: Memory) -> dict[str, Any]:
     }
 
 
-def picture(found: Answer, path: str | Path) -> None:
+def draw(found: Answer, path: str | Path) -> None:
     """Draw a study's errors: each statistic's, ours and the rivals', on one scale of tens.
 
     Raises:
