@@ -50,6 +50,8 @@ EXCESSES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 # Deviations are this much larger than the model's: on 48 windows of two worlds each
 # (benchmarks/distribution_channel.py) some intervals held 82 to 85 % without it.
 STRETCH = 1.06
+# Numbers of a mean whose errors, told by the sum of the sketches, may be one and the same.
+TOGETHER = 4
 # Share of an excess that may be rough: drawn anew from what was kept.
 ROUGH = 0.01
 # Load of a channel beyond which error bars are stretched.
@@ -294,7 +296,9 @@ class Averages:
             shifts = torch.from_numpy(drifts.changes(lambda x: x))
             moved = torch.cat([moved, shifts / scale], 1)
             difference = torch.cat([difference, (torch.from_numpy(known[0]) - middle) / scale])
-            unsure = torch.from_numpy(known[1] / scale).square().clamp_min(1e-12)
+            # Errors of the numbers go together (all larger, or all smaller): not so many are told.
+            told = min(len(known[1]), TOGETHER)
+            unsure = torch.from_numpy(known[1] / scale).square().clamp_min(1e-12) * told
             chance = _beside(chance, torch.diag(unsure))
             common = _beside(common, torch.zeros(len(unsure), len(unsure)))
         model = _Model(weight, seen, moved)

@@ -357,7 +357,7 @@ def draw(found: Answer, path: str | Path) -> None:
     except ImportError as error:
         raise ImportError('pictures need matplotlib: pip install "recollect[demo]"') from error
     rows = [r for r in found if r["error in"] not in ("p-value", "lost")][::-1]
-    figure = Figure(figsize=(8.6, 0.34 * len(rows) + 1.2), layout="constrained")
+    figure = Figure(figsize=(10.5, 0.34 * len(rows) + 1.2), layout="constrained")
     axes = figure.subplots()
     looks = {"ours": ("o", "#2563eb"), "reservoir": ("s", "#dc2626"), "decoded": ("^", "#d97706"),
              "usual": ("|", "#64748b")}  # fmt: skip
@@ -373,6 +373,6 @@ def draw(found: Answer, path: str | Path) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("error (share, rank, part or nats)")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.2, 1.0), ncols=5, frameon=False, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize=8)
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "statistics"}):
         figure.savefig(path, metadata={"Date": None} if str(path).endswith(".svg") else None)
