@@ -39,7 +39,9 @@ def test_tilted_moments_are_those_of_the_integral(precision: float) -> None:
         torch.tensor(widths, dtype=DOUBLE).square()[:, None, None],
         torch.tensor(weights, dtype=DOUBLE),
     )
-    found = site.tilt(torch.full((1, 1), precision, dtype=DOUBLE), torch.full((1,), shift).double())
+    found = site.tilt(
+        torch.full((1, 1), precision, dtype=DOUBLE), torch.full((1,), shift).double()
+    )
     assert float(found.mean) == pytest.approx(mean, abs=1e-6)
     assert float(found.covariance) == pytest.approx(variance, abs=1e-6)
 
@@ -76,7 +78,9 @@ def test_normal_attributes_need_one_component_and_clusters_more() -> None:
 
 def test_a_fit_is_the_same_every_time_and_stays_on_its_plane() -> None:
     """Attributes of two dimensions in six: no component is wider than its floor elsewhere."""
-    flat = torch.cat([normal(300, 2).sign() + 0.1 * normal(300, 2, seed=1), torch.zeros(300, 4)], 1)
+    flat = torch.cat(
+        [normal(300, 2).sign() + 0.1 * normal(300, 2, seed=1), torch.zeros(300, 4)], 1
+    )
     floor = torch.full((6,), 1e-8, dtype=DOUBLE)
     first, second = Shapes.of(flat, floor), Shapes.of(flat, floor)
     assert torch.equal(first.roots, second.roots)
