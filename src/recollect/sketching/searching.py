@@ -21,8 +21,8 @@ __all__ = ["Result", "Search"]
 
 # A structure may take up this share of a sketch's numbers: the rest is needed to test it.
 MOST_LOAD = 0.75
-# Candidates whose gain is computed exactly in each step.
-FINALISTS = 8
+# Candidates whose gain is computed exactly in each step, and in each of a careful search.
+FINALISTS, CAREFUL_FINALISTS = 8, 48
 # Rounds of second thoughts after each step of a careful search, and numbers of a sketch that there
 # must be for each unknown in it.
 EXCHANGES, CAREFUL_RATIO = 2, 2.0
@@ -50,27 +50,35 @@ class Search:
         noise: variance of rounding.
         max_depth: deepest level.
         level: of the residual test.
+        careful: whether to weigh more candidates, and to exchange what was accepted.
     """
 
     def __init__(
-        self, bank: Bank, sketch: Tensor, noise: float, max_depth: int, level: float
+        self,
+        bank: Bank,
+        sketch: Tensor,
+        noise: float,
+        max_depth: int,
+        level: float,
+        careful: bool = False,
     ) -> None:
         self.bank, self.sketch, self.noise = bank, sketch, noise
-        self.max_depth, self.level = max_depth, level
+        self.max_depth, self.level, self.careful = max_depth, level, careful
+        self.finalists = CAREFUL_FINALISTS if careful else FINALISTS
         self.places: list[Place] = []
         self.basis = torch.zeros(bank.dim, 0, dtype=torch.float64)
         self.residual = sketch
         modules = sum(len(e.members) for e in bank.entries)
         self.all_pairs = max_depth > 1 and modules * modules <= PAIRS
 
-    def run(self, careful: bool = False) -> Result:
+    def run(self) -> Result:
         """Search, prune, test; a careful search exchanges places after each step."""
         while not self._explained(self.residual, self.basis.shape[1]):
             best = self._best()
             if best is None:
                 return self._refuse()
             self._accept(best)
-            if careful:
+            if self.careful:
                 if len(self.places) > self.most:
                     return self._refuse()
                 self._exchange()
@@ -142,7 +150,7 @@ class Search:
             levels += zip(free, self.bank.below_each(top, [p[0] for p in free]), strict=True)
         scored = self._scored_levels(levels) + self._scored_repeats()
         scored.sort(key=lambda s: -s[0])
-        return [self._with_parents(place) for _, place in scored[:FINALISTS]]
+        return [self._with_parents(place) for _, place in scored[: self.finalists]]
 
     def _scored_levels(self, levels: list[tuple[PathKey, Tensor]]) -> list[tuple[float, Place]]:
         """Score every module below every parent; only the best of each are returned."""
@@ -157,7 +165,7 @@ class Search:
                 size, k = kind.entries[0].size, len(kind.entries[0].members)
                 energies = kind.energies(z) + counts[kind.ids]
                 flat = self._score(energies, size + 1).reshape(-1)
-                most = min(len(flat), FINALISTS + len(occupied))
+                most = min(len(flat), self.finalists + len(occupied))
                 for score, i in zip(*(v.tolist() for v in flat.topk(most)), strict=True):
                     parent, rest = divmod(i, len(kind.entries) * k)
                     entry = kind.entries[rest // k]

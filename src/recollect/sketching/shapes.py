@@ -200,4 +200,5 @@ def _log_densities(x: Tensor, fit: _Fit) -> Tensor:
     root = torch.linalg.cholesky(fit.spreads)
     white = torch.linalg.solve_triangular(root, (x - fit.centres[:, None]).mT, upper=False)
     volume = root.diagonal(dim1=1, dim2=2).log().sum(1)
-    return (fit.log_weights - volume)[:, None] - white.square().sum(1) / 2
+    density: Tensor = (fit.log_weights - volume)[:, None] - white.square().sum(1) / 2
+    return density

@@ -152,12 +152,12 @@ def _find(bank: Bank, sketch: Tensor, noise: float, max_depth: int, level: float
     """Search at all depths at once; where that fails, among shallower places alone.
 
     A transparent operator leaves half of what it lifts unchanged, so that more levels mean more
-    candidates that look like each other. Where that fails too, the search starts again and
-    reconsiders all that it has accepted at every step, which takes several times as long.
+    candidates that look like each other. Where that fails too, the search starts again, weighs
+    more candidates and reconsiders all that it has accepted at every step: several times as long.
     """
     tries = [(depth, False) for depth in range(max_depth, 0, -1)] + [(max_depth, True)]
     for depth, careful in tries:
-        result = Search(bank, sketch, noise, depth, level).run(careful)
+        result = Search(bank, sketch, noise, depth, level, careful).run()
         if not result.refused:
             break
     return result
