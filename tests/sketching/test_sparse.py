@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from recollect import Object, Sketcher, Trace
-from recollect.sketching.decode import rounding_variance
 from recollect.sketching.layout import stack_columns
+from recollect.sketching.rounding import rounding_variance
 from recollect.sketching.solve import Solution, least_squares
 from recollect.sketching.sparse import cosamp, omp
 

@@ -9,6 +9,8 @@ from scenes import random_dag, random_sizes
 
 from recollect import Object, RecipeMismatch, Sketcher, Trace
 from recollect.sketching.candidates import Place, bank_of
+from recollect.sketching.rounding import rounding_variance
+from recollect.sketching.searching import Search
 from recollect.sketching.structure import find_structure
 
 
@@ -67,6 +69,30 @@ def test_dags_are_found_place_by_place(scheme: str, depth: int) -> None:
         if not found.refused[glance]:
             assert sorted(map(str, places)) == sorted(true_paths(objects))
     assert np.abs(found.left[~found.refused] - 1).max() < 0.3
+
+
+def test_a_careful_search_finds_pairs_that_the_first_does_not() -> None:
+    """42 unknowns in 128 numbers, among the 40,200 places that 200 modules have on two levels."""
+    rng = np.random.default_rng(5)
+    glances = []
+    for objects in flat_glances(rng, 10, 200, 7, 6)[4:7]:
+        below = [[o] for o in objects[1::2]] + [[]]
+        pairs = zip(objects[::2], below, strict=True)
+        glances.append([Object(o.module, o.attribute, inputs=i) for o, i in pairs])
+    sketcher = sketcher_of(128, 200, 6)
+    sketches = sketcher.encode(Trace.from_objects(glances))
+    bank, noise = bank_of(sketcher, 128), rounding_variance(sketches).tolist()
+    found = []
+    for careful in (False, True):
+        results = [
+            Search(bank, row.double(), level, 2, 1e-4, careful).run()
+            for row, level in zip(sketches.values, noise, strict=True)
+        ]
+        for objects, result in zip(glances, results, strict=True):
+            assert result.refused or sorted(map(str, result.places)) == sorted(true_paths(objects))
+        found.append(sum(not r.refused for r in results))
+    assert found[0] < found[1]
+    assert find_structure(sketcher, sketches).refused.sum() == len(glances) - found[1]
 
 
 def test_decoding_with_the_structure_found_gives_the_attributes() -> None:

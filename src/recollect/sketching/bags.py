@@ -36,7 +36,7 @@ from recollect.sketching.unfolding import PathKey, glance_starts
 from recollect.tracing import Trace
 
 if TYPE_CHECKING:
-    from recollect.sketching.decode import Decoder
+    from recollect.sketching.decoder import Decoder
 
 __all__ = ["Bags"]
 

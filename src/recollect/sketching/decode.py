@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
-from weakref import ref
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +13,16 @@ from torch import Tensor
 
 from recollect._answers import Answer, interval
 from recollect._checks import check_one_of, unknown_name
-from recollect.sketching.bags import Bags
-from recollect.sketching.joint import JointPrior
-from recollect.sketching.known import Blocks, stretch_factor
-from recollect.sketching.layout import ColumnCache, Layout
-from recollect.sketching.methods import METHODS, PROPAGATED, decode_structure, has_kinds
+from recollect.sketching.decoder import Decoder, solve_all
+from recollect.sketching.layout import Layout
+from recollect.sketching.methods import METHODS
 from recollect.sketching.prior import Prior
-from recollect.sketching.propagated import Sites, check_learnable
-from recollect.sketching.rounding import rounding_variance
+from recollect.sketching.propagated import check_learnable
 from recollect.sketching.skeletons import unpack_structure
 from recollect.sketching.sketches import Sketches
-from recollect.sketching.solve import Solution, least_squares
+from recollect.sketching.solve import Solution
 from recollect.sketching.structure import Discovered, find_structure
+from recollect.sketching.unprepared import unprepared_counts
 from recollect.tracing import Column, Edges, Objects, Trace
 
 if TYPE_CHECKING:
@@ -33,190 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Decoder", "Recollection"]
 
-# Glances of the prior that are held back to calibrate the others' error bars.
-CALIBRATION_GLANCES = 48
-# Glances of the prior by which a method is chosen, and how many it must hold for that.
-CHOICE_GLANCES, LEAST_GLANCES = 16, 24
-
 Floats = npt.NDArray[np.float64]
-
-
-class Decoder:
-    """What decoding with one prior, method and prefix needs more than once.
-
-    Args:
-        sketcher: makes the operators and holds the module table.
-        prior: or None.
-        method: one of ``methods.METHODS``.
-        dim: numbers of the sketches to decode (the recipe's dim, or a prefix of it).
-    """
-
-    def __init__(self, sketcher: Sketcher, prior: Prior | None, method: str, dim: int) -> None:
-        self._sketcher = ref(sketcher)
-        self.prior, self.method, self.dim = prior, method, dim
-        self.encoder = sketcher.encoder()
-        self.cache: ColumnCache = sketcher.column_cache
-        self._joint: dict[tuple[str, ...], JointPrior] = {}
-        self._layouts: dict[tuple[bytes, int], Layout] = {}
-        self._roots: dict[str, Tensor] = {}
-
-    @property
-    def sketcher(self) -> Sketcher:
-        """Whose operators these are; not held, so that a prior does not keep it alive."""
-        sketcher = self._sketcher()
-        if sketcher is None:
-            raise RuntimeError("the sketcher of this decoder is gone; decode with a living one")
-        return sketcher
-
-    def layout(self, packed: bytes) -> Layout:
-        """Return the layout of a packed skeleton, kept for the next glance that has it."""
-        key = (packed, len(self.sketcher.modules))
-        if key not in self._layouts:
-            if len(self._layouts) > 4096:
-                self._layouts.clear()
-            structure = unpack_structure(packed)
-            self._layouts[key] = Layout(structure, self.sketcher.modules, self.encoder)
-        return self._layouts[key]
-
-    def joint(self, families: tuple[str, ...]) -> JointPrior:
-        """Return the joint prior over some static families."""
-        if families not in self._joint:
-            assert self.prior is not None
-            self._check_sizes(self.prior)
-            self._joint[families] = JointPrior.build(
-                self.prior.sample, families, self.encoder, self.sketcher.modules, self.dim,
-                self.usual_noise,
-            )  # fmt: skip
-        return self._joint[families]
-
-    def roots(self, blocks: Blocks) -> list[Tensor]:
-        """Return the Cholesky factor of each block's covariance, one per module."""
-        for module, f, v in zip(blocks.modules, blocks.factors, blocks.floors, strict=True):
-            if module not in self._roots:
-                self._roots[module] = torch.linalg.cholesky(f.T @ f + torch.diag(v))
-        return [self._roots[module] for module in blocks.modules]
-
-    def _check_sizes(self, prior: Prior) -> None:
-        for name in prior.static:
-            c, table = prior.sample.columns[name], self.sketcher.modules
-            if name in table and (table[name].size, table[name].members) != (c.size, c.members):
-                raise ValueError(
-                    f"the prior knows module {name!r} with attributes of {c.size} numbers, these "
-                    f"sketches hold {table[name].size}; fit the prior on the same network"
-                )
-
-    @cached_property
-    def usual_noise(self) -> float:
-        """Variance that rounding adds to each number of a sketch of the prior's glances."""
-        assert self.prior is not None
-        some = self.prior.sample[np.arange(min(len(self.prior.sample), 32))]
-        return float(rounding_variance(self.sketcher.encode(some)).mean())
-
-    @cached_property
-    def bags(self) -> Bags:
-        """The model of counts and sums, for questions without a skeleton."""
-        assert self.prior is not None
-        static = tuple(n for n in self.prior.static if n in self.sketcher.modules)
-        joint = self.joint(static) if static else None
-        return Bags(self, self.prior, joint)
-
-    @cached_property
-    def sites(self) -> Sites:
-        """What each module's prior is beyond mean and covariance, for the method."""
-        return Sites(self, self.method)
-
-    @cached_property
-    def linear(self) -> Decoder:
-        """The linear decoder of the same prior and prefix."""
-        made = Decoder(self.sketcher, self.prior, "joint", self.dim)
-        made._joint, made._layouts, made._roots = self._joint, self._layouts, self._roots
-        return made
-
-    @cached_property
-    def uses_kinds(self) -> bool:
-        """Whether words and zeros read the prior's own held-back glances better."""
-        if not has_kinds(self.prior):
-            return False
-        assert self.prior is not None
-        if len(self.prior.sample) < LEAST_GLANCES:
-            return any(
-                kind != "dense" and name not in self.prior.static
-                for name, kind in self.prior.kinds.items()
-            )
-        fitted, back = self.prior.hold_out(CHOICE_GLANCES)
-        judges = [Decoder(self.sketcher, fitted, m, self.dim) for m in ("auto", "joint")]
-        judges[0].__dict__["uses_kinds"] = True
-        sketches = self.sketcher.encode(back).prefix(self.dim)
-        by_kind, linear = (_mean_square(_errors(judge, sketches, back)) for judge in judges)
-        return by_kind < linear
-
-    @cached_property
-    def calibration(self) -> dict[str, float]:
-        """Family -> factor for the standard deviations, from held-back glances of the prior."""
-        if self.prior is None or len(self.prior.sample) < 24:
-            return {}
-        slow = self.method in PROPAGATED or (self.method == "auto" and self.uses_kinds)
-        fitted, back = self.prior.hold_out(
-            CALIBRATION_GLANCES // 2 if slow else CALIBRATION_GLANCES
-        )
-        judge = Decoder(self.sketcher, fitted, self.method, self.dim)
-        judge.__dict__["uses_kinds"] = self.uses_kinds
-        sketches = self.sketcher.encode(back).prefix(self.dim)
-        errors = _errors(judge, sketches, back)
-        return {name: stretch_factor(*torch.cat(parts, 1)) for name, parts in errors.items()}
-
-
-def _errors(judge: Decoder, sketches: Sketches, truth: Trace) -> dict[str, list[Tensor]]:
-    """Family -> (2, n) tensors: errors and standard deviations of all numbers, scaled."""
-    assert sketches.skeletons is not None
-    errors: dict[str, list[Tensor]] = {}
-    for rows, layout, solution in solve_all(judge, sketches, calibrate=False):
-        for i, row in enumerate(rows.tolist()):
-            _collect_errors(errors, truth[row], layout, solution, i)
-    return errors
-
-
-def _mean_square(errors: dict[str, list[Tensor]]) -> float:
-    """Return the mean square of all scaled errors."""
-    every = torch.cat([part[0] for parts in errors.values() for part in parts])
-    return float(every.square().mean())
-
-
-def _collect_errors(
-    errors: dict[str, list[Tensor]], truth: Trace, layout: Layout, solution: Solution, row: int
-) -> None:
-    """Append each family's (2, n): errors and standard deviations of one glance, scaled."""
-    start = 0
-    place = {
-        (c.name, int(r)): c.attributes[i]
-        for c in truth.columns.values()
-        for i, r in enumerate(c.rank.tolist())
-    }
-    for u in layout.unknowns:
-        where = slice(start, start + u.entry.size)
-        true = place[(u.entry.name, u.rank)].to(torch.float64) / u.entry.scale
-        pair = torch.stack([solution.mean[row, where] - true, solution.std[row, where]])
-        errors.setdefault(u.entry.name, []).append(pair)
-        start += u.entry.size
-
-
-def solve_all(
-    decoder: Decoder, sketches: Sketches, *, calibrate: bool = True
-) -> list[tuple[Tensor, Layout, Solution]]:
-    """Solve all glances, skeleton by skeleton: (rows, layout, solution) of each."""
-    assert sketches.skeletons is not None
-    values = sketches.values.to(torch.float64)
-    noise = rounding_variance(sketches)
-    out = []
-    for number, packed in enumerate(sketches.skeletons.table):
-        rows = torch.from_numpy(np.flatnonzero(sketches.skeletons.index == number))
-        if len(rows):
-            layout = decoder.layout(packed)
-            solution = decode_structure(
-                decoder, layout, values[rows], noise[rows], calibrate=calibrate
-            )
-            out.append((rows, layout, solution))
-    return out
 
 
 class Recollection:
@@ -443,14 +257,11 @@ class Recollection:
         names = tuple(modules) if modules is not None else table.names
         for name in names:
             table.id_of(name)
-        values = self.sketches.values.to(torch.float64)
-        count = self.sketches.count
         if self.prior is None:
-            all_names, estimate, std = _unprepared_counts(
-                self._decoder, values, rounding_variance(self.sketches)
-            )
+            all_names, estimate, std = unprepared_counts(self._decoder, self.sketches)
         else:
-            all_names, estimate, std = self._decoder.bags.counts(values, count)
+            values = self.sketches.values.to(torch.float64)
+            all_names, estimate, std = self._decoder.bags.counts(values, self.sketches.count)
         place = {name: i for i, name in enumerate(all_names)}
         picked = [place[name] for name in names]
         return names, estimate[:, picked].numpy(), std[:, picked].numpy()
@@ -503,35 +314,6 @@ class Recollection:
         values = self.sketches.values.to(torch.float64)
         mean, std = self._decoder.bags.means(module, values, self.sketches.count, known)
         return mean.to(torch.float32), std.to(torch.float32)
-
-
-def _unprepared_counts(
-    decoder: Decoder, values: Tensor, noise: Tensor
-) -> tuple[tuple[str, ...], Tensor, Tensor]:
-    """Counts without any prior: least squares over one bag of attributes and a count a module."""
-    table = decoder.sketcher.modules
-    rows: list[Tensor] = []
-    names: list[str] = []
-    for entry in table:
-        rows.append(decoder.cache.columns(((entry.name,),), entry)[:, : decoder.dim])
-        names.extend(entry.members)
-    attributes = torch.cat(rows).to(torch.float64)
-    columns = torch.stack([count_column(decoder, name) for name in names])
-    a = torch.cat([attributes, columns])
-    solution = least_squares(a, values, noise)
-    start = len(attributes)
-    return tuple(names), solution.mean[:, start:], solution.std[:, start:]
-
-
-def count_column(decoder: Decoder, module: str) -> Tensor:
-    """Return the (d,) image of one object of a module in the count block."""
-    entry = decoder.sketcher.modules.family_of(decoder.sketcher.modules.id_of(module))
-    if decoder.encoder.scheme == "paper":
-        return decoder.encoder.counter(((entry.name, "0"),))[: decoder.dim].to(torch.float64)
-    one = np.zeros((1, len(entry.members)), dtype=np.float32)
-    one[0, entry.members.index(module)] = 1
-    image = decoder.encoder.count_image({entry.name: (entry.members, one)}, 1)
-    return image[0, : decoder.dim].to(torch.float64)
 
 
 def _column(

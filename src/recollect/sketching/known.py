@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recollect._answers import Z90
 from recollect.sketching.joint import JointPrior, quantile
-from recollect.sketching.layout import Layout, Unknown, stack_columns
+from recollect.sketching.layout import Unknown, stack_columns
 from recollect.sketching.prior import Prior
 from recollect.sketching.solve import (
     Solution,
@@ -22,12 +22,12 @@ from recollect.sketching.solve import (
 )
 
 if TYPE_CHECKING:
-    from recollect.sketching.decode import Decoder
+    from recollect.sketching.decoder import Decoder
 
 __all__ = [
     "Blocks",
     "calibrated",
-    "decode_known",
+    "decode_linearly",
     "interference",
     "interleave",
     "prior_blocks",
@@ -92,27 +92,24 @@ def prior_blocks(unknowns: Sequence[Unknown], prior: Prior) -> Blocks:
     return Blocks(mean, factors, floors, [u.module for u in unknowns])
 
 
-def decode_known(
-    decoder: Decoder, layout: Layout, values: Tensor, noise: Tensor, *, calibrate: bool = True
+def decode_linearly(
+    decoder: Decoder,
+    unknowns: list[Unknown],
+    residual: Tensor,
+    noise: Tensor,
+    *,
+    calibrate: bool = True,
 ) -> Solution:
-    """Estimate the scaled attributes of all objects of glances of one structure.
+    """Do the part of ``methods.decode_structure`` that is one linear system.
 
     Args:
         decoder: method, prior, caches.
-        layout: of the structure.
-        values: (B, d) float64 sketches.
+        unknowns: of the structure, at least one.
+        residual: (B, d) float64 sketches without counts.
         noise: (B,) variance of rounding.
-        calibrate: whether to apply the calibration (not while it is being measured).
-
-    Returns:
-        (B, K), the unknowns in the order of ``layout.unknowns``.
+        calibrate: whether to apply the calibration.
     """
-    dim = values.shape[1]
-    residual = values - layout.constant(dim)
-    unknowns = layout.unknowns
-    if not unknowns:  # a glance in which nothing was seen
-        nothing = torch.zeros(len(values), 0, dtype=torch.float64)
-        return Solution(nothing, nothing)
+    dim = residual.shape[1]
     if decoder.method == "transpose":
         return transpose(stack_columns(unknowns, decoder.cache, dim), residual)
     if decoder.prior is None or decoder.method == "least_squares":

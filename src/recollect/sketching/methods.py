@@ -5,8 +5,8 @@
   that is not explained so is read by ``"joint"``. Without a prior: ``"least_squares"``.
 * ``"joint"``: LMMSE, with the joint prior of the modules that are in every glance.
 * ``"per-module"``: LMMSE with one mean and covariance per module.
-* ``"mixture"``: expectation propagation with a kernel around each attribute of the prior; what it
-  does not explain is read by ``"joint"``.
+* ``"mixture"``: expectation propagation with a mixture of Gaussians for each module, fitted to the
+  attributes of the prior; what it does not explain is read by ``"joint"``.
 * ``"codebook"``: each attribute is one of those that the prior has seen.
 * ``"sparse"``: most numbers are zero: spike and slab with a prior; without one, or where that does
   not explain a glance, ``"omp"``.
@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from recollect.sketching.known import calibrated, decode_known, split
+from recollect.sketching.known import calibrated, decode_linearly, split
 from recollect.sketching.layout import Layout, Unknown, stack_columns
 from recollect.sketching.propagated import attributes_of, decode_propagated
 from recollect.sketching.solve import Solution
 from recollect.sketching.sparse import cosamp, omp
 
 if TYPE_CHECKING:
-    from recollect.sketching.decode import Decoder
+    from recollect.sketching.decoder import Decoder
     from recollect.sketching.prior import Prior
 
 __all__ = ["METHODS", "PROPAGATED", "decode_structure", "has_kinds"]
@@ -73,14 +73,17 @@ def decode_structure(
         method in PROPAGATED or (method == "auto" and decoder.uses_kinds)
     )
     small = method != "auto" or sum(u.entry.size for u in unknowns) <= MOST_UNKNOWNS
-    if not unknowns or not (pursued or (propagated and small)):
-        return decode_known(decoder, layout, values, noise, calibrate=calibrate)
+    if not unknowns:  # a glance in which nothing was seen
+        nothing = torch.zeros(len(values), 0, dtype=torch.float64)
+        return Solution(nothing, nothing)
     residual = values - layout.constant(values.shape[1])
     if pursued:
         return _pursued(decoder, unknowns, residual, noise)
+    if not (propagated and small):
+        return decode_linearly(decoder, unknowns, residual, noise, calibrate=calibrate)
     if not split(decoder, unknowns, decoder.sites.is_normal)[2]:
         # The joint prior of a static network says it all.
-        return decode_known(decoder.linear, layout, values, noise, calibrate=calibrate)
+        return decode_linearly(decoder.linear, unknowns, residual, noise, calibrate=calibrate)
     solution = decode_propagated(decoder, decoder.sites, unknowns, residual, noise)
     if calibrate:
         solution = calibrated(decoder, unknowns, solution)
@@ -88,8 +91,9 @@ def decode_structure(
         return solution
     refused = torch.isinf(solution.std).any(1)
     if bool(refused.any()):
-        linear = decoder.linear
-        plain = decode_known(linear, layout, values[refused], noise[refused], calibrate=calibrate)
+        plain = decode_linearly(
+            decoder.linear, unknowns, residual[refused], noise[refused], calibrate=calibrate
+        )
         solution.mean[refused], solution.std[refused] = plain.mean, plain.std
     return solution
 

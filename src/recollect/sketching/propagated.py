@@ -7,7 +7,7 @@ Which site an object gets follows from the method and from the kind of its modul
 | "auto"     | words    | spike and slab | mean and covariance              |
 | "codebook" | words    | words          | words                            |
 | "sparse"   | spike and slab where a quarter of the numbers is zero, else mean and covariance |
-| "mixture"  | words    | spike and slab | a kernel around each attribute   |
+| "mixture"  | words    | spike and slab | a mixture of Gaussians           |
 
 A static network's dense modules keep the joint prior: what they may add to a sketch is noise to
 all others, and they are estimated from what the others leave.
@@ -30,11 +30,12 @@ from recollect.sketching.kinds import share_unseen, share_zero
 from recollect.sketching.known import interference, interleave, prior_blocks, reorder, split
 from recollect.sketching.layout import Unknown, stack_columns
 from recollect.sketching.rounding import ARITHMETIC, chi_squared_quantile
+from recollect.sketching.shapes import Shapes
 from recollect.sketching.sites import Kernels, Normal, Site, SpikeSlab
 from recollect.sketching.solve import Solution
 
 if TYPE_CHECKING:
-    from recollect.sketching.decode import Decoder
+    from recollect.sketching.decoder import Decoder
     from recollect.sketching.prior import Prior
     from recollect.sketching.recipe import ModuleTable
 
@@ -42,8 +43,8 @@ __all__ = ["Sites", "check_learnable", "decode_propagated"]
 
 # Objects needed before a kernel is put around each, or zeros are counted.
 LEAST_OBJECTS = 24
-# Wider attributes keep mean and covariance.
-WIDEST_KERNEL = 256
+# Wider attributes have kernels of one shape; still wider ones keep mean and covariance.
+WIDEST_SHAPES, WIDEST_KERNEL = 64, 256
 # How often a glance that is as the prior says may be refused.
 LEVEL = 1e-4
 
@@ -80,7 +81,7 @@ class Sites:
             return "sparse" if zeros >= 0.25 else "normal"
         if kind == "dense":
             static = unknown.is_plain and unknown.entry.name in self.prior.static
-            return "kernels" if self.method == "mixture" and not static else "normal"
+            return "shapes" if self.method == "mixture" and not static else "normal"
         return {"sparse": "sparse", "discrete": "words"}[kind]
 
     def _made(self, unknown: Unknown) -> Site:
@@ -91,9 +92,14 @@ class Sites:
             return Kernels.words(x)
         if form == "sparse" and enough:
             return SpikeSlab.of(x)
-        if form == "kernels" and enough and m <= WIDEST_KERNEL:
+        if form == "shapes" and enough and m <= WIDEST_KERNEL:
             square = x.square().mean(0)
-            return Kernels.around(x, 1e-6 * square + 1e-8 * square.mean() + 1e-24)
+            floor = 1e-6 * square + 1e-8 * square.mean() + 1e-24
+            if m > WIDEST_SHAPES:
+                return Kernels.around(x, floor)
+            shapes = Shapes.of(x, floor)
+            if len(shapes) > 1:
+                return shapes
         blocks = prior_blocks([unknown], self.prior)
         spread = blocks.factors[0].T @ blocks.factors[0] + torch.diag(blocks.floors[0])
         return Normal(blocks.mean, spread)

@@ -8,6 +8,7 @@ moments).
   holds. With ``C~ = C (I + S C)^-1`` and ``h~ = (I + C S)^-1 h`` the weights are
   ``w_k ~ pi_k exp(-mu_k' C~ mu_k / 2 + h~' mu_k)``, the means ``(I + S C)^-1 (mu_k + S h)``, and
   all have the covariance ``S (I + C S)^-1``. With S near zero they are the words of a codebook.
+* ``sketching.shapes.Shapes``: a mixture of Gaussians, each of its own covariance.
 * ``SpikeSlab``: every number is zero, or normal around zero, by itself.
 * ``Normal``: mean and covariance, nothing else.
 

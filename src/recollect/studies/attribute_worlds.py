@@ -50,7 +50,7 @@ def digit_scenes(known: int, judged: int) -> Callable[[int, bool], World]:
 
     Returns:
         (seed, seen) -> World; with ``seen`` the judged scenes show the digits of the known ones
-        (afresh), otherwise digits that were never shown.
+        (afresh), otherwise digits that neither the prior nor the network was ever shown.
 
     Raises:
         ImportError: if scikit-learn is missing.
@@ -69,13 +69,13 @@ def digit_scenes(known: int, judged: int) -> Callable[[int, bool], World]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network.fit(x[:TRAINED], y[:TRAINED])
-    x, y = x[TRAINED:], y[TRAINED:]
-    half = len(x) // 2
+    half = (len(x) + TRAINED) // 2
 
     def made(seed: int, seen: bool) -> World:
         rng = np.random.default_rng([seed, int(seen)])
-        first = (x, y) if seen else (x[:half], y[:half])
-        second = (x, y) if seen else (x[half:], y[half:])
+        # The prior may know what the network was trained on.
+        first = (x[TRAINED:], y[TRAINED:]) if seen else (x[:half], y[:half])
+        second = first if seen else (x[half:], y[half:])
         name = f"scenes of digits {'shown before' if seen else 'never shown'}"
         return World(
             name, _scenes(network, *first, known, rng), _scenes(network, *second, judged, rng)
