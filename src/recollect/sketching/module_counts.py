@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recollect.sketching.sparse_rows import TOLERANCE, active, distinct, large, whole
 
-__all__ = ["inside", "modules", "shared_counts", "twins"]
+__all__ = ["confining", "inside", "modules", "shared_counts", "twins"]
 
 # Glances that twins share at least, and how far the logarithm of their ratio may stray.
 TOGETHER, STRAY = 15, 0.03
@@ -35,6 +35,11 @@ def inside(sources: Tensor, counts: Tensor) -> Tensor:
     there = active(sources) if sources.shape[1] else sources
     fires = (counts > 0).to(torch.float32)
     return (there.T @ fires) / there.sum(0).clamp_min(1)[:, None]
+
+
+def confining(sources: Tensor, counts: Tensor) -> Tensor:
+    """Return which modules a source is confined to, (K, P) bool; not those that always fire."""
+    return (inside(sources, counts) >= 1 - TOLERANCE) & ~(counts > 0).all(0)
 
 
 def modules(found: Tensor, sources: Tensor) -> Tensor:
@@ -55,6 +60,7 @@ def modules(found: Tensor, sources: Tensor) -> Tensor:
             chosen.append(number)
             told |= holds[:, number]
     pairs = torch.tensor(twins(sources), dtype=torch.int64).view(-1, 2)
+    holds = confining(sources, pool)
     both = holds[pairs[:, 0]] & holds[pairs[:, 1]]  # (pairs, n)
     told = both[:, chosen].any(1)
     for number in range(pool.shape[1]):
@@ -102,7 +108,7 @@ def shared_counts(white: Tensor, sources: Tensor, counts: Tensor) -> Tensor:
         counts: (S, P) counts that are known already.
     """
     there = active(sources)
-    holds = inside(sources, counts) >= 1 - TOLERANCE
+    holds = confining(sources, counts)
     groups: dict[tuple[tuple[int, ...], ...], list[tuple[int, int]]] = {}
     for i, j in twins(sources):
         if bool((holds[i] & holds[j]).any()):

@@ -50,6 +50,8 @@ TOLERANCE = 0.02
 GAP = 4.0
 # A direction is confined if this share of its energy at most lies outside.
 OUTSIDE = 0.01
+# Turns of weighing, and the quantile of a row that is taken for its lower envelope.
+ENVELOPES, QUANTILE = 40, 0.05
 
 
 def whitened(s: Tensor) -> tuple[Tensor, int]:
@@ -188,8 +190,6 @@ def independent(
     return chosen
 
 
-
-
 def confined(
     white: Tensor, fires: Tensor, known: Tensor, starts: int, generator: torch.Generator
 ) -> Tensor:
@@ -197,6 +197,8 @@ def confined(
 
     The directions ``z`` with ``|white[outside] z|^2`` about zero are a null space; it is searched
     like the whole, but it has only the few directions of one module and what stands below it.
+    Rows that are active more often than not where their module fires are no sparsest vectors, but
+    still lower envelopes, which are tried for what is not known and for each known row anew.
 
     Args:
         white: (S, r).
@@ -208,13 +210,52 @@ def confined(
     outside = white[~fires]
     values, vectors = torch.linalg.eigh((outside.T @ outside).to(torch.float64))
     basis = white[fires] @ vectors[:, values < OUTSIDE].to(white.dtype)
-    if basis.shape[1] == 0 or len(basis) < basis.shape[1]:
+    if basis.shape[1] < 2 or len(basis) < basis.shape[1]:
         return white.new_zeros(len(white), 0)
     basis = torch.linalg.qr(basis).Q
     there = known[fires]
     there = there[:, there.norm(dim=0) > 0.99 * known.norm(dim=0)]
-    there = there if there.shape[1] < basis.shape[1] else there[:, :0]
-    found = polished(basis, searched(basis, there, starts, generator))
+    left = there if there.shape[1] < basis.shape[1] else there[:, :0]
+    tried = [searched(basis, left, starts, generator)]
+    for aim in _aims(basis, there, generator):
+        tried += [_envelope(basis, aim), _envelope(basis, -aim)]
+    found = polished(basis, torch.cat(tried, 1))
     rows = white.new_zeros(len(white), found.shape[1])
     rows[fires] = found
     return rows
+
+
+def _aims(basis: Tensor, known: Tensor, generator: torch.Generator) -> list[Tensor]:
+    """Return directions (k,) that known rows, or all but one of them, do not have."""
+    inside = basis.T @ known  # (k, n)
+    free = basis.shape[1] - inside.shape[1]
+    aims = []
+    if free > 0:
+        own = torch.linalg.qr(inside).Q
+        for w in torch.randn(4 * free, basis.shape[1], generator=generator):
+            aims.append(w - own @ (own.T @ w))
+    for j in range(inside.shape[1] if free >= 0 else 0):
+        own = torch.linalg.qr(torch.cat([inside[:, :j], inside[:, j + 1 :]], 1)).Q
+        aims.append(inside[:, j] - own @ (own.T @ inside[:, j]))
+    return [w / w.norm() for w in aims if float(w.norm()) > 1e-3]
+
+
+def _envelope(basis: Tensor, aim: Tensor) -> Tensor:
+    """Return the smallest row (n, 1), hardly anywhere negative, with a fixed part along ``aim``.
+
+    Rows that are nowhere negative form a cone; its extreme rays are the sources, and a linear
+    function is least on one of them. ``min sum x, x >= 0`` is solved as a regression to a low
+    quantile, by weights; noise may then pass below zero.
+    """
+    k = basis.shape[1]
+    frame = torch.linalg.qr(torch.cat([aim[:, None], torch.eye(k)[:, : k - 1]], 1)).Q
+    row, free = basis @ aim, basis @ frame[:, 1:]
+    rest = row
+    for _ in range(ENVELOPES):
+        weight = torch.where(rest < 0, 1 - QUANTILE, QUANTILE)
+        weight = weight / rest.abs().clamp_min(1e-3 * float(rest.abs().mean()))
+        heavy = free * weight[:, None]
+        gram = heavy.T @ free
+        gram.diagonal().add_(1e-6 * float(gram.diagonal().mean()))
+        rest = row - free @ torch.linalg.solve(gram, heavy.T @ row)
+    return rest[:, None] / rest.norm().clamp_min(1e-12)

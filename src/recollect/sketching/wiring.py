@@ -36,9 +36,8 @@ from torch import Tensor
 
 from recollect._checks import check_integer
 from recollect._seeds import seed_of
-from recollect.sketching.module_counts import inside, modules, shared_counts
+from recollect.sketching.module_counts import confining, modules, shared_counts
 from recollect.sketching.sparse_rows import (
-    TOLERANCE,
     active,
     around,
     confined,
@@ -50,11 +49,14 @@ from recollect.sketching.sparse_rows import (
     whitened,
     whole,
 )
+from recollect.sketching.unidentified import Unidentified, members_of, same_functions, unidentified
 
 __all__ = ["Edge", "Wiring", "recover_wiring"]
 
 # Rounds of searching among the glances of modules that were found.
 REFINEMENTS = 3
+# The constant row counts as one of the space if this share of its energy is in it.
+CONSTANT = 0.999
 # Active glances below which a source is not used to say who feeds whom.
 LEAST_ACTIVE = 20
 
@@ -133,10 +135,41 @@ class Wiring:
         lost = int((self.owner < 0).sum())
         if lost:
             said.append(f"{lost} sources belong to no module that was found")
-        missing = self.directions - self.sources.shape[1] - self.counts.shape[1]
-        if missing > 0:
-            said.append(f"{missing} of {self.directions} directions were not explained")
+        said += [
+            f"module {p} is {many} modules that always fire together, or one of them several times"
+            for p, many in enumerate(self.members.tolist())
+            if many > 1 and self.missing <= 0
+        ]
+        said += [
+            f"module {p} fires in every glance" for p in range(fires.shape[1]) if fires[:, p].all()
+        ]
+        said += [
+            f"modules {p} and {q} have the same attributes wherever both fire: duplicates"
+            for p, q in same_functions(self.sources, self.owner)
+        ]
+        if self.missing > 0:
+            said.append(f"{self.missing} of {self.directions} directions were not explained")
         return tuple(said)
+
+    @property
+    def missing(self) -> int:
+        """Directions of the sketches that are neither a source nor a count."""
+        return self.directions - self.sources.shape[1] - self.counts.shape[1]
+
+    @cached_property
+    def members(self) -> Tensor:
+        """How many modules each module that was found stands for, (P,)."""
+        return members_of(self.count_columns)
+
+    @cached_property
+    def unidentified(self) -> tuple[Unidentified, ...]:
+        """The edges that these sketches cannot tell; empty where all were told.
+
+        Together with ``edges`` they hold every edge of the network.
+        """
+        return unidentified(
+            self.counts, self.sources, self.count_columns, self.owner, self.parent, self.missing
+        )
 
 
 def recover_wiring(
@@ -172,14 +205,10 @@ def recover_wiring(
         rows = torch.cat([rows, shared_counts(white, sources, counts)], 1)
         rows = torch.unique(rows, dim=1)
         counts = modules(rows, sources)
-        known = torch.cat([sources, counts], 1)
-        held = _places(sources, counts)
-        new = [confined(white, f, known, starts // 3, generator) for f in held]
-        pool = torch.cat([sources, *(one_signed(rows) for rows in new)], 1)
-        sources = sparsest(pool, counts, directions)
+        sources = _refined(white, sources, counts, directions, starts // 3, generator)
         counts = modules(rows, sources)
         told = counts.shape[1] + sources.shape[1] >= directions
-        if told or (counts.shape[1], sources.shape[1]) == before:
+        if (told and _held(sources, counts)) or (counts.shape[1], sources.shape[1]) == before:
             break
     return _wired(s, sources, counts, directions)
 
@@ -189,7 +218,7 @@ def _in_the_whole(
 ) -> tuple[Tensor, Tensor]:
     """Search the whole row space: sources (S, K), and whole-numbered rows (S, n)."""
     sources = white.new_zeros(len(white), 0)
-    rows = sources
+    rows = _constant(white)
     for _ in range(rounds):
         tried = searched(white, torch.cat([sources, rows], 1), starts, generator)
         sharp = polished(white, tried)
@@ -204,12 +233,40 @@ def _in_the_whole(
     return sources, rows
 
 
+def _refined(
+    white: Tensor, sources: Tensor, counts: Tensor, directions: int, starts: int,
+    generator: torch.Generator,
+) -> Tensor:  # fmt: skip
+    """Search sources anew among the glances of modules; those of no module are the last resort."""
+    known = torch.cat([sources, counts], 1)
+    held = _places(sources, counts)
+    new = [one_signed(confined(white, fires, known, starts, generator)) for fires in held]
+    home = confining(sources, counts).any(1) | (counts > 0).all(0).any()
+    found = sparsest(torch.cat([sources[:, home], *new], 1), counts, directions)
+    if found.shape[1] + counts.shape[1] < directions:
+        found = sparsest(torch.cat([found, sources], 1), counts, directions)
+    return found
+
+
+def _held(sources: Tensor, counts: Tensor) -> bool:
+    """Whether every source has a module."""
+    return bool((confining(sources, counts).any(1) | (counts > 0).all(0).any()).all())
+
+
+def _constant(white: Tensor) -> Tensor:
+    """Return the count of modules that always fire, (S, 1), if the row space has such a row."""
+    one = torch.ones(len(white), 1)
+    near = float((white.T @ one).square().sum()) > CONSTANT * len(white)
+    return one if near else one[:, :0]
+
+
 def _places(sources: Tensor, counts: Tensor) -> list[Tensor]:
     """Return the sets of glances that some source is confined to: a module's, or two modules'."""
-    cover = inside(sources, counts) >= 1 - TOLERANCE
+    cover = confining(sources, counts)
     fires = counts > 0
     sets = {tuple(torch.nonzero(row)[:, 0].tolist()) for row in cover if bool(row.any())}
-    return [fires[:, list(held)].all(1) for held in sorted(sets, key=len, reverse=True)]
+    places = [fires[:, list(held)].all(1) for held in sorted(sets, key=len, reverse=True)]
+    return places + [fires[:, p] for p in range(fires.shape[1]) if bool(fires[:, p].all())]
 
 
 def _levels(cover: Tensor) -> set[int]:
@@ -233,7 +290,8 @@ def _wired(s: Tensor, sources: Tensor, counts: Tensor, directions: int) -> Wirin
     """Say which module a source belongs to and which it feeds."""
     there = active(sources) > 0
     enough = there.sum(0) >= LEAST_ACTIVE
-    cover = (inside(sources, counts) >= 1 - TOLERANCE) & enough[:, None]  # (K, P)
+    cover = confining(sources, counts) & enough[:, None]  # (K, P)
+    always = torch.nonzero((counts > 0).all(0))[:, 0].tolist()
     owner = torch.full((sources.shape[1],), -1, dtype=torch.int64)
     parent = owner.clone()
     tops = _levels(cover)
@@ -245,6 +303,8 @@ def _wired(s: Tensor, sources: Tensor, counts: Tensor, directions: int) -> Wirin
             owner[k] = holders[0]
         elif len(below) == 1 and len(above) == 1:
             owner[k], parent[k] = below[0], above[0]
+        elif not holders and len(always) == 1 and bool(enough[k]):
+            owner[k] = always[0]
     kept = torch.where(there, sources, 0.0).to(torch.float64)
     both = torch.cat([kept, counts.to(torch.float64)], 1)
     columns = torch.linalg.lstsq(both, s, driver="gelsd").solution.T  # (d, K + P)
