@@ -1,10 +1,10 @@
 """Functions of modules, learned from attributes that were recovered.
 
 A feature is fitted where it is active, as a linear function of what the module reads, and is
-rectified: ``x = max(w . v + c, 0)``. If at most ``k < m`` features are ever active together, only
-the k largest are kept. Where that leaves more than a tenth of the variance unexplained, kernel
-ridge regression (Gaussian kernel, ridge by leave-one-out error) is tried, and the better of both on
-glances held out is taken.
+rectified: ``x = max(w . v + c, 0)``. If at most ``k < m`` features are ever active together,
+only the k largest are kept. Where that leaves more than a tenth of the variance unexplained,
+kernel ridge regression (Gaussian kernel, ridge by leave-one-out error) is tried, and the better
+of both on glances held out is taken.
 
 Shape letters: S glances, n numbers read, m features of an attribute.
 """

@@ -1,7 +1,8 @@
 """Gates: which modules of a group fire on which input, learned from where they fired.
 
 A group are the modules on top, or those under one parent. Each has a linear score of the input,
-``a = W u + c``. How scores decide is read from how many fire together:
+``a = W u + c``. How scores decide is read from how many fire together, and where that leaves more
+than one rule, from glances that were held out:
 
 * ``"each"``: a module fires where its score is positive;
 * ``"at least one"``: likewise, and where none is, the highest of ``a + shift`` fires;
@@ -9,8 +10,8 @@ A group are the modules on top, or those under one parent. Each has a linear sco
 * ``"always"``: all fire in every glance.
 
 Weights have the greatest likelihood, with a small ridge: a logistic one for each module; the
-likelihood of the pattern ``{i}`` of the second rule adds both ways in which it comes about; for the
-third every module that fires is compared with every one that does not (as in RankNet).
+likelihood of the pattern ``{i}`` of the second rule adds both ways in which it comes about; for
+the third every module that fires is compared with every one that does not (as in RankNet).
 
 Reference: "Learning to rank using gradient descent" (Burges et al., 2005) for the pairs.
 
@@ -19,7 +20,7 @@ Shape letters: S glances, n numbers of an input, G modules of a group.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,8 +30,8 @@ __all__ = ["Gates", "fit_gates"]
 
 RIDGE = 1e-4
 STEPS = 60
-# Share of glances that must obey a rule.
-OBEYED = 0.995
+# Share of glances that must obey a rule: one that is kept strictly, and that of a fixed number.
+OBEYED, MOSTLY = 0.995, 0.8
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,26 +81,36 @@ def fit_gates(inputs: Tensor, fires: Tensor, held_out: Tensor) -> Gates:
     if not len(inputs):
         raise ValueError("gates need glances in which their parent fires, got none")
     u = inputs.to(torch.float64)
-    rule, number = _rule(fires)
-    judged = torch.full((fires.shape[1],), float("nan"), dtype=torch.float64)
-    if bool(held_out.any()) and not bool(held_out.all()):
-        trial = _fitted(u[~held_out], fires[~held_out], rule, number)
-        judged = (trial(u[held_out]) == fires[held_out]).to(torch.float64).mean(0)
-    final = _fitted(u, fires, rule, number)
     share = fires.to(torch.float64).mean(0)
     usual = torch.maximum(share, 1 - share)
-    return Gates(rule, number, final.weights, final.shift, judged, usual)
+    judged = torch.full((fires.shape[1],), float("nan"), dtype=torch.float64)
+    rules = _rules(fires)
+    rule = rules[0]
+    if bool(held_out.any()) and not bool(held_out.all()):
+        right = []
+        for kind, number in rules:
+            trial = _fitted(u[~held_out], fires[~held_out], kind, number)
+            right.append((trial(u[held_out]) == fires[held_out]).to(torch.float64).mean(0))
+        best = max(range(len(rules)), key=lambda k: float(right[k].mean()))
+        rule, judged = rules[best], right[best]
+    final = _fitted(u, fires, *rule)
+    return replace(final, accuracy=judged, usual=usual)
 
 
-def _rule(fires: Tensor) -> tuple[str, int]:
-    """Read the rule from how many modules fire together."""
+def _rules(fires: Tensor) -> list[tuple[str, int]]:
+    """Return the rules that how many modules fire together allows, the strictest first.
+
+    Some glances may break a rule: attributes of which a few are not found make modules silent.
+    """
     many = fires.sum(1)
-    usual = int(many.mode().values)
-    if float((many == usual).to(torch.float64).mean()) > OBEYED and usual > 0:
-        return ("always", 0) if usual == fires.shape[1] else ("exactly", usual)
-    if float((many > 0).to(torch.float64).mean()) > OBEYED and fires.shape[1] > 1:
-        return "at least one", 0
-    return "each", 0
+    number = int(many.mode().values)
+    same = float((many == number).to(torch.float64).mean())
+    if number == fires.shape[1] and same > OBEYED:
+        return [("always", 0)]
+    rules = [("exactly", number)] if 0 < number < fires.shape[1] and same > MOSTLY else []
+    if fires.shape[1] > 1 and float((many > 0).to(torch.float64).mean()) > OBEYED:
+        rules.append(("at least one", 0))
+    return [*rules, ("each", 0)]
 
 
 def _fitted(u: Tensor, fires: Tensor, rule: str, number: int) -> Gates:

@@ -126,4 +126,5 @@ def shared_counts(white: Tensor, sources: Tensor, counts: Tensor) -> Tensor:
             starts.append(there[:, left].amax(1) + there[:, right].amax(1))
     if not starts:
         return white.new_zeros(len(white), 0)
-    return torch.unique(whole(white, torch.stack(starts, 1)), dim=1)
+    found: Tensor = torch.unique(whole(white, torch.stack(starts, 1)), dim=1)
+    return found

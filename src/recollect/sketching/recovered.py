@@ -1,9 +1,9 @@
 """A network that runs, recovered from inputs and sketches alone.
 
-``recover_network`` learns modules, attributes and wiring from the sketches (``recover_wiring``, or
-``read_signatures`` where columns carry names), then which modules fire on which input (``Gates``),
-then every module's function of what it reads (``ModuleFunction``): the input, and the attributes of
-the modules that feed it. What comes back can be called with new inputs.
+``recover_network`` learns modules, attributes and wiring from the sketches (``recover_wiring``,
+or ``read_signatures`` where columns carry names), then which modules fire on which input
+(``Gates``), then every module's function of what it reads (``ModuleFunction``): the input, and
+the attributes of the modules that feed it. What comes back can be called with new inputs.
 
 Reference: "Recursive Sketches for Modular Deep Learning" (Ghazi, Panigrahy and Wang, 2019) for the
 task; the fits are our own choice.
@@ -51,6 +51,7 @@ class RecoveredNetwork:
         functions: of the modules of which enough was seen.
         placed: which source is which feature of which module under which parent.
         columns: (d, K) of the sources, as they are counted in ``attributes``.
+        names: (K,) place of a source in its module's attribute as its column says; otherwise -1.
     """
 
     wiring: Wiring
@@ -58,6 +59,7 @@ class RecoveredNetwork:
     functions: Mapping[int, ModuleFunction]
     placed: Placed
     columns: Tensor
+    names: Tensor
 
     def __call__(self, inputs: Tensor) -> Trace:
         """Return what the recovered network does with (S, n) inputs, as a trace.
@@ -91,7 +93,7 @@ class RecoveredNetwork:
         """How sure it is: a row for each module; the notes say what cannot be told."""
         rows = [self._row(p) for p in range(self.wiring.counts.shape[1])]
         notes = [
-            f"edge module/{e.parent} <- module/{e.child}: {e.glances} glances, chance {e.chance:.0e}"
+            f"module/{e.child} feeds module/{e.parent}: {e.glances} glances, chance {e.chance:.0e}"
             for e in self.wiring.edges
         ]
         notes += [*self.wiring.doubts, *(u.reason for u in self.wiring.unidentified)]
@@ -141,7 +143,7 @@ class RecoveredNetwork:
             above = fires[TOP, parent] if parent != TOP else torch.ones(len(u), dtype=torch.bool)
             for p, on in zip(members, gates(u).T, strict=True):
                 fires[parent, p] = on & above
-        values = {}
+        values: dict[tuple[int, int], Tensor] = {}
         for leaves in (True, False):
             for (parent, p), on in fires.items():
                 children = self.placed.children(p)
@@ -198,7 +200,11 @@ def recover_network(
             f"{len(u)} pairs are too few to learn functions of {u.shape[1]} numbers: at least "
             f"{8 * (u.shape[1] + 1)} are needed"
         )
-    wiring = recover_wiring(sketches, seed=seed) if maps is None else _flat(sketches, maps)
+    names = torch.full((0,), -1)
+    if maps is None:
+        wiring = recover_wiring(sketches, seed=seed)
+    else:
+        wiring, names = _flat(sketches, maps)
     size = wiring.columns.norm(dim=0) if maps is None else torch.ones(wiring.columns.shape[1])
     size = torch.where(size > 0, size, 1.0).to(torch.float64)
     at = placed(u, wiring, size)
@@ -212,7 +218,7 @@ def recover_network(
         if bool(known.any()):
             gates[parent] = members, fit_gates(u[known], fires[known], judge[known])
     functions = _functions(u, wiring.sources * size, at, judge)
-    return RecoveredNetwork(wiring, gates, functions, at, wiring.columns / size)
+    return RecoveredNetwork(wiring, gates, functions, at, wiring.columns / size, names)
 
 
 def _functions(u: Tensor, x: Tensor, at: Placed, judge: Tensor) -> dict[int, ModuleFunction]:
@@ -235,8 +241,8 @@ def _functions(u: Tensor, x: Tensor, at: Placed, judge: Tensor) -> dict[int, Mod
     return found
 
 
-def _flat(sketches: Tensor, maps: BlockSparse) -> Wiring:
-    """Read flat sketches whose columns carry names, as a wiring without edges."""
+def _flat(sketches: Tensor, maps: BlockSparse) -> tuple[Wiring, Tensor]:
+    """Read flat sketches whose columns carry names: a wiring without edges, and places (K,)."""
     s = sketches.to(torch.float64)
     named = read_signatures(s, maps)
     number = torch.nonzero(named.found)[:, 0]
@@ -258,4 +264,5 @@ def _flat(sketches: Tensor, maps: BlockSparse) -> Wiring:
         counts[:, p] = (read[:, owner == p] > 0).any(1)
     none = torch.zeros(s.shape[1], maps.modules, dtype=torch.float64)
     top = torch.full_like(owner, TOP)
-    return Wiring(counts, read, columns, none, owner, top, len(number) + maps.modules)
+    wiring = Wiring(counts, read, columns, none, owner, top, len(number) + maps.modules)
+    return wiring, number % maps.size

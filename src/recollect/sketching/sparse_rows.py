@@ -258,4 +258,5 @@ def _envelope(basis: Tensor, aim: Tensor) -> Tensor:
         gram = heavy.T @ free
         gram.diagonal().add_(1e-6 * float(gram.diagonal().mean()))
         rest = row - free @ torch.linalg.solve(gram, heavy.T @ row)
-    return rest[:, None] / rest.norm().clamp_min(1e-12)
+    unit: Tensor = rest[:, None] / rest.norm().clamp_min(1e-12)
+    return unit
