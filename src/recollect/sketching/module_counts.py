@@ -76,6 +76,8 @@ def twins(sources: Tensor) -> list[tuple[int, int]]:
     Args:
         sources: (S, K), not negative where active.
     """
+    if not sources.shape[1]:
+        return []
     there = sources > CLEAR * large(sources)
     logs = torch.where(there, sources.clamp_min(1e-12).log(), 0.0).to(torch.float64)
     on = there.to(torch.float64)

@@ -191,19 +191,21 @@ def independent(
 
 
 def confined(
-    white: Tensor, fires: Tensor, known: Tensor, starts: int, generator: torch.Generator
-) -> Tensor:
+    white: Tensor, fires: Tensor, known: Tensor, own: Tensor, starts: int,
+    generator: torch.Generator,
+) -> Tensor:  # fmt: skip
     """Return sparse rows (S, n) of the space that vanish outside some glances.
 
     The directions ``z`` with ``|white[outside] z|^2`` about zero are a null space; it is searched
     like the whole, but it has only the few directions of one module and what stands below it.
     Rows that are active more often than not where their module fires are no sparsest vectors, but
-    still lower envelopes, which are tried for what is not known and for each known row anew.
+    still lower envelopes, which are tried for what is not known and for the module's own rows.
 
     Args:
         white: (S, r).
         fires: (S,) bool, the glances that rows are confined to.
         known: (S, k) rows that are known already: searches start from what they leave.
+        own: (k,) bool, those of them that are searched anew.
         starts: searches.
         generator: of the starts.
     """
@@ -214,29 +216,30 @@ def confined(
         return white.new_zeros(len(white), 0)
     basis = torch.linalg.qr(basis).Q
     there = known[fires]
-    there = there[:, there.norm(dim=0) > 0.99 * known.norm(dim=0)]
+    home = there.norm(dim=0) > 0.99 * known.norm(dim=0)
+    there, own = there[:, home], own[home]
     left = there if there.shape[1] < basis.shape[1] else there[:, :0]
     tried = [searched(basis, left, starts, generator)]
-    for aim in _aims(basis, there, generator):
-        tried += [_envelope(basis, aim), _envelope(basis, -aim)]
+    tried += [_envelope(basis, aim) for aim in _aims(basis, there, own, generator)]
     found = polished(basis, torch.cat(tried, 1))
     rows = white.new_zeros(len(white), found.shape[1])
     rows[fires] = found
     return rows
 
 
-def _aims(basis: Tensor, known: Tensor, generator: torch.Generator) -> list[Tensor]:
+def _aims(basis: Tensor, known: Tensor, own: Tensor, generator: torch.Generator) -> list[Tensor]:
     """Return directions (k,) that known rows, or all but one of them, do not have."""
     inside = basis.T @ known  # (k, n)
     free = basis.shape[1] - inside.shape[1]
     aims = []
     if free > 0:
-        own = torch.linalg.qr(inside).Q
+        frame = torch.linalg.qr(inside).Q
         for w in torch.randn(4 * free, basis.shape[1], generator=generator):
-            aims.append(w - own @ (own.T @ w))
-    for j in range(inside.shape[1] if free >= 0 else 0):
-        own = torch.linalg.qr(torch.cat([inside[:, :j], inside[:, j + 1 :]], 1)).Q
-        aims.append(inside[:, j] - own @ (own.T @ inside[:, j]))
+            w = w - frame @ (frame.T @ w)
+            aims += [w, -w]
+    for j in torch.nonzero(own)[:, 0].tolist() if free >= 0 else []:
+        frame = torch.linalg.qr(torch.cat([inside[:, :j], inside[:, j + 1 :]], 1)).Q
+        aims.append(inside[:, j] - frame @ (frame.T @ inside[:, j]))
     return [w / w.norm() for w in aims if float(w.norm()) > 1e-3]
 
 

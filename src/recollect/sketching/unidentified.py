@@ -17,7 +17,7 @@ __all__ = ["UNKNOWN", "Unidentified", "members_of", "same_functions", "unidentif
 # A module that was not found.
 UNKNOWN = -1
 # How far (relative) the square of a count column may be from a multiple of the others'.
-WHOLE = 0.1
+WHOLE = 0.15
 
 
 @dataclass(frozen=True)

@@ -239,8 +239,11 @@ def _refined(
 ) -> Tensor:  # fmt: skip
     """Search sources anew among the glances of modules; those of no module are the last resort."""
     known = torch.cat([sources, counts], 1)
-    held = _places(sources, counts)
-    new = [one_signed(confined(white, fires, known, starts, generator)) for fires in held]
+    none = torch.zeros(counts.shape[1], dtype=torch.bool)
+    new = [
+        one_signed(confined(white, fires, known, torch.cat([own, none]), starts, generator))
+        for fires, own in _places(sources, counts)
+    ]
     home = confining(sources, counts).any(1) | (counts > 0).all(0).any()
     found = sparsest(torch.cat([sources[:, home], *new], 1), counts, directions)
     if found.shape[1] + counts.shape[1] < directions:
@@ -260,13 +263,22 @@ def _constant(white: Tensor) -> Tensor:
     return one if near else one[:, :0]
 
 
-def _places(sources: Tensor, counts: Tensor) -> list[Tensor]:
-    """Return the sets of glances that some source is confined to: a module's, or two modules'."""
+def _places(sources: Tensor, counts: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return sets of glances that sources are confined to, a module's or two modules', and which.
+
+    Returns:
+        Pairs of glances (S,) and sources (K,), bool.
+    """
     cover = confining(sources, counts)
     fires = counts > 0
-    sets = {tuple(torch.nonzero(row)[:, 0].tolist()) for row in cover if bool(row.any())}
-    places = [fires[:, list(held)].all(1) for held in sorted(sets, key=len, reverse=True)]
-    return places + [fires[:, p] for p in range(fires.shape[1]) if bool(fires[:, p].all())]
+    sets = {tuple(row.tolist()) for row in cover if bool(row.any())}
+    sets |= {tuple(row) for row in torch.diag(fires.all(0)).tolist() if any(row)}
+    places = []
+    for held in sorted(sets, key=sum, reverse=True):
+        modules_there = torch.tensor(held)
+        own = (cover == (modules_there & ~fires.all(0))).all(1)
+        places.append((fires[:, modules_there].all(1), own))
+    return places
 
 
 def _levels(cover: Tensor) -> set[int]:
