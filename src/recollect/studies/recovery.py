@@ -28,6 +28,7 @@ from recollect.sketching import Sketcher
 from recollect.sketching.dictionary import BlockSparse
 from recollect.sketching.recovered import RecoveredNetwork, recover_network
 from recollect.sketching.wiring import Wiring
+from recollect.studies.figures import figure
 from recollect.studies.hidden import FlatNetwork, HiddenNetwork
 from recollect.studies.rival_learners import LEARNERS
 from recollect.tracing import Trace
@@ -36,6 +37,7 @@ __all__ = ["study"]
 
 NOISE = 0.01
 PAIRS, NEW, DIM = 4000, 1000, 256
+COLOURS = ("#1b6ca8", "#e08e0b", "#94a3b8", "#cbd5e1")
 RUN = ("new sketches R2", "new attributes R2", "new counts right")
 COLUMNS = (
     "network", "learner", "pairs", "columns named", "weight cosine", "modules found", "edge F1",
@@ -288,31 +290,30 @@ def _fit_features(u: Tensor, read: Tensor) -> Tensor:
 
 
 def draw(answer: Answer, path: str) -> None:
-    """Draw what was recovered of flat networks over pairs, and of each of two levels.
+    """Draw what was recovered of flat networks over pairs, and how networks of two levels run.
 
     Raises:
         ImportError: if matplotlib is missing.
+        ValueError: if the file's ending is neither ``.svg`` nor ``.png``.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     rows = list(answer)
-    flat = [r for r in rows if r["network"] == "flat"]
+    flat = [r for r in rows if r["network"] == "flat" and r["learner"] == "recovered"]
     deep = [r for r in rows if r["network"] != "flat"]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.2), layout="constrained")
-    for name, colour in (("columns named", "#e08e0b"), ("weight cosine", "#1b6ca8")):
+    with figure(path, width=8.4, height=3.2) as drawn:
+        left, right = drawn.subplots(1, 2)
         pairs = [r["pairs"] for r in flat]
-        left.plot(pairs, [r[name] for r in flat], "o-", label=name, color=colour)
-    left.set(xlabel="pairs of input and sketch", title="one level", ylim=(0.4, 1.02))
-    left.legend(frameon=False)
-    place = np.arange(len(deep))
-    for shift, name, colour in ((-0.2, "edge precision", "#e08e0b"), (0.2, "edge F1", "#1b6ca8")):
-        right.bar(place + shift, [r[name] for r in deep], 0.38, label=name, color=colour)
-    right.axhline(0.9, color="grey", lw=0.8)
-    right.set(xlabel="network (seed)", title="two levels, operators unknown", ylim=(0, 1.25))
-    right.set_xticks(place, [str(i) for i in place])
-    right.legend(frameon=False, ncols=2)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+        for name, colour in zip(("columns named", "weight cosine", RUN[0]), COLOURS, strict=False):
+            left.plot(pairs, [r[name] for r in flat], "o-", label=name, color=colour)
+        left.set(xlabel="pairs of input and sketch", title="one level", ylim=(-0.02, 1.05))
+        left.legend(frameon=False)
+        first = [r for r in deep if r["learner"] == "recovered"]
+        place = np.arange(len(first))
+        right.plot(place, [r["edge F1"] for r in first], "k_", ms=14, label="edge F1")
+        for number, learner in enumerate(("recovered", *LEARNERS)):
+            values = [r[RUN[0]] for r in deep if r["learner"] == learner]
+            shift = 0.2 * (number - 1.5)
+            right.bar(place + shift, values, 0.18, label=learner, color=COLOURS[number])
+        right.set(xlabel="network (seed)", title="two levels: " + RUN[0], ylim=(0, 1.6))
+        right.set_xticks(place, [r["network"].split()[-1] for r in first])
+        right.set_yticks([0, 0.5, 1])
+        right.legend(frameon=False, ncols=2, loc="upper left")
