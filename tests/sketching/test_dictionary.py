@@ -75,14 +75,18 @@ def test_least_squares_is_exact_and_its_error_follows_the_noise() -> None:
     assert error == pytest.approx(0.1 * (64 / (512 - 64)) ** 0.5, rel=0.1)
 
 
-def test_recursive_operators_are_recovered_at_every_depth() -> None:
-    """A chain of two under each of two, int8 sketches of the energy scheme, eight times K."""
+@pytest.mark.parametrize("depth", [3, 4])
+def test_recursive_operators_are_recovered_at_every_depth(depth: int) -> None:
+    """Four modules in a chain, or one of three beside it: int8 energy sketches, eight times K."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((512, 64)) * (rng.random((512, 64)) < 0.15)
 
     def glance(row: np.ndarray) -> list[Object]:
         a, b, c, d = (np.asarray(part) for part in row.reshape(4, 16))
-        return [Object("a", a, inputs=[Object("b", b, inputs=[Object("c", c)]), Object("d", d)])]
+        last = Object("d", d)
+        third = Object("c", c, inputs=[last] if depth == 4 else [])
+        beside = [] if depth == 4 else [last]
+        return [Object("a", a, inputs=[Object("b", b, inputs=[third]), *beside])]
 
     sketcher = Sketcher(dim=128)
     sketches = sketcher.encode(Trace.from_objects([glance(row) for row in x]))

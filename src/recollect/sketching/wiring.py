@@ -36,20 +36,27 @@ from torch import Tensor
 
 from recollect._checks import check_integer
 from recollect._seeds import seed_of
+from recollect.sketching.module_counts import confining, modules, shared_counts
+from recollect.sketching.sparse_rows import (
+    active,
+    around,
+    confined,
+    distinct,
+    one_signed,
+    polished,
+    searched,
+    sparsest,
+    whitened,
+    whole,
+)
+from recollect.sketching.unidentified import Unidentified, members_of, same_functions, unidentified
 
 __all__ = ["Edge", "Wiring", "recover_wiring"]
 
-# Widths of the contrast (in deviations) and steps at each, then thresholds of the polishing.
-CONTRASTS = ((1.0, 8), (0.5, 8))
-THRESHOLDS = (0.15, 0.15, 0.1, 0.1, 0.06, 0.06, 0.06)
-# Turns of projecting and rounding; how far (relative) a whole-numbered row may be from the space.
-ROUNDINGS, WHOLE = 25, 0.03
-# A source's entries below this share of its large ones are zero.
-ZERO = 0.05
-# Share of a source's active glances that may lie where a module was not seen.
-TOLERANCE = 0.02
-# Eigenvalues fall by this factor at least where the sketches end and rounding begins.
-GAP = 4.0
+# Rounds of searching among the glances of modules that were found.
+REFINEMENTS = 3
+# The constant row counts as one of the space if this share of its energy is in it.
+CONSTANT = 0.999
 # Active glances below which a source is not used to say who feeds whom.
 LEAST_ACTIVE = 20
 
@@ -128,10 +135,41 @@ class Wiring:
         lost = int((self.owner < 0).sum())
         if lost:
             said.append(f"{lost} sources belong to no module that was found")
-        missing = self.directions - self.sources.shape[1] - self.counts.shape[1]
-        if missing > 0:
-            said.append(f"{missing} of {self.directions} directions were not explained")
+        said += [
+            f"module {p} is {many} modules that always fire together, or one of them several times"
+            for p, many in enumerate(self.members.tolist())
+            if many > 1 and self.missing <= 0
+        ]
+        said += [
+            f"module {p} fires in every glance" for p in range(fires.shape[1]) if fires[:, p].all()
+        ]
+        said += [
+            f"modules {p} and {q} have the same attributes wherever both fire: duplicates"
+            for p, q in same_functions(self.sources, self.owner)
+        ]
+        if self.missing > 0:
+            said.append(f"{self.missing} of {self.directions} directions were not explained")
         return tuple(said)
+
+    @property
+    def missing(self) -> int:
+        """Directions of the sketches that are neither a source nor a count."""
+        return self.directions - self.sources.shape[1] - self.counts.shape[1]
+
+    @cached_property
+    def members(self) -> Tensor:
+        """How many modules each module that was found stands for, (P,)."""
+        return members_of(self.count_columns)
+
+    @cached_property
+    def unidentified(self) -> tuple[Unidentified, ...]:
+        """The edges that these sketches cannot tell; empty where all were told.
+
+        Together with ``edges`` they hold every edge of the network.
+        """
+        return unidentified(
+            self.counts, self.sources, self.count_columns, self.owner, self.parent, self.missing
+        )
 
 
 def recover_wiring(
@@ -158,206 +196,128 @@ def recover_wiring(
     check_integer("starts", starts, minimum=1)
     check_integer("rounds", rounds, minimum=1)
     s = sketches.to(torch.float64)
-    white, directions = _whitened(s)
+    white, directions = whitened(s)
     generator = torch.Generator().manual_seed(seed_of(seed, "wiring"))
-    sources = torch.zeros(len(s), 0)
-    counts = torch.zeros(len(s), 0)
-    whole = counts
-    for _ in range(rounds):
-        tried = _searched(white, torch.cat([sources, whole], 1), starts, generator)
-        polished = _polished(white, tried)
-        whole = _distinct(torch.cat([whole, _whole(white, _active(polished))], 1))
-        before = sources.shape[1]
-        sources = _sparsest(torch.cat([sources, _one_signed(polished)], 1), whole, directions)
-        tried = torch.cat([_active(sources), _around(white, sources)], 1)
-        around = _whole(white, tried)
-        whole = torch.unique(torch.cat([whole, around], 1), dim=1)
-        counts = _modules(whole, sources)
-        if sources.shape[1] + counts.shape[1] >= directions and sources.shape[1] == before:
+    sources, rows = _in_the_whole(white, directions, starts, rounds, generator)
+    counts = modules(rows, sources)
+    for _ in range(REFINEMENTS):
+        before = counts.shape[1], sources.shape[1]
+        rows = torch.cat([rows, shared_counts(white, sources, counts)], 1)
+        rows = torch.unique(rows, dim=1)
+        counts = modules(rows, sources)
+        sources = _refined(white, sources, counts, directions, starts // 3, generator)
+        counts = modules(rows, sources)
+        told = counts.shape[1] + sources.shape[1] >= directions
+        if (told and _held(sources, counts)) or (counts.shape[1], sources.shape[1]) == before:
             break
     return _wired(s, sources, counts, directions)
 
 
-def _whitened(s: Tensor) -> tuple[Tensor, int]:
-    """Return an orthonormal basis (S, r) of the row space, float32, and r."""
-    values, vectors = torch.linalg.eigh(s.T @ s / len(s))
-    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
-    if float(values[0]) <= 0 or len(s) < 16:
-        raise ValueError(
-            f"{len(s)} sketches are too few to recover a wiring, or all are zero: some thousand "
-            "varied ones are needed, eight times the composite columns or more"
-        )
-    noise = values.clamp_min(float(values[0]) * 1e-12)
-    ratio = noise[:-1] / noise[1:]
-    directions = int(ratio.argmax()) + 1
-    if float(ratio.max()) < GAP:
-        raise ValueError(
-            "the sketches vary in all their numbers: no line can be drawn between attributes and "
-            "rounding; use a larger dim or a finer dtype, or fewer modules"
-        )
-    if len(s) < 8 * directions:
-        raise ValueError(
-            f"{len(s)} sketches are too few to recover a wiring of {directions} directions: at "
-            f"least {8 * directions} are needed"
-        )
-    basis = s @ (vectors[:, :directions] * (values[:directions] * len(s)).rsqrt())
-    return basis.to(torch.float32), directions
+def _in_the_whole(
+    white: Tensor, directions: int, starts: int, rounds: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Search the whole row space: sources (S, K), and whole-numbered rows (S, n)."""
+    sources = white.new_zeros(len(white), 0)
+    rows = _constant(white)
+    for _ in range(rounds):
+        tried = searched(white, torch.cat([sources, rows], 1), starts, generator)
+        sharp = polished(white, tried)
+        rows = distinct(torch.cat([rows, whole(white, active(sharp))], 1))
+        before = sources.shape[1]
+        sources = sparsest(torch.cat([sources, one_signed(sharp)], 1), rows, directions)
+        tried = torch.cat([active(sources), around(white, sources)], 1)
+        rows = torch.unique(torch.cat([rows, whole(white, tried)], 1), dim=1)
+        found = modules(rows, sources).shape[1]
+        if sources.shape[1] + found >= directions and sources.shape[1] == before:
+            break
+    return sources, rows
 
 
-def _searched(white: Tensor, known: Tensor, starts: int, generator: torch.Generator) -> Tensor:
-    """Return (S, n) promising rows, each found from what one glance has that is not known yet."""
-    picked = torch.randperm(len(white), generator=generator)[:starts]
-    w = white[picked]
-    if known.shape[1]:
-        own = torch.linalg.qr(white.T @ known).Q  # (r, k)
-        w = w - w @ own @ own.T
-    root = len(white) ** 0.5
-    w = w / w.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    for width, steps in CONTRASTS:
-        for _ in range(steps):
-            y = white @ w.T * (root / width)
-            bell = torch.exp(-y.square() / 2)
-            slope = ((1 - y.square()) * bell).mean(0) / width
-            w = (y * bell).T @ white / root - slope[:, None] * w
-            w = w / w.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    found: Tensor = white @ w.T
+def _refined(
+    white: Tensor, sources: Tensor, counts: Tensor, directions: int, starts: int,
+    generator: torch.Generator,
+) -> Tensor:  # fmt: skip
+    """Search sources anew among the glances of modules; those of no module are the last resort."""
+    known = torch.cat([sources, counts], 1)
+    none = torch.zeros(counts.shape[1], dtype=torch.bool)
+    new = [
+        one_signed(confined(white, fires, known, torch.cat([own, none]), starts, generator))
+        for fires, own in _places(sources, counts)
+    ]
+    home = confining(sources, counts).any(1) | (counts > 0).all(0).any()
+    found = sparsest(torch.cat([sources[:, home], *new], 1), counts, directions)
+    if found.shape[1] + counts.shape[1] < directions:
+        found = sparsest(torch.cat([found, sources], 1), counts, directions)
     return found
 
 
-def _polished(white: Tensor, rows: Tensor) -> Tensor:
-    """Set small entries to zero and project, by turns, (S, n)."""
-    for threshold in THRESHOLDS:
-        kept = torch.where(rows.abs() < threshold * _large(rows), 0.0, rows)
-        rows = white @ (white.T @ kept)
-        rows = rows / rows.norm(dim=0).clamp_min(1e-12)
-    return rows * torch.sign(rows.sum(0))
+def _held(sources: Tensor, counts: Tensor) -> bool:
+    """Whether every source has a module."""
+    return bool((confining(sources, counts).any(1) | (counts > 0).all(0).any()).all())
 
 
-def _one_signed(rows: Tensor) -> Tensor:
-    """Return the rows that are zero mostly and never clearly negative."""
-    active = rows.abs() > ZERO * _large(rows)
-    against = (active & (rows < 0)).sum(0) / active.sum(0).clamp_min(1)
-    return rows[:, (against < TOLERANCE) & (active.to(torch.float32).mean(0) < 0.5)]
+def _constant(white: Tensor) -> Tensor:
+    """Return the count of modules that always fire, (S, 1), if the row space has such a row."""
+    one = torch.ones(len(white), 1)
+    near = float((white.T @ one).square().sum()) > CONSTANT * len(white)
+    return one if near else one[:, :0]
 
 
-def _large(rows: Tensor) -> Tensor:
-    """The size of each row's large entries, (n,): exceeded by one in two hundred."""
-    return torch.quantile(rows.abs(), 0.995, dim=0).clamp_min(1e-12)
+def _places(sources: Tensor, counts: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return sets of glances that sources are confined to, a module's or two modules', and which.
 
-
-def _active(rows: Tensor) -> Tensor:
-    """Return ones where rows are clearly positive, (S, n)."""
-    return (rows > ZERO * _large(rows)).to(torch.float32)
-
-
-def _around(white: Tensor, sources: Tensor) -> Tensor:
-    """Guess where the module of each source fires: there its activity is half foretold, (S, K).
-
-    The projection of a source's activity onto the row space holds some of its module's count,
-    which stands out where the module fires and this source is zero.
+    Returns:
+        Pairs of glances (S,) and sources (K,), bool.
     """
-    active = _active(sources)
-    foretold = white @ (white.T @ active)
-    quiet = torch.where(active > 0, torch.full_like(foretold, float("nan")), foretold)
-    height = torch.nanquantile(quiet, 0.97, dim=0)
-    return ((foretold > 0.5 * height) | (active > 0)).to(torch.float32)
+    cover = confining(sources, counts)
+    fires = counts > 0
+    sets = {tuple(row.tolist()) for row in cover if bool(row.any())}
+    sets |= {tuple(row) for row in torch.diag(fires.all(0)).tolist() if any(row)}
+    places = []
+    for held in sorted(sets, key=sum, reverse=True):
+        modules_there = torch.tensor(held)
+        own = (cover == (modules_there & ~fires.all(0))).all(1)
+        places.append((fires[:, modules_there].all(1), own))
+    return places
 
 
-def _whole(white: Tensor, t: Tensor) -> Tensor:
-    """Project and round to 0, 1, 2, 3 by turns; return the rows that stay, (S, n).
+def _levels(cover: Tensor) -> set[int]:
+    """Return the modules at the top, from (K, P) which modules hold which source.
 
-    Args:
-        white: (S, r).
-        t: (S, n) zeros and ones to start from.
+    A module that holds a source alone is at the top; a partner of one at the top is below, and a
+    partner of one below is at the top.
     """
-    for _ in range(ROUNDINGS):
-        p = white @ (white.T @ t)
-        height = (p * t).sum(0) / t.square().sum(0).clamp_min(1)
-        t = (p / height.clamp_min(1e-6)).round().clamp(0, 3)
-    p = white @ (white.T @ t)
-    off = (p - t).norm(dim=0) / t.norm(dim=0).clamp_min(1)
-    varies = (t > 0).to(torch.float32).mean(0)
-    return t[:, (off < WHOLE) & (varies > 0.005) & (varies < 0.98)]
-
-
-def _distinct(rows: Tensor) -> Tensor:
-    """Leave out rows that are sums of sparser ones."""
-    order = torch.argsort((rows > 0).sum(0) + rows.sum(0) / 1e3)
-    return rows[:, _independent(rows[:, order], order, 0.05)]
-
-
-def _modules(whole: Tensor, sources: Tensor) -> Tensor:
-    """Choose the whole-numbered rows that are counts of modules.
-
-    Differences of counts (a parent's glances without one of its inputs) are whole numbers too,
-    but no source is confined to them; sums are the last to be chosen.
-    """
-    i, j = torch.triu_indices(whole.shape[1], whole.shape[1], 1)
-    pool = torch.cat([whole, whole[:, i] + whole[:, j]], 1)
-    pool = pool[:, torch.argsort((pool > 0).sum(0), stable=True)]
-    confined = _inside(sources, pool) >= 1 - TOLERANCE  # (K, n)
-    told = torch.zeros(len(confined), dtype=torch.bool)
-    chosen: list[int] = []
-    for number in range(pool.shape[1]):
-        if int((confined[:, number] & ~told).sum()) >= 2:
-            chosen.append(number)
-            told |= confined[:, number]
-    return _distinct(pool[:, chosen])
-
-
-def _inside(sources: Tensor, counts: Tensor) -> Tensor:
-    """Return the share of each source's active glances in which a module fires, (K, P)."""
-    active = _active(sources) if sources.shape[1] else sources
-    fires = (counts > 0).to(torch.float32)
-    return (active.T @ fires) / active.sum(0).clamp_min(1)[:, None]
-
-
-def _sparsest(rows: Tensor, counts: Tensor, directions: int) -> Tensor:
-    """Choose an independent set, sparsest first; rows that counts explain are left out."""
-    zero = (rows.abs() < ZERO * _large(rows)).to(torch.float32).mean(0)
-    order = torch.argsort(-zero)
-    chosen = _independent(rows[:, order], order, 0.2, counts)
-    return rows[:, chosen[: max(0, directions - counts.shape[1])]]
-
-
-def _independent(
-    rows: Tensor, order: Tensor, least: float, known: Tensor | None = None
-) -> list[int]:
-    """Return which rows (numbers from ``order``) are not explained by those before them."""
-    count = 0 if known is None else known.shape[1]
-    q = torch.zeros(len(rows), count + rows.shape[1])
-    if known is not None and count:
-        q[:, :count] = torch.linalg.qr(known).Q
-    chosen = []
-    for column, number in zip(rows.T, order.tolist(), strict=True):
-        rest = column / column.norm().clamp_min(1e-12)
-        for _ in range(2):
-            rest = rest - q[:, :count] @ (q[:, :count].T @ rest)
-        if float(rest.norm()) > least:
-            q[:, count] = rest / rest.norm()
-            count += 1
-            chosen.append(number)
-    return chosen
+    tops = set(cover[cover.sum(1) == 1].to(torch.int64).argmax(1).tolist())
+    links = [torch.nonzero(row)[:, 0].tolist() for row in cover if int(row.sum()) == 2]
+    for _ in range(cover.shape[1]):
+        below = {p for pair in links for p in pair if p not in tops and tops & set(pair)}
+        further = {p for pair in links for p in pair if p not in below and below & set(pair)}
+        if further <= tops:
+            break
+        tops |= further
+    return tops
 
 
 def _wired(s: Tensor, sources: Tensor, counts: Tensor, directions: int) -> Wiring:
     """Say which module a source belongs to and which it feeds."""
-    active = sources > ZERO * _large(sources)
-    enough = active.sum(0) >= LEAST_ACTIVE
-    cover = (_inside(sources, counts) >= 1 - TOLERANCE) & enough[:, None]  # (K, P)
+    there = active(sources) > 0
+    enough = there.sum(0) >= LEAST_ACTIVE
+    cover = confining(sources, counts) & enough[:, None]  # (K, P)
+    always = torch.nonzero((counts > 0).all(0))[:, 0].tolist()
     owner = torch.full((sources.shape[1],), -1, dtype=torch.int64)
     parent = owner.clone()
-    alone = cover.sum(1) == 1
-    tops = set(cover[alone].to(torch.int64).argmax(1).tolist())
+    tops = _levels(cover)
     for k in range(len(owner)):
-        modules = torch.nonzero(cover[k])[:, 0].tolist()
-        below = [p for p in modules if p not in tops]
-        above = [p for p in modules if p in tops]
-        if len(modules) == 1:
-            owner[k] = modules[0]
+        holders = torch.nonzero(cover[k])[:, 0].tolist()
+        below = [p for p in holders if p not in tops]
+        above = [p for p in holders if p in tops]
+        if len(holders) == 1:
+            owner[k] = holders[0]
         elif len(below) == 1 and len(above) == 1:
             owner[k], parent[k] = below[0], above[0]
-    kept = torch.where(active, sources, 0.0).to(torch.float64)
+        elif not holders and len(always) == 1 and bool(enough[k]):
+            owner[k] = always[0]
+    kept = torch.where(there, sources, 0.0).to(torch.float64)
     both = torch.cat([kept, counts.to(torch.float64)], 1)
     columns = torch.linalg.lstsq(both, s, driver="gelsd").solution.T  # (d, K + P)
     k = sources.shape[1]

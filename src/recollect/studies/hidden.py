@@ -1,4 +1,7 @@
-"""A hidden modular network of two levels, to be recovered from its inputs and sketches.
+"""Hidden modular networks, to be recovered from their inputs and sketches.
+
+``FlatNetwork`` has one level: of its modules, those of the highest gates fire, and each keeps the
+largest of its rectified features of the input. ``HiddenNetwork`` has two.
 
 Composers stand at the top; each has a few candidate inputs among the leaf modules, and leaves may
 serve several composers. Which modules fire depends on the input. A leaf's attribute keeps the two
@@ -20,7 +23,7 @@ from torch import Tensor
 
 from recollect.tracing import Object, Trace
 
-__all__ = ["HiddenNetwork"]
+__all__ = ["FlatNetwork", "HiddenNetwork"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -107,3 +110,51 @@ class HiddenNetwork:
         least = np.sort(positive, axis=-1)[..., -self.kept][..., None]
         kept: Floats = np.where(positive >= least, positive, 0)
         return kept
+
+
+@dataclass(frozen=True)
+class FlatNetwork:
+    """A network of one level; everything follows from the seed.
+
+    Args:
+        seed: of weights and inputs.
+        modules: P.
+        size: m.
+        inputs: n, the last ``context`` of which only gates read, and only they.
+        context: numbers that decide who fires.
+        firing: modules that fire on every input.
+        kept: features of an attribute that are not zero.
+    """
+
+    seed: int
+    modules: int = 16
+    size: int = 16
+    inputs: int = 32
+    context: int = 8
+    firing: int = 4
+    kept: int = 2
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """The (P, m, n) weights of the features; zero for the context."""
+        rng = np.random.default_rng([self.seed, 5])
+        weights = rng.standard_normal((self.modules, self.size, self.inputs))
+        weights[:, :, -self.context :] = 0
+        return torch.from_numpy(weights)
+
+    def inputs_of(self, number: int) -> Tensor:
+        """Return (S, n) inputs."""
+        rng = np.random.default_rng([self.seed, 6])
+        return torch.from_numpy(rng.standard_normal((number, self.inputs)))
+
+    def attributes(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return all attributes, (S, P m), and which modules fire, (S, P) of 0 and 1."""
+        rng = np.random.default_rng([self.seed, 7])
+        gates = torch.from_numpy(rng.standard_normal((self.context, self.modules)))
+        gates = gates / gates.norm(dim=0)
+        chosen = (u[:, -self.context :] @ gates).topk(self.firing, dim=1).indices
+        fires = torch.zeros(len(u), self.modules, dtype=torch.int64).scatter(1, chosen, 1)
+        features = torch.einsum("sn,pmn->spm", u, self.weights).clamp_min(0)
+        least = features.topk(self.kept, dim=2).values[:, :, -1:]
+        kept = torch.where(features >= least, features, 0.0)
+        return (kept * fires[:, :, None]).flatten(1), fires
