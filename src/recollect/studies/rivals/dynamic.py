@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -74,6 +75,11 @@ class Scenes:
         """Return other glances in the same scaling."""
         return Scenes(trace, self.names, self.means, self.scales)
 
+    @cached_property
+    def prior(self) -> Prior:
+        """What all sketches of these glances are read with."""
+        return Prior.fit(self.trace)
+
     @property
     def number(self) -> Ints:
         """Objects in each glance, (B,)."""
@@ -125,7 +131,7 @@ class SketchCode:
     def __init__(self, fit: Scenes, size: int, scheme: str, method: str = "joint") -> None:
         scales = dict(zip(fit.names, fit.scales.tolist(), strict=True))
         self.sketcher = Sketcher(dim=size, scheme=scheme, scales=scales)
-        self.fit, self.prior, self.method = fit, Prior.fit(fit.trace), method
+        self.fit, self.prior, self.method = fit, fit.prior, method
         values = self.sketcher.encode(fit.trace).values.double()
         self.mean = values.mean(0)
         spread = (values - self.mean).T @ (values - self.mean) / len(values)
