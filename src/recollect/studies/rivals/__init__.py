@@ -59,7 +59,8 @@ def study(quick: bool = False, data: str | None = None, keep: str | None = None)
         "stands a byte for each object that names its module, where objects come and go",
         f"product quantisation with {backend()}",
         "day: one code of the same bytes for a whole day; means as a share of the day's distance "
-        "from the usual (1: knows nothing); records keep a sample",
+        "from the usual (1: knows nothing); lists of objects keep a sample, a quantiser of whole "
+        "glances the code of their mean",
         "microseconds of processor time a glance, on whatever machine this ran",
     ]
     left_out = sorted(name for name in missing if "torchhd" in name)

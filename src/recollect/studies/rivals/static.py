@@ -231,8 +231,10 @@ class QuantizedCode:
         return self.mean[where] + y @ self.axes[where].T
 
     def day(self, codes: Any, rows: Tensor) -> Tensor | None:
-        # Codes do not add: the day keeps the one glance that its bytes hold.
-        return self.read(codes[rows[:1].numpy()], slice(0, len(self.mean)))[0]
+        # Codes do not add: the day is the code of the mean of what was read, rounded anew.
+        y = self.quantizer.decode(codes[rows.numpy()]).mean(0, keepdims=True)
+        again = self.quantizer.encode(np.asarray(y, np.float32))
+        return self.read(again, slice(0, len(self.mean)))[0]
 
 
 class LargestCode:
@@ -276,7 +278,7 @@ class BundleCode:
             self.fillers = [
                 hd.random(fit.where[k].stop - fit.where[k].start, size) for k in fit.names
             ]
-        self.hd, self.where, self.mean, self.learned = hd, fit.where, fit.x.mean(0), learned
+        self.fit, self.mean, self.learned = fit, fit.x.mean(0), learned
         # One matrix for what bind and bundle do: they are linear in the fillers.
         into = [hd.bind(r[None], f) for r, f in zip(self.roles, self.fillers, strict=True)]
         self.into = torch.cat([t.as_subclass(Tensor) for t in into]) / size**0.5
@@ -298,8 +300,20 @@ class BundleCode:
         read: Tensor = self.mean[where] + codes @ self.back[:, where]
         return read
 
+    @cached_property
+    def _halves_back(self) -> Tensor:
+        """(d / 2, K) from the half of the numbers that a day keeps as float16."""
+        half = self.into.shape[1] // 2
+        if not self.learned:
+            twice: Tensor = 2 * self.into[:, :half].T
+            return twice
+        y = self._rounded(self.fit)[:, :half].double()
+        return _ridge(y, self.fit.centred.double()).to(torch.float32)
+
     def day(self, codes: Tensor, rows: Tensor) -> Tensor | None:
-        return None
+        half = codes[rows, : codes.shape[1] // 2].mean(0).to(torch.float16).to(torch.float32)
+        mean: Tensor = self.mean + half @ self._halves_back
+        return mean
 
 
 def _ridge(y: Tensor, x: Tensor) -> Tensor:
