@@ -28,7 +28,14 @@ from recollect.memory.merging import extend, merge
 from recollect.memory.opening import create_meta, has_scales, read_meta, recipe_and_scales
 from recollect.memory.policies import fade_by, forgotten_in, policy_of, retention_of, store_policy
 from recollect.memory.priors import Priors
-from recollect.memory.reading import counts_at, glances_at, places_of, rollups_in, sketches_at
+from recollect.memory.reading import (
+    counts_at,
+    glances_at,
+    places_of,
+    rollups_in,
+    skeletons_at,
+    sketches_at,
+)
 from recollect.memory.report import Report
 from recollect.memory.retention import Retention
 from recollect.memory.rollups import RollUps
@@ -38,6 +45,7 @@ from recollect.sketching.recipe import ModuleTable, Recipe
 
 if TYPE_CHECKING:
     from recollect.sketching.prior import Prior
+    from recollect.sketching.skeletons import Skeletons
     from recollect.sketching.sketcher import Sketcher
     from recollect.sketching.sketches import Sketches
     from recollect.tracing.columns import Trace
@@ -461,6 +469,15 @@ class Memory:
             return sketches_at(self._engine, places, prefix)
 
         return self._engine.reading(read)
+
+    def skeletons(self, ids: Iterable[int]) -> Skeletons | None:
+        """Return the structures of glances, also of faded ones; None if one was not kept.
+
+        Raises:
+            NotRemembered: if an id is unknown.
+        """
+        wanted, engine = list(ids), self._engine
+        return engine.reading(lambda: skeletons_at(engine, places_of(engine, wanted)))
 
     def channels(self, where: str | None = None, since: Any = None, until: Any = None) -> Sketches:
         """Return the distribution channel of glances, in the order of ``glances``.

@@ -19,7 +19,8 @@ from recollect.memory.structures import SkeletonCounts
 if TYPE_CHECKING:
     from recollect.sketching.sketches import Sketches
 
-__all__ = ["counts_at", "glances_at", "places_of", "rollups_in", "sketches_at"]
+__all__ = ["counts_at", "glances_at", "places_of", "rollups_in", "skeletons_at",
+           "sketches_at"]  # fmt: skip
 
 IntArray = npt.NDArray[np.int64]
 
@@ -79,7 +80,7 @@ def sketches_at(engine: Engine, places: IntArray, prefix: int | None) -> Sketche
         torch.from_numpy(codes),
         torch.from_numpy(factors) if scaled else None,
         torch.ones(len(places), dtype=torch.int64),
-        _skeletons(engine, rows.index()[2][places]),
+        skeletons_at(engine, places),
         engine.modules,
         engine.recipe,
     )
@@ -116,7 +117,9 @@ def _common(engine: Engine, places: IntArray, prefix: int | None) -> int:
     return dim
 
 
-def _skeletons(engine: Engine, numbers: IntArray) -> sketching.Skeletons | None:
+def skeletons_at(engine: Engine, places: IntArray) -> sketching.Skeletons | None:
+    """Return the skeletons of the glances at some places; None if one of them has none."""
+    numbers = engine.rows.index()[2][places]
     if bool((numbers < 0).any()):
         return None
     return sketching.Skeletons.from_packed(
