@@ -29,6 +29,7 @@ from recollect.memory.opening import create_meta, has_scales, read_meta, recipe_
 from recollect.memory.policies import fade_by, forgotten_in, policy_of, retention_of, store_policy
 from recollect.memory.priors import Priors
 from recollect.memory.reading import (
+    check_one_choice,
     counts_at,
     glances_at,
     places_of,
@@ -403,6 +404,13 @@ class Memory:
         engine = self._engine
         return engine.reading(lambda: engine.rows.kept()[places_of(engine, wanted)])
 
+    @property
+    def kept_by_all(self) -> int:
+        """How many first numbers all glances that keep a sketch have in common."""
+        engine = self._engine
+        keeps = engine.reading(lambda: engine.rows.keeps())
+        return min((k for k in keeps if k > 0), default=self.recipe.dim)
+
     def forgotten(self, since: Any = None, until: Any = None) -> int:
         """Return how many glances are left in roll-ups only, of the UTC hours that a span meets.
 
@@ -417,21 +425,27 @@ class Memory:
         since: Any = None,
         until: Any = None,
         columns: Sequence[str] | None = None,
+        ids: Iterable[int] | None = None,
     ) -> Any:
-        """Return a ``pyarrow.Table`` of glances, ordered by time, then id.
+        """Return a ``pyarrow.Table`` of glances, ordered by time, then id, or as ``ids`` are.
 
         Args:
             where: SQL expression over ``id``, ``time``, ``source`` and label columns.
             since: first moment (with zone).
             until: moment after the last.
             columns: of ``id``, ``time``, ``source``, the labels and ``skeleton``; default all.
+            ids: which glances; excludes the other filters.
 
         Raises:
-            ValueError: if the expression or a column is unknown.
+            NotRemembered: if an id is unknown.
+            ValueError: if the expression or a column is unknown, or ids and a filter are given.
         """
+        chosen = filter_of(where, since, until)
+        check_one_choice(ids, chosen)
 
         def read() -> Any:
-            places = self._engine.rows.find(filter_of(where, since, until))
+            found = self._engine.rows.find
+            places = found(chosen) if ids is None else places_of(self._engine, ids)
             return glances_at(self._engine, places, columns)
 
         return self._engine.reading(read)
@@ -459,8 +473,7 @@ class Memory:
             ValueError: if both ids and a filter are given, or a glance keeps no such prefix.
         """
         chosen = filter_of(where, since, until)
-        if ids is not None and not chosen.is_all:
-            raise ValueError("give ids or a filter (where, since, until), not both")
+        check_one_choice(ids, chosen)
 
         def read() -> Sketches:
             places = (
@@ -499,6 +512,8 @@ class Memory:
         where: str | None = None,
         since: Any = None,
         until: Any = None,
+        *,
+        by: str = "cosine",
     ) -> tuple[IntArray, npt.NDArray[np.float32]]:
         """Return the glances whose sketches point most nearly where a vector points.
 
@@ -509,17 +524,21 @@ class Memory:
             where: SQL expression.
             since: first moment (with zone).
             until: moment after the last.
+            by: ``"cosine"``, or ``"product"``: with the vector, so that long sketches come first.
 
         Returns:
-            ids (k,) and cosines (k,), best first; fewer if fewer glances match. See
+            ids (k,) and cosines (or products) (k,), best first; fewer if fewer glances match. See
             ``recollect.memory.search`` on exactness.
 
         Raises:
-            ValueError: if the vector has another size, is zero or not finite.
+            ValueError: if the vector has another size, is zero or not finite, or ``by`` neither.
         """
         check_integer("k", k, minimum=1)
+        products = check_one_of("by", by, ("cosine", "product")) == "product"
         chosen = filter_of(where, since, until)
-        return self._engine.reading(lambda: self._searcher.search(vector, k, chosen))
+        return self._engine.reading(
+            lambda: self._searcher.search(vector, k, chosen, products=products)
+        )
 
     def rollups(self, since: Any = None, until: Any = None) -> RollUps:
         """Return the roll-ups by UTC hour with since <= time < until, in time order; NumPy only.

@@ -19,10 +19,22 @@ from recollect.memory.structures import SkeletonCounts
 if TYPE_CHECKING:
     from recollect.sketching.sketches import Sketches
 
-__all__ = ["counts_at", "glances_at", "places_of", "rollups_in", "skeletons_at",
-           "sketches_at"]  # fmt: skip
+__all__ = [
+    "check_one_choice", "counts_at", "glances_at", "places_of", "rollups_in", "skeletons_at",
+    "sketches_at",
+]  # fmt: skip
 
 IntArray = npt.NDArray[np.int64]
+
+
+def check_one_choice(ids: Iterable[int] | None, chosen: Where) -> None:
+    """Refuse ids beside a filter.
+
+    Raises:
+        ValueError: if both are given.
+    """
+    if ids is not None and not chosen.is_all:
+        raise ValueError("give ids or a filter (where, since, until), not both")
 
 
 def places_of(engine: Engine, ids: Iterable[int]) -> IntArray:

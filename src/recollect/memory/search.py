@@ -1,4 +1,4 @@
-"""The most similar sketches: exact cosines in two stages.
+"""The most similar sketches: exact cosines, or products, in two stages.
 
 The first tier of all sketches (256 numbers) is mapped into memory as it lies on disk; a query,
 rounded like the sketches are, is compared with all of it by the vector instructions for int8.
@@ -8,6 +8,8 @@ cosine comes within four standard deviations of the k-th best is read too (at mo
 a result is exact unless a glance's first tier misleads by more than four standard deviations.
 
 A glance that has faded is compared with as much of the query as it keeps.
+
+Products, unlike cosines, also need the scale of every sketch, which is read once a process.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ FloatArray = npt.NDArray[np.float32]
 _FIRST, _MOST = 200, 4000
 _SIGMAS = 4.0
 # Score of a glance that keeps nothing to compare.
-_NOTHING = -2.0
+_NOTHING = -1e30
 # Smaller fragments are soon joined; their first tier is read instead of mapped.
 _MAPPED = 4096
 
@@ -52,9 +54,12 @@ class Searcher:
         self.rows = rows
         self._widths = {name: part.stop - part.start for name, part in rows.tiers.items()}
         self._held: dict[Key, dict[str, list[Codes]]] = {}
+        self._scales: dict[Key, FloatArray] = {}
 
-    def search(self, vector: Any, k: int, where: Where) -> tuple[IntArray, FloatArray]:
-        """Return ids and cosines of the k best, best first."""
+    def search(
+        self, vector: Any, k: int, where: Where, *, products: bool = False
+    ) -> tuple[IntArray, FloatArray]:
+        """Return ids and cosines (or products with the vector) of the k best, best first."""
         query = _query(vector, self.rows.dim)
         for name in self.rows.lost:
             query[self.rows.tiers[name]] = 0
@@ -67,11 +72,12 @@ class Searcher:
         if total == 0:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
         self._hold()
+        scale = self._scale() if products else None
         if total <= _FIRST:
             found = np.arange(total) if places is None else places
-            scores = self._exact(query, found)
+            scores = self._exact(query, found, scale)
         else:
-            found, scores = self._two_stages(query, k, places)
+            found, scores = self._two_stages(query, k, places, scale)
         there = scores > _NOTHING
         found, scores = found[there], scores[there]
         # A few more than k, so that equal scores are told apart by id.
@@ -79,15 +85,16 @@ class Searcher:
         found, scores = found[best], scores[best]
         ids = self.rows.ids_at(found)
         order = np.lexsort((ids, -scores))[:k]
-        return ids[order], scores[order]
+        length = float(np.linalg.norm(np.asarray(vector, np.float64))) if products else 1.0
+        return ids[order], scores[order] * np.float32(length)
 
     def _two_stages(
-        self, query: FloatArray, k: int, places: IntArray | None
+        self, query: FloatArray, k: int, places: IntArray | None, scale: FloatArray | None
     ) -> tuple[IntArray, FloatArray]:
-        coarse = self._coarse(query, places)
+        coarse = self._coarse(query, places, scale)
         first = min(len(coarse), max(_FIRST, 8 * k))
         chosen = np.argpartition(coarse, len(coarse) - first)[-first:]
-        scores = self._exact(query, chosen if places is None else places[chosen])
+        scores = self._exact(query, chosen if places is None else places[chosen], scale)
         kth = np.sort(scores)[-min(k, first)]
         error = self._errors(scores - coarse[chosen], chosen, places)
         bound = kth - max(float(error.mean()), 0.0) - _SIGMAS * float(error.std())
@@ -96,7 +103,7 @@ class Searcher:
         more = np.argpartition(coarse, len(coarse) - 1 - room)[-room:]
         more = more[coarse[more] >= bound]
         if len(more):
-            further = self._exact(query, more if places is None else places[more])
+            further = self._exact(query, more if places is None else places[more], scale)
             chosen, scores = np.r_[chosen, more], np.r_[scores, further]
         return (chosen if places is None else places[chosen]), scores
 
@@ -108,37 +115,56 @@ class Searcher:
         told = error[kept > self._widths["s0"]]
         return told if len(told) > 1 else np.zeros(1, np.float32)
 
-    def _coarse(self, query: FloatArray, places: IntArray | None) -> FloatArray:
-        """Cosines of the first tier."""
-        part = _like(query[: self._widths["s0"]], self.rows.dtype)
+    def _coarse(
+        self, query: FloatArray, places: IntArray | None, scale: FloatArray | None
+    ) -> FloatArray:
+        """Cosines of the first tier, or its products."""
+        first_part = query[: self._widths["s0"]]
+        part = _like(first_part, self.rows.dtype)
+        measure = _cosines if scale is None else _products
         out = []
         for first, count, held in self._pieces("s0"):
             codes = self._lance("s0", np.arange(first, first + count)) if held is None else held
             if places is not None:
                 cut = np.searchsorted(places, (first, first + count))
                 codes = codes[places[slice(*cut)] - first]
-            out.append(_cosines(part, codes))
-        return self._of_what_is_kept(np.concatenate(out), query[: self._widths["s0"]], places)
+            out.append(measure(part, codes))
+        scores = np.concatenate(out)
+        if scale is not None:
+            # As large as the product of the whole would be, if the rest were like the first part.
+            step = float(first_part @ part.astype(np.float32)) / max(
+                float(np.square(part.astype(np.float32)).sum() * np.square(first_part).sum()),
+                1e-30,
+            )
+            scores = scores * np.float32(step) * (scale if places is None else scale[places])
+        return self._of_what_is_kept(scores, first_part, places, scale is not None)
 
-    def _exact(self, query: FloatArray, places: IntArray) -> FloatArray:
-        """Cosines of all numbers of some rows."""
+    def _exact(self, query: FloatArray, places: IntArray, scale: FloatArray | None) -> FloatArray:
+        """Cosines of all numbers of some rows, or products."""
         names = [n for n, part in self.rows.tiers.items() if part.start < len(query)]
         parts = [self._tier(name, places) for name in names]
         codes = np.concatenate(parts, axis=1)[:, : len(query)].astype(np.float32)
-        norms = np.sqrt(np.maximum(np.einsum("ij,ij->i", codes, codes), 1e-30))
-        scores: FloatArray = (codes @ query / norms).astype(np.float32)
-        return self._of_what_is_kept(scores, query, places)
+        if scale is None:
+            norms = np.sqrt(np.maximum(np.einsum("ij,ij->i", codes, codes), 1e-30))
+            scores: FloatArray = (codes @ query / norms).astype(np.float32)
+        else:
+            scores = codes @ query * scale[places]
+        return self._of_what_is_kept(scores, query, places, scale is not None)
 
     def _of_what_is_kept(
-        self, scores: FloatArray, query: FloatArray, places: IntArray | None
+        self, scores: FloatArray, query: FloatArray, places: IntArray | None, products: bool
     ) -> FloatArray:
-        """Turn cosines with a query into cosines with as much of it as each row keeps."""
+        """Turn cosines with a query into cosines with as much of it as each row keeps.
+
+        Products are made as large as they would be, if the rest were like what is kept.
+        """
         if not self.rows.faded:
             return scores
         kept = self.rows.kept() if places is None else self.rows.kept()[places]
         kept = np.minimum(kept, len(query))
         lengths = np.sqrt(np.cumsum(np.square(query)))
-        scores = scores * lengths[-1] / np.maximum(lengths[np.maximum(kept, 1) - 1], 1e-30)
+        short = lengths[-1] / np.maximum(lengths[np.maximum(kept, 1) - 1], 1e-30)
+        scores = scores * (np.square(short) if products else short)
         scores[kept == 0] = _NOTHING
         return scores
 
@@ -154,6 +180,17 @@ class Searcher:
             made[key].setdefault("s0", []).append(codes)
         held = self._held | made
         self._held = {key: held[key] for key in keys}
+
+    def _scale(self) -> FloatArray:
+        """Return the scale of every row, in their order; sketches of floats have none."""
+        keys = self.rows.keys()
+        if self.rows.dtype != np.int8:
+            return np.ones(sum(map(_alive, keys)), np.float32)
+        for key in [k for k in keys if k not in self._scales]:
+            parts = [t.column("scale").to_numpy() for t in self.rows.scan(["scale"], [key[0]])]
+            self._scales[key] = np.concatenate(parts).astype(np.float32)
+        self._scales = {key: self._scales[key] for key in keys}
+        return np.concatenate(list(self._scales.values()))
 
     def _mapped(self, key: Key) -> dict[str, list[Codes]]:
         number, rows, gone = key
@@ -226,6 +263,17 @@ def _cosines(query: Codes, codes: Codes) -> FloatArray:
     distances = np.asarray(numkong.cdist(query[None], codes[:, : len(query)], "angular"))
     scores: FloatArray = (1 - distances[0]).astype(np.float32)
     return scores
+
+
+def _products(query: Codes, codes: Codes) -> FloatArray:
+    """Products of (n, w) codes with a (w,) query of their own kind."""
+    import numkong
+
+    if len(codes) == 0:
+        return np.zeros(0, np.float32)
+    found = np.asarray(numkong.cdist(query[None], codes[:, : len(query)], "dot"))
+    products: FloatArray = found[0].astype(np.float32)
+    return products
 
 
 def _like(query: FloatArray, dtype: np.dtype[Any]) -> Codes:

@@ -191,11 +191,12 @@ def similar(
 
 
 def _search(
-    memory: Memory, probe: Probe, vector: npt.NDArray[np.floating], k: int, chosen: Selection
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Return ids and cosines of the best glances but the queried one."""
+    memory: Memory, probe: Probe, vector: npt.NDArray[np.floating], k: int, chosen: Selection,
+    by: str = "cosine",
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:  # fmt: skip
+    """Return ids and cosines (or products) of the best glances but the queried one."""
     extra = 0 if probe.left_out is None else 1
-    ids, found = memory.search(vector, k=k + extra, **chosen.arguments)
+    ids, found = memory.search(vector, k=k + extra, by=by, **chosen.arguments)
     kept = ids != probe.left_out if probe.left_out is not None else np.ones(len(ids), np.bool_)
     return ids[kept][:k], np.asarray(found, dtype=np.float64)[kept][:k]
 
@@ -203,16 +204,17 @@ def _search(
 def _by_amount(memory: Memory, probe: Probe, k: int, chosen: Selection, title: str) -> Answer:
     """Search with the whitened probe, and say how much of it each glance holds."""
     white = whitened(memory, probe.vector)
-    ids, _ = _search(memory, probe, white.vector, k, chosen)
-    amounts = white.amounts(memory.sketches(ids=ids.tolist()).values.numpy())
-    order = np.argsort(-amounts, kind="stable")
-    ids, amounts = ids[order], amounts[order]
+    ids, amounts = _search(memory, probe, white.vector, k, chosen, by="product")
     notes = [
         "estimate is the amount of the query that a glance holds, 1 for all of it",
         f"over the whole memory the amount has a root mean square of {white.std:.2g}",
         *probe.notes,
         *_left_out(probe),
+        *left_notes(memory, chosen, counted=False),
     ]
+    used, dim = len(white.vector), memory.recipe.dim
+    if used < dim:
+        notes.append(f"some glances have faded: all are compared by {used} of {dim} numbers")
     ends = interval(amounts, np.full(len(amounts), white.std))
     return _answer(memory, ids, amounts, ends, title, notes)
 

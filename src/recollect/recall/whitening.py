@@ -33,10 +33,11 @@ __all__ = ["Whitened", "whitened"]
 
 FloatArray = npt.NDArray[np.float64]
 
-# Glances whose sketches tell the second moment.
-_SAMPLE = 4096
-# Inverse of each memory's second moment, with the glances it held then.
-_KEPT: WeakKeyDictionary[Memory, tuple[int, FloatArray]] = WeakKeyDictionary()
+# Glances whose sketches tell the second moment: so many, that they are many times the numbers
+# of a short sketch, and that the product of a long one takes no longer.
+_LEAST, _MOST, _NUMBERS = 4096, 16_384, 1 << 22
+# Inverse of each memory's second moment, with the glances it held then and what all of them kept.
+_KEPT: WeakKeyDictionary[Memory, tuple[int, int, FloatArray]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,52 +45,57 @@ class Whitened:
     """A probe, whitened.
 
     Attributes:
-        vector: (d,) float64, w.
+        vector: (d,) float64, w; d of a faded memory is what all glances keep.
         std: root mean square of the amount over the memory.
     """
 
     vector: FloatArray
     std: float
 
-    def amounts(self, sketches: npt.NDArray[np.floating]) -> FloatArray:
-        """Return how much of the probe each of (k, d) sketches holds, (k,)."""
-        found: FloatArray = sketches.astype(np.float64) @ self.vector
-        return found
-
 
 def whitened(memory: Memory, probe: npt.NDArray[np.floating]) -> Whitened:
-    """Whiten a probe by the second moment of up to 4,096 of a memory's sketches.
+    """Whiten a probe by the second moment of some thousands of a memory's sketches.
 
     Args:
         memory: whose sketches say what is everywhere.
-        probe: (d,), not zero; as long as the memory's sketches.
+        probe: (d,), not zero; as long as what the memory's sketches have in common, or longer.
 
     Raises:
-        ValueError: if the memory is empty or the probe is a prefix.
+        ValueError: if the memory is empty or has lost a tier, or the probe is a prefix.
     """
     if len(memory) == 0:
         raise ValueError("an empty memory cannot say what is usual; search with whiten=False")
-    if len(probe) != memory.recipe.dim:
+    dim = memory.kept_by_all
+    if len(probe) < dim:
         raise ValueError(
             f"a probe of {len(probe)} numbers cannot be whitened, the memory's sketches have "
-            f"{memory.recipe.dim}; search with the whole sketch, or with whiten=False"
+            f"{dim}; search with the whole sketch, or with whiten=False"
         )
-    turned = _inverse(memory) @ probe.astype(np.float64)
-    power = float(probe.astype(np.float64) @ turned)
+    probe = probe[:dim].astype(np.float64)
+    turned = _inverse(memory, dim) @ probe
+    power = float(probe @ turned)
     return Whitened(turned / power, power**-0.5)
 
 
-def _inverse(memory: Memory) -> FloatArray:
+def _inverse(memory: Memory, dim: int) -> FloatArray:
     """Return the inverse second moment of a memory's sketches, kept until glances come or go."""
     known = _KEPT.get(memory)
-    if known is not None and known[0] == len(memory):
-        return known[1]
+    if known is not None and known[:2] == (len(memory), dim):
+        return known[2]
     ids = memory.glances(columns=["id"])["id"].to_numpy()
-    if len(ids) > _SAMPLE:
-        ids = np.sort(np.random.default_rng(0).choice(ids, _SAMPLE, replace=False))
-    values = memory.sketches(ids=ids).values.numpy().astype(np.float64)
+    ids = ids[memory.kept(ids.tolist()) > 0]
+    most = min(max(_LEAST, _NUMBERS // dim), _MOST)
+    if len(ids) > most:
+        ids = np.sort(np.random.default_rng(0).choice(ids, most, replace=False))
+    sketches = memory.sketches(ids=ids.tolist(), prefix=dim)
+    if sketches.kept is not None:
+        raise ValueError(
+            "a tier of this memory's sketches is lost; what is left is not whitened: search with "
+            "whiten=False"
+        )
+    values = sketches.values.numpy().astype(np.float64)
     inverse = np.linalg.inv(_second_moment(values)).astype(np.float64)
-    _KEPT[memory] = (len(memory), inverse)
+    _KEPT[memory] = (len(memory), dim, inverse)
     return inverse
 
 
