@@ -92,6 +92,28 @@ def test_old_answers_keep_their_bits_when_modules_join(
         assert recall.count(memory, memory.modules.names[-1], **OLD)["estimate"] == [0]
 
 
+def test_a_module_that_joined_after_the_prior_is_not_counted_as_zero(tmp_path: Path) -> None:
+    with Memory(tmp_path / "m", sketcher=Sketcher(dim=256), reservoir=200) as memory:
+        memory.add(scenes(80, 0, False), np.arange(80) * HOUR // 10, "old", ids=range(80))
+        memory.fit_prior()
+        memory.add(scenes(60, 1, True), (100 + np.arange(60)) * HOUR // 10, ids=range(100, 160))
+        exact = recall.count(memory, "dog")["estimate"][0]
+        for unit, most in (("objects", np.inf), ("glances", 140)):
+            answer = recall.count(memory, "dog", unit=unit, source="sketch")
+            assert np.isnan(answer["estimate"][0])
+            assert (answer["low"], answer["high"]) == ([0], [most])
+            assert any("never met 'dog', which joined later" in n for n in answer.notes)
+        found = memory.sketcher.decode(memory.sketches(), prior=memory.prior())
+        names, estimate, std = found.count_estimates()
+        dog = names.index("dog")
+        assert np.isnan(estimate[:, dog]).all()
+        assert np.isposinf(std[:, dog]).all()
+        assert np.isfinite(estimate[:, names.index("cat")]).all()
+        memory.fit_prior()
+        answer = recall.count(memory, "dog", source="sketch")
+        assert answer["low"][0] <= exact <= answer["high"][0]
+
+
 def sums(memory: Memory) -> tuple[np.ndarray, np.ndarray]:
     """Sums of sketches and numbers of glances by hour, of the old hours."""
     hours = memory.rollups(**OLD)
