@@ -253,8 +253,12 @@ def draw(answer: Answer, path: str) -> None:
             answer[f"{kind}, activations"], answer[f"{kind}, sketches"], "o", color=colour,
             label={"alike": "module by module", "whole": "whole networks"}[kind],
         )  # fmt: skip
+    drawn = [
+        v for k in answer.columns if k.endswith(("activations", "sketches")) for v in answer[k]
+    ]
+    low = np.floor(10 * min(drawn) - 0.2) / 10
     axes.set(xlabel="linear CKA of activations", ylabel="linear CKA from sketches",
-             xlim=(0.2, 1), ylim=(0.2, 1))  # fmt: skip
+             xlim=(low, 1), ylim=(low, 1))  # fmt: skip
     axes.legend(frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -57,13 +57,17 @@ class World:
         return cls(str(arrays["name"]), fit, judged, arrays["days"], bool(arrays["static"]))
 
     def arrays(self) -> Arrays:
-        """Return all that it holds as named arrays; the modules in order of execution."""
+        """Return all that it holds as named arrays; static modules in order of execution."""
         found: Arrays = {
             "name": np.array(self.name), "days": self.days, "static": np.array(self.static)
         }  # fmt: skip
         for part, t in (("fit", self.fit), ("judged", self.judged)):
             found[f"{part}/glances"] = np.array(len(t))
-            for name, c in sorted(t.columns.items(), key=lambda item: int(item[1].rank[0])):
+            names = list(t.columns)
+            if self.static:
+                names.sort(key=lambda name: int(t.columns[name].rank[0]))
+            for name in names:
+                c = t.columns[name]
                 found[f"{part}/attributes/{name}"] = c.attributes.numpy()
                 found[f"{part}/glance/{name}"] = c.glance
         return found
