@@ -26,6 +26,21 @@ __all__ = ["draw", "study"]
 
 SIZES = (64, 128, 256, 512, 1024)
 QUICK_SIZES = (64, 256)
+# Code -> colour and width of its line: sketches blue, what adds warm, single glances green.
+COLOURS = {
+    "sketch, energy": ("#1b6ca8", 2.5),
+    "sketch, informed": ("#60a5fa", 2.0),
+    "sketch, paper": ("#1e1b4b", 1.0),
+    "paper, transpose": ("#a78bfa", 1.0),
+    "PCA": ("#dc2626", 1.0),
+    "PCA of sums": ("#f59e0b", 1.5),
+    "product quantisation": ("#15803d", 1.0),
+    "records, KLT": ("#84cc16", 1.0),
+    "top-k": ("#94a3b8", 1.0),
+    "torchhd": ("#d6b48a", 1.0),
+    "torchhd, learned": ("#92400e", 1.0),
+    "pooled embedding": ("#ec4899", 1.0),
+}
 # Judges one code of so many bytes; None if its library is missing.
 Judge = Callable[[int, str], Row | None]
 
@@ -144,24 +159,32 @@ def draw(answer: Answer, path: str) -> None:
     figure, axes = plt.subplots(
         len(worlds), 3, figsize=(9, 2.6 * len(worlds)), layout="constrained", squeeze=False
     )
+    # Flat glances have the same sketch under keyed; elsewhere it is nearly that of energy.
     codes = [c for c in dict.fromkeys(r["code"] for r in rows) if c != "sketch, keyed"]
     for line, world in zip(axes, worlds, strict=True):
         for panel, column in zip(line, shown, strict=True):
-            for number, code in enumerate(codes):
+            for code in codes:
                 points = [
                     (r["bytes"], r[column])
                     for r in rows
                     if (r["network"], r["code"]) == (world, code) and r[column] is not None
                 ]
                 if points:
-                    style = {"lw": 2.5, "color": "#1b6ca8"} if code == "sketch, energy" else {
-                        "lw": 1, "color": f"C{number}"}  # fmt: skip
-                    panel.plot(*zip(*points, strict=True), "o-", ms=3, label=code, **style)
+                    colour, width = COLOURS.get(code, ("#94a3b8", 1.0))
+                    panel.plot(
+                        *zip(*points, strict=True), "o-", ms=3, label=code, color=colour, lw=width
+                    )
             panel.set(xscale="log", xlabel="bytes", title=f"{world}\n{column}")
             panel.set_ylim(0 if column != "day: means" else -0.02, 1.02)
             panel.set_xticks(SIZES, [str(s) for s in SIZES], minor=False)
             panel.minorticks_off()
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    drawn = [panel.get_legend_handles_labels() for panel in axes.flat]
+    named = {
+        label: line for lines, labels in drawn for line, label in zip(lines, labels, strict=True)
+    }
+    figure.legend(
+        [named[c] for c in codes if c in named], [c for c in codes if c in named],
+        loc="outside lower center", ncols=4, frameon=False,
+    )  # fmt: skip
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -80,13 +80,15 @@ def _costs(rows: Sequence[Row]) -> list[str]:
     ]
     for code in dict.fromkeys(r["code"] for r in rows):
         own = {r["bytes"]: r for r in rows if r["code"] == code}
-        cells = [
-            " / ".join(micro(own[s].get(c)) for c in COSTS if own[s].get(c) is not None)
-            if s in own else "-"
-            for s in sizes
-        ]  # fmt: skip
+        cells = [_cost(own.get(s, {})) for s in sizes]
         table.append(_line([code, *cells, number(own.get(256, {}).get("probe precision"))]))
     return table
+
+
+def _cost(row: Row) -> str:
+    """Write what a code costs: to encode, to read, to probe, as far as that is known."""
+    known = [micro(row[c]) for c in COSTS if row.get(c) is not None]
+    return " / ".join(known) or "-"
 
 
 def number(value: float | None) -> str:
