@@ -321,7 +321,7 @@ def test_whitened_search_of_faded_glances(tmp_path: Path) -> None:
             white = whitened(memory, probe[:length])
             values = memory.sketches(ids=ids, prefix=length).values.numpy()
             np.testing.assert_allclose(
-                [amount[i] for i in ids.tolist()], white.amounts(values), atol=1e-6
+                [amount[i] for i in ids.tolist()], values @ white.vector, atol=1e-6
             )
         ranked = hit[found["glance"]]
         top = int(ranked.sum())

@@ -154,6 +154,54 @@ def test_unroll_and_why_read_what_is_left(room):
         recall.unroll(m, 3)
 
 
+def test_a_skeleton_unrolls_to_its_structure(room):
+    m, whole, _ = room
+    number = unrecorded(m, range(45, 79))
+    assert m.kept([number]).tolist() == [0]
+    tree, sketch = recall.unroll(m, number), recall.unroll(whole, number, source="sketch")
+    for column in ("path", "depth", "module", "weight"):
+        assert tree[column] == sketch[column]
+    for row, other in zip(tree, sketch, strict=True):
+        assert len(row["estimate"]) == len(other["estimate"])
+        assert np.isnan(row["estimate"]).all()
+        assert np.isposinf(row["std"]).all()
+        assert np.isneginf(row["low"]).all()
+        assert np.isposinf(row["high"]).all()
+    (note,) = tree.notes
+    assert "faded to its structure: modules, paths and weights are exact" in note
+    assert "└─ " in tree.tree()
+    assert "(4 numbers, forgotten)" in tree.tree()
+    assert "nan" not in tree.tree()
+    counts = {k: tree["module"].count(k) for k in set(tree["module"])}
+    assert counts == {k: sketch["module"].count(k) for k in counts}
+    assert tree.to_trace().modules == sketch.to_trace().modules
+    # Whoever needs attributes is refused still.
+    with pytest.raises(ValueError, match="keeps 0 of 256"):
+        recall.why(m, number, 239)
+
+
+def test_a_record_outlives_the_sketch(room):
+    m, _, t = room
+    kept = set(m.records()[0])
+    number = next(i for i in range(45, 79) if i in kept)
+    tree = recall.unroll(m, number)
+    assert "exact, from its record" in tree.notes[0]
+    truth = t[number].objects("eye").attributes[0].tolist()
+    assert tree["estimate"][tree["module"].index("eye")] == pytest.approx(truth, rel=1e-3)
+
+
+def test_shared_objects_and_members_keep_their_places(tmp_path):
+    face = Object("face", [0.5, 0.25])
+    first = [Object("cat", [1.0], weight=0.5, inputs=[face]), Object("dog", [2.0], inputs=[face])]
+    with Memory(tmp_path / "m", sketcher=Sketcher(dim=128), reservoir=0) as m:
+        m.add(Trace.from_objects([first, first]), np.arange(2) * HOUR, ids=[1, 2])
+        drawn = recall.unroll(m, 1).tree(strongest=0)
+        m.fade(now=100 * HOUR, policy="full for 1 hours, skeletons for ever")
+        tree = recall.unroll(m, 1)
+    assert tree.tree(strongest=0) == drawn
+    assert tree["path"] == [["cat"], ["cat", "face"], ["dog"]]
+
+
 def test_a_lost_tier_still_answers(tmp_path):
     t = scenes(60)
     m = Memory(tmp_path / "m", sketcher=Sketcher(dim=512), reservoir=20)

@@ -196,8 +196,8 @@ def test_parts_of_the_published_scheme_hold_no_counters(tmp_path: Path) -> None:
 def test_whitened_amounts_are_one_for_what_is_held_and_their_size_is_told(memory: Memory) -> None:
     probe = memory.sketcher.probe(Object("face", THIS)).numpy()
     white = whitened(memory, probe)
-    assert white.amounts(probe[None])[0] == pytest.approx(1, abs=1e-5)
-    amounts = white.amounts(memory.sketches().values.numpy())
+    assert probe @ white.vector == pytest.approx(1, abs=1e-5)
+    amounts = memory.sketches().values.numpy() @ white.vector
     answer = recall.similar(memory, Object("face", THIS), k=6, whiten=True)
     assert answer["estimate"] == sorted(answer["estimate"], reverse=True)
     by_id = dict(zip(memory.glances()["id"].to_pylist(), amounts, strict=True))
@@ -223,7 +223,7 @@ def test_whitening_finds_more_in_short_sketches(tmp_path: Path) -> None:
 
         assert precision(True) > precision(False) + 0.3
         white = whitened(memory, memory.sketcher.probe(Object("a", mark)).numpy())
-        amounts = white.amounts(memory.sketches().values.numpy())
+        amounts = memory.sketches().values.numpy() @ white.vector
         assert np.sqrt(np.square(amounts).mean()) == pytest.approx(white.std, rel=0.2)
 
 

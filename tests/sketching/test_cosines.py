@@ -19,7 +19,7 @@ def nearly_alike(glances: int, seed: int) -> Trace:
     """A static network whose glances differ in three directions only."""
     fixed, rng = np.random.default_rng(0), np.random.default_rng([1, seed])
     mean, directions = fixed.normal(size=60), fixed.normal(size=(3, 60))
-    x = mean + 0.3 * rng.normal(size=(glances, 3)) @ directions + 0.02 * rng.normal(size=60)
+    x = mean + 0.3 * rng.normal(size=(glances, 3)) @ directions + 0.02 * rng.normal(size=(glances, 60))
     return Trace.from_columns({"net": torch.from_numpy(x.astype(np.float32))})
 
 
@@ -30,22 +30,22 @@ def of(values: np.ndarray) -> np.ndarray:
 
 def test_nine_in_ten_intervals_hold_with_every_draw_of_the_operators() -> None:
     covered, textbook, better = [], [], []
-    for seed in range(6):
+    for seed in range(16):
         sketcher = Sketcher(dim=64, seed=seed, dtype="float32")
-        kept, judged = nearly_alike(96, seed), nearly_alike(80, 100 + seed)
+        kept, judged = nearly_alike(192, seed), nearly_alike(80, 100 + seed)
         sketcher.admit(kept)
-        true = of(Sketcher(dim=8192, seed=9, dtype="float32").encode(judged).values.numpy())
+        true = of(judged.columns["net"].attributes.double().numpy())
         found = of(sketcher.encode(judged).values.numpy().astype(np.float64))
         known = Cosines.fit(sketcher, kept, lengths=[64])
         estimate, low, high = known.read(found, 64)
         covered.append(np.mean((low <= true) & (true <= high)))
-        _, low, high = Cosines.unknown().read(found, 64)
-        textbook.append(np.mean((low <= true) & (true <= high)))
+        _, least, most = Cosines.unknown().read(found, 64)
+        textbook.append(float((high - low).mean() / (most - least).mean()))
         better.append(np.abs(estimate - true).mean() / np.abs(found - true).mean())
     assert 0.87 <= np.mean(covered) <= 0.93
-    assert min(covered) >= 0.8
-    # Without the records an interval holds for nearly all pairs or for few: that is luck.
-    assert max(textbook) - min(textbook) > 0.3
+    assert min(covered) >= 0.65
+    # Glances that are nearly alike: without the records intervals would be far too wide.
+    assert max(textbook) < 0.5
     assert np.mean(better) < 0.8
 
 

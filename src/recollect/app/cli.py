@@ -381,13 +381,18 @@ def study(
     picture: Annotated[
         str | None, typer.Option(metavar="FILE", help="Draw it: .svg or .png, where it can be.")
     ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Where a long study writes rows, and goes on from."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a study: one claim as a table, the method beside its rivals."""
     from recollect import studies
     from recollect.app.shown import show
 
-    show(studies.listed() if name is None else studies.run(name, quick, data, picture), as_json)
+    found = studies.listed() if name is None else studies.run(name, quick, data, picture, keep)
+    show(found, as_json)
 
 
 @app.command()

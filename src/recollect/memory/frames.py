@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Query", "framed_cosines"]
+__all__ = ["NOTHING", "Query", "framed_scores"]
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -28,7 +28,7 @@ FloatArray = npt.NDArray[np.float32]
 # Rows that are turned to floating point at a time.
 _ROWS = 16_384
 # Score of a glance that keeps nothing to compare.
-_NOTHING = -2.0
+NOTHING = np.float32(-1e30)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,8 @@ class Query:
         offset: (d,) what is then added; None for nothing.
         kept: it is for glances that keep exactly so many numbers; None for all.
         strength: what scores are multiplied with.
+        products: whether products with the vector are asked for, not cosines: then long
+            sketches come first.
     """
 
     vector: Any
@@ -50,6 +52,7 @@ class Query:
     offset: npt.NDArray[np.floating] | None = None
     kept: int | None = None
     strength: float = 1.0
+    products: bool = False
 
     def unit(self, dim: int) -> Query:
         """Return the query with a vector of length one, float32.
@@ -68,39 +71,40 @@ class Query:
         return replace(self, vector=(vector / norm).astype(np.float32))
 
 
-def framed_cosines(
+def framed_scores(
     query: Query,
     codes: npt.NDArray[Any],
     scale: FloatArray,
     kept: IntArray | None = None,
 ) -> FloatArray:
-    """Return the cosines (n,) of a query with the coordinates of some rows.
+    """Return the cosines (or products), (n,), of a query with the coordinates of some rows.
 
     Args:
         query: with factor and offset.
         codes: (n, w) as they are stored, zero beyond what a row keeps.
         scale: (n,) what they are multiplied with.
-        kept: (n,) how many numbers each row keeps; None for all. A row that keeps none scores -2.
+        kept: (n,) how many numbers each row keeps; None for all. A row that keeps none
+            scores ``NOTHING``.
 
     Example:
         >>> q = Query(np.array([1.0, 1.0]), None, np.array([1.0, 2.0]), np.array([0.0, 1.0]))
         >>> codes = np.array([[1, 0], [1, -1]], np.int8)
-        >>> framed_cosines(q, codes, np.ones(2, np.float32)).round(3).tolist()
+        >>> framed_scores(q, codes, np.ones(2, np.float32)).round(3).tolist()
         [1.0, 0.0]
     """
     width = codes.shape[1]
     if kept is None:
-        return _cosines(query, codes, scale, min(width, len(query.vector)))
-    out = np.full(len(codes), _NOTHING, np.float32)
+        return _scores(query, codes, scale, min(width, len(query.vector)))
+    out = np.full(len(codes), NOTHING, np.float32)
     left = np.minimum(kept, min(width, len(query.vector)))
     for length in np.unique(left[left > 0]).tolist():
         rows = np.flatnonzero(left == length)
-        out[rows] = _cosines(query, codes[rows], scale[rows], length)
+        out[rows] = _scores(query, codes[rows], scale[rows], length)
     return out
 
 
-def _cosines(query: Query, codes: npt.NDArray[Any], scale: FloatArray, width: int) -> FloatArray:
-    """Cosines of the first ``width`` numbers."""
+def _scores(query: Query, codes: npt.NDArray[Any], scale: FloatArray, width: int) -> FloatArray:
+    """Cosines, or products, of the first ``width`` numbers."""
     assert query.factor is not None
     assert query.offset is not None
     v = np.asarray(query.vector[:width], np.float64)
@@ -115,6 +119,9 @@ def _cosines(query: Query, codes: npt.NDArray[Any], scale: FloatArray, width: in
         x = codes[rows, :width].astype(np.float32)
         s = scale[rows].astype(np.float64)
         ahead, along = (x @ both).T.astype(np.float64)
+        if query.products:
+            out[rows] = ahead * s + at
+            continue
         norm = np.square(x) @ squares * np.square(s) + 2 * along * s + length
         out[rows] = (ahead * s + at) / np.sqrt(np.maximum(norm, 1e-30)) / size
     return out

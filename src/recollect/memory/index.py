@@ -77,6 +77,10 @@ class Index:
         """Id, time (microseconds UTC), skeleton and epoch, (N,) int64 each."""
         return self._arrays
 
+    def holds(self, keys: list[Key]) -> bool:
+        """Whether these fragments are what it knows: then nothing need be read."""
+        return bool(keys) and keys == self._keys
+
     def places(self, wanted: IntArray) -> IntArray:
         """Return the place of each id; -1 where there is none."""
         found = np.full(len(wanted), -1, np.int64)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recollect import sketching
-from recollect._checks import check_integer
+from recollect._checks import check_integer, check_one_of
 from recollect.memory.aligning import values_of
 from recollect.memory.audit import export, info, lengths, verify
 from recollect.memory.channels import channels_at
@@ -21,7 +21,15 @@ from recollect.memory.intake import filter_of
 from recollect.memory.layout import Folder
 from recollect.memory.policies import forgotten_in, retention_of
 from recollect.memory.priors import Priors
-from recollect.memory.reading import counts_at, glances_at, places_of, rollups_in, sketches_at
+from recollect.memory.reading import (
+    check_one_choice,
+    counts_at,
+    glances_at,
+    places_of,
+    rollups_in,
+    skeletons_at,
+    sketches_at,
+)
 from recollect.memory.report import Report
 from recollect.memory.retention import Retention
 from recollect.memory.rollups import RollUps
@@ -33,6 +41,7 @@ if TYPE_CHECKING:
     from recollect.sketching.cosines import Cosines
     from recollect.sketching.informed import InformedSketcher
     from recollect.sketching.prior import Prior
+    from recollect.sketching.skeletons import Skeletons
     from recollect.sketching.sketcher import Sketcher
     from recollect.sketching.sketches import Sketches
     from recollect.tracing.columns import Trace
@@ -170,21 +179,27 @@ class Readable:
         since: Any = None,
         until: Any = None,
         columns: Sequence[str] | None = None,
+        ids: Iterable[int] | None = None,
     ) -> Any:
-        """Return a ``pyarrow.Table`` of glances, ordered by time, then id.
+        """Return a ``pyarrow.Table`` of glances, ordered by time, then id, or as ``ids`` are.
 
         Args:
             where: SQL expression over ``id``, ``time``, ``source`` and label columns.
             since: first moment (with zone).
             until: moment after the last.
             columns: of ``id``, ``time``, ``source``, the labels and ``skeleton``; default all.
+            ids: which glances; excludes the other filters.
 
         Raises:
-            ValueError: if the expression or a column is unknown.
+            NotRemembered: if an id is unknown.
+            ValueError: if the expression or a column is unknown, or ids and a filter are given.
         """
+        chosen = filter_of(where, since, until)
+        check_one_choice(ids, chosen)
 
         def read() -> Any:
-            places = self._engine.rows.find(filter_of(where, since, until))
+            found = self._engine.rows.find
+            places = found(chosen) if ids is None else places_of(self._engine, ids)
             return glances_at(self._engine, places, columns)
 
         return self._engine.reading(read)
@@ -213,8 +228,7 @@ class Readable:
                 glances belong to epochs of different recipes.
         """
         chosen = filter_of(where, since, until)
-        if ids is not None and not chosen.is_all:
-            raise ValueError("give ids or a filter (where, since, until), not both")
+        check_one_choice(ids, chosen)
 
         def read() -> Sketches:
             places = (
@@ -241,6 +255,15 @@ class Readable:
         wanted = np.array([int(i) for i in ids], np.int64)
         return self._engine.reading(lambda: values_of(self, wanted, prefix))
 
+    def skeletons(self, ids: Iterable[int]) -> Skeletons | None:
+        """Return the structures of glances, also of faded ones; None if one was not kept.
+
+        Raises:
+            NotRemembered: if an id is unknown.
+        """
+        wanted, engine = list(ids), self._engine
+        return engine.reading(lambda: skeletons_at(engine, places_of(engine, wanted)))
+
     def channels(
         self,
         where: str | None = None,
@@ -258,8 +281,7 @@ class Readable:
                 ids and a filter are given.
         """
         chosen = filter_of(where, since, until)
-        if ids is not None and not chosen.is_all:
-            raise ValueError("give ids or a filter (where, since, until), not both")
+        check_one_choice(ids, chosen)
         engine = self._engine
 
         def read() -> Sketches:
@@ -276,6 +298,8 @@ class Readable:
         where: str | None = None,
         since: Any = None,
         until: Any = None,
+        *,
+        by: str = "cosine",
     ) -> tuple[IntArray, npt.NDArray[np.float32]]:
         """Return the glances whose sketches point most nearly where a vector points.
 
@@ -287,16 +311,19 @@ class Readable:
             where: SQL expression.
             since: first moment (with zone).
             until: moment after the last.
+            by: ``"cosine"``, or ``"product"``: with the vector, so that long sketches come first
+                (a ``Query`` says so itself).
 
         Returns:
-            ids (k,) and cosines (k,), best first; fewer if fewer glances match. See
+            ids (k,) and cosines (or products) (k,), best first; fewer if fewer glances match. See
             ``recollect.memory.search`` on exactness.
 
         Raises:
-            ValueError: if the vector has another size, is zero or not finite, or there are
-                glances of several recipes and it is one vector.
+            ValueError: if the vector has another size, is zero or not finite, ``by`` is neither,
+                or there are glances of several recipes and it is one vector.
         """
         check_integer("k", k, minimum=1)
+        products = check_one_of("by", by, ("cosine", "product")) == "product"
         chosen = filter_of(where, since, until)
         if isinstance(vector, list) and vector and isinstance(vector[0], Query):
             asked = vector
@@ -310,7 +337,7 @@ class Readable:
                     "be compared with sketches of all; ask recall.similar, or give one for each: "
                     "memory.search(memory.queries(trace))"
                 )
-            return self._searcher.search(vector, k, chosen)
+            return self._searcher.search(vector, k, chosen, products=products)
 
         return self._engine.reading(read)
 

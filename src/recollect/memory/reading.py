@@ -20,9 +20,22 @@ from recollect.sketching.recipe import Recipe
 if TYPE_CHECKING:
     from recollect.sketching.sketches import Sketches
 
-__all__ = ["counts_at", "glances_at", "places_of", "rollups_in", "sketches_at"]
+__all__ = [
+    "check_one_choice", "counts_at", "glances_at", "places_of", "rollups_in", "skeletons_at",
+    "sketches_at",
+]  # fmt: skip
 
 IntArray = npt.NDArray[np.int64]
+
+
+def check_one_choice(ids: Iterable[int] | None, chosen: Where) -> None:
+    """Refuse ids beside a filter.
+
+    Raises:
+        ValueError: if both are given.
+    """
+    if ids is not None and not chosen.is_all:
+        raise ValueError("give ids or a filter (where, since, until), not both")
 
 
 def places_of(engine: Engine, ids: Iterable[int]) -> IntArray:
@@ -81,7 +94,7 @@ def sketches_at(engine: Engine, places: IntArray, prefix: int | None) -> Sketche
         torch.from_numpy(codes),
         torch.from_numpy(factors) if scaled else None,
         torch.ones(len(places), dtype=torch.int64),
-        _skeletons(engine, rows.index()[2][places]),
+        skeletons_at(engine, places),
         engine.modules,
         recipe,
     )
@@ -138,7 +151,9 @@ def _common(engine: Engine, places: IntArray, prefix: int | None) -> int:
     return dim
 
 
-def _skeletons(engine: Engine, numbers: IntArray) -> sketching.Skeletons | None:
+def skeletons_at(engine: Engine, places: IntArray) -> sketching.Skeletons | None:
+    """Return the skeletons of the glances at some places; None if one of them has none."""
+    numbers = engine.rows.index()[2][places]
     if bool((numbers < 0).any()):
         return None
     return sketching.Skeletons.from_packed(

@@ -1,4 +1,4 @@
-"""The most similar sketches: exact cosines in two stages.
+"""The most similar sketches: exact cosines, or products, in two stages.
 
 The first tier of all sketches (256 numbers) is mapped into memory as it lies on disk; a query,
 rounded like the sketches are, is compared with all of it by the vector instructions for int8.
@@ -7,7 +7,8 @@ candidates says how much further the first stage must be searched: every glance 
 cosine comes within four standard deviations of the k-th best is read too (at most ``_MOST``). So
 a result is exact unless a glance's first tier misleads by more than four standard deviations.
 
-A glance that has faded is compared with as much of the query as it keeps.
+A glance that has faded is compared with as much of the query as it keeps. Products, unlike
+cosines, also need the scale of every sketch, which is read once a process.
 
 Sketches of an informed epoch are compared as coordinates, ``codes * scale * factor + offset``
 (``frames``); where there are several recipes, each gets a query of its own, and the best of all
@@ -23,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recollect.memory.blocks import Where
-from recollect.memory.frames import Query, framed_cosines
+from recollect.memory.frames import NOTHING, Query, framed_scores
 from recollect.memory.index import Key
 from recollect.memory.mapping import Codes, map_tiers
 from recollect.memory.rows import FOLDER, Rows
@@ -37,8 +38,6 @@ FloatArray = npt.NDArray[np.float32]
 # Candidates read whole in the first step, and at most.
 _FIRST, _MOST = 200, 4000
 _SIGMAS = 4.0
-# Score of a glance that keeps nothing to compare.
-_NOTHING = -2.0
 # Smaller fragments are soon joined; their first tier is read instead of mapped.
 _MAPPED = 4096
 
@@ -60,9 +59,11 @@ class Searcher:
         self._scales: dict[Key, FloatArray] = {}
         self._all_scales = np.zeros(0, np.float32)
 
-    def search(self, vector: Any, k: int, where: Where) -> tuple[IntArray, FloatArray]:
-        """Return ids and cosines of the k best, best first."""
-        return self._best(Query(vector), k, self._places(where))
+    def search(
+        self, vector: Any, k: int, where: Where, *, products: bool = False
+    ) -> tuple[IntArray, FloatArray]:
+        """Return ids and cosines (or products with the vector) of the k best, best first."""
+        return self._best(Query(vector, products=products), k, self._places(where))
 
     def search_all(
         self, queries: list[Query], k: int, where: Where
@@ -95,10 +96,13 @@ class Searcher:
         return places
 
     def _best(self, asked: Query, k: int, places: IntArray | None) -> tuple[IntArray, FloatArray]:
-        """Return ids and cosines of the k best at some places, best first."""
-        query = asked.unit(self.rows.dim)
+        """Return ids and scores of the k best at some places, best first."""
+        query, length = asked.unit(self.rows.dim), 1.0
+        if asked.products:
+            length = float(np.linalg.norm(np.asarray(asked.vector, np.float64)))
         for name in self.rows.lost:
             query.vector[self.rows.tiers[name]] = 0
+            length *= float(np.linalg.norm(query.vector)) if asked.products else 1.0
             query = query.unit(self.rows.dim)
         if self.rows.data() is None:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
@@ -112,14 +116,14 @@ class Searcher:
             scores = self._exact(query, found)
         else:
             found, scores = self._two_stages(query, k, places)
-        there = scores > _NOTHING
+        there = scores > NOTHING
         found, scores = found[there], scores[there]
         # A few more than k, so that equal scores are told apart by id.
         best = np.argsort(-scores, kind="stable")[: k + 16]
         found, scores = found[best], scores[best]
         ids = self.rows.ids_at(found)
         order = np.lexsort((ids, -scores))[:k]
-        return ids[order], scores[order]
+        return ids[order], scores[order] * np.float32(length)
 
     def _two_stages(
         self, query: Query, k: int, places: IntArray | None
@@ -131,7 +135,7 @@ class Searcher:
         kth = np.sort(scores)[-min(k, first)]
         error = self._errors(scores - coarse[chosen], chosen, places)
         bound = kth - max(float(error.mean()), 0.0) - _SIGMAS * float(error.std())
-        coarse[chosen] = _NOTHING
+        coarse[chosen] = NOTHING
         room = min(max(_MOST, 2 * first) - first, len(coarse) - 1)
         more = np.argpartition(coarse, len(coarse) - 1 - room)[-room:]
         more = more[coarse[more] >= bound]
@@ -149,9 +153,11 @@ class Searcher:
         return told if len(told) > 1 else np.zeros(1, np.float32)
 
     def _coarse(self, query: Query, places: IntArray | None) -> FloatArray:
-        """Cosines of the first tier."""
+        """Cosines, or products, of the first tier."""
         out = []
-        part = _like(query.vector[: self._widths["s0"]], self.rows.dtype)
+        first_part = query.vector[: self._widths["s0"]]
+        part = _like(first_part, self.rows.dtype)
+        measure = _products if query.products else _cosines
         for first, count, held in self._pieces("s0"):
             rows: slice | IntArray = slice(0, count)
             if places is not None:
@@ -159,17 +165,19 @@ class Searcher:
                 rows = _as_slice(places[slice(*cut)] - first)
             codes = self._lance("s0", np.arange(first, first + count)) if held is None else held
             if query.factor is None:
-                out.append(_cosines(part, codes[rows]))
+                out.append(measure(part, codes[rows]))
             else:
                 place = np.arange(first, first + count)[rows]
                 out.append(self._framed(query, codes[rows], place))
         found = np.concatenate(out)
         if query.factor is not None:
             return found
-        return self._of_what_is_kept(found, query.vector[: self._widths["s0"]], places)
+        if query.products:
+            found = found * np.float32(_step(first_part, part)) * self._scale(places)
+        return self._of_what_is_kept(found, first_part, places, query.products)
 
     def _exact(self, query: Query, places: IntArray) -> FloatArray:
-        """Cosines of all numbers of some rows."""
+        """Cosines, or products, of all numbers of some rows."""
         vector = query.vector
         names = [n for n, part in self.rows.tiers.items() if part.start < len(vector)]
         parts = [self._tier(name, places) for name in names]
@@ -177,21 +185,25 @@ class Searcher:
         if query.factor is not None:
             return self._framed(query, codes, places)
         codes = codes.astype(np.float32)
-        norms = np.sqrt(np.maximum(np.einsum("ij,ij->i", codes, codes), 1e-30))
-        scores: FloatArray = (codes @ vector / norms).astype(np.float32)
-        return self._of_what_is_kept(scores, vector, places)
+        if query.products:
+            scores: FloatArray = codes @ vector * self._scale(places)
+        else:
+            norms = np.sqrt(np.maximum(np.einsum("ij,ij->i", codes, codes), 1e-30))
+            scores = (codes @ vector / norms).astype(np.float32)
+        return self._of_what_is_kept(scores, vector, places, query.products)
 
     def _framed(self, query: Query, codes: Codes, places: IntArray) -> FloatArray:
-        """Cosines of the coordinates that codes (n, w) at some places stand for."""
+        """Scores of the coordinates that codes (n, w) at some places stand for."""
         kept = self.rows.kept()[places] if self.rows.faded else None
-        found: FloatArray = framed_cosines(query, codes, self._scale(places), kept)
+        found: FloatArray = framed_scores(query, codes, self._scale(places), kept)
         return found
 
-    def _scale(self, places: IntArray) -> FloatArray:
-        """What the codes of some rows are multiplied with, (n,)."""
-        if self.rows.dtype != np.int8:
-            return np.ones(len(places), np.float32)
+    def _scale(self, places: IntArray | None) -> FloatArray:
+        """What the codes of some rows, or of all, are multiplied with, (n,)."""
         keys = self.rows.keys()
+        if self.rows.dtype != np.int8:
+            total = sum(map(_alive, keys)) if places is None else len(places)
+            return np.ones(total, np.float32)
         fresh = [key for key in keys if key not in self._scales]
         if fresh:
             tables = self.rows.scan(["scale"], [key[0] for key in fresh])
@@ -201,19 +213,23 @@ class Searcher:
         if fresh or len(self._scales) > len(keys):
             self._scales = {key: self._scales[key] for key in keys}
             self._all_scales = np.concatenate(list(self._scales.values())).astype(np.float32)
-        return self._all_scales[places]
+        return self._all_scales if places is None else self._all_scales[places]
 
     def _of_what_is_kept(
-        self, scores: FloatArray, query: FloatArray, places: IntArray | None
+        self, scores: FloatArray, query: FloatArray, places: IntArray | None, products: bool
     ) -> FloatArray:
-        """Turn cosines with a query into cosines with as much of it as each row keeps."""
+        """Turn cosines with a query into cosines with as much of it as each row keeps.
+
+        Products are made as large as they would be, if the rest were like what is kept.
+        """
         if not self.rows.faded:
             return scores
         kept = self.rows.kept() if places is None else self.rows.kept()[places]
         kept = np.minimum(kept, len(query))
         lengths = np.sqrt(np.cumsum(np.square(query)))
-        scores = scores * lengths[-1] / np.maximum(lengths[np.maximum(kept, 1) - 1], 1e-30)
-        scores[kept == 0] = _NOTHING
+        short = lengths[-1] / np.maximum(lengths[np.maximum(kept, 1) - 1], 1e-30)
+        scores = scores * (np.square(short) if products else short)
+        scores[kept == 0] = NOTHING
         return scores
 
     # -- the tiers ------------------------------------------------------------------------
@@ -300,6 +316,27 @@ def _cosines(query: Codes, codes: Codes) -> FloatArray:
     distances = np.asarray(numkong.cdist(query[None], codes[:, : len(query)], "angular"))
     scores: FloatArray = (1 - distances[0]).astype(np.float32)
     return scores
+
+
+def _products(query: Codes, codes: Codes) -> FloatArray:
+    """Products of (n, w) codes with a (w,) query of their own kind."""
+    import numkong
+
+    if len(codes) == 0:
+        return np.zeros(0, np.float32)
+    found = np.asarray(numkong.cdist(query[None], codes[:, : len(query)], "dot"))
+    products: FloatArray = found[0].astype(np.float32)
+    return products
+
+
+def _step(query: FloatArray, rounded: Codes) -> float:
+    """What turns products with the rounded first part of a unit query into those with all of it.
+
+    They are as large then as the products of the whole would be, if the rest were like the part.
+    """
+    codes = rounded.astype(np.float32)
+    size = float(np.square(codes).sum() * np.square(query).sum())
+    return float(query @ codes) / max(size, 1e-30)
 
 
 def _like(query: FloatArray, dtype: np.dtype[Any]) -> Codes:

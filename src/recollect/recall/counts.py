@@ -191,9 +191,25 @@ def _estimate(
             "or source='skeleton' for weights"
         )
     decoder = Decoder.of(memory)
+    if decoder.prior is not None and module not in decoder.prior.modules:
+        return _refused(memory, module, by, unit, chosen)
     if unit == "glances":
         return _estimate_presence(memory, module, by, chosen, decoder)
     return _estimate_objects(memory, module, by, chosen, decoder)
+
+
+def _refused(memory: Memory, module: str, by: str | None, unit: str, chosen: Selection) -> Counted:
+    """Say nothing of a module that the prior has never met: it joined later."""
+    _, windows = _glances(memory, by, chosen)
+    glances = _sizes(windows)
+    most = glances.astype(np.float64) if unit == "glances" else np.full(len(glances), np.inf)
+    note = (
+        f"the memory's prior has never met {module!r}, which joined later: nothing can be told of "
+        "it; fit_prior() anew, or ask source='skeleton'"
+    )
+    return Counted(
+        windows, glances, np.full(len(glances), np.nan), np.zeros(len(glances)), most, [note]
+    )
 
 
 def _estimate_objects(

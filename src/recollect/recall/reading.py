@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recollect import sketching
-from recollect._checks import NotRemembered, check_integer
+from recollect._checks import check_integer
 from recollect.memory.clock import HOUR, iso, microseconds
 from recollect.recall.windows import written
 
@@ -197,18 +197,14 @@ def glance_rows(memory: Memory, ids: Sequence[int]) -> dict[str, list[Any]]:
     wanted = [int(i) for i in ids]
     if not wanted:
         return {}
-    table = memory.glances(where=f"id IN ({', '.join(map(str, wanted))})")
-    place = {number: row for row, number in enumerate(table["id"].to_pylist())}
-    missing = [i for i in wanted if i not in place]
-    if missing:
-        raise NotRemembered(f"no glance has the id {missing[0]}; memory.glances() lists the ids")
+    table = memory.glances(ids=wanted)
     columns: dict[str, list[Any]] = {
         "time": written(microseconds_of(table["time"]), memory.timezone)
     }
     for name in table.column_names:
         if name not in ("id", "time", "skeleton"):
             columns[name] = table[name].to_pylist()
-    return {name: [values[place[i]] for i in wanted] for name, values in columns.items()}
+    return columns
 
 
 def describe(row: dict[str, Any], glance: int) -> str:

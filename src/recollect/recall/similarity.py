@@ -16,7 +16,7 @@ from recollect.recall.faded import faded_notes, left_notes
 from recollect.recall.parts import Part
 from recollect.recall.probes import Probe, Wanted, probe_of, read_cosines
 from recollect.recall.reading import Selection, glance_rows, plural
-from recollect.recall.whitening import coordinates_of, whitened
+from recollect.recall.whitening import whitened
 from recollect.sketching.sketches import Sketches
 from recollect.tracing import Object, Trace
 
@@ -160,13 +160,14 @@ def _by_amount(memory: Memory, probe: Probe, k: int, chosen: Selection, title: s
         if not np.linalg.norm(vector):
             continue
         white = whitened(memory, vector, recipe)
-        query = replace(memory.query(recipe, white.vector), kept=keep if _faded(memory) else None)
-        some, _ = _search(memory, probe, [query], k, chosen)
-        if len(some):
-            sketches = memory.sketches(ids=some.tolist(), prefix=len(vector))
-            ids = np.r_[ids, some]
-            amounts = np.r_[amounts, white.amounts(coordinates_of(memory, sketches))]
-            stds = np.r_[stds, np.full(len(some), white.std)]
+        query = replace(
+            memory.query(recipe, white.vector),
+            kept=keep if _faded(memory) else None,
+            products=True,
+        )
+        some, found = _search(memory, probe, [query], k, chosen)
+        ids, amounts = np.r_[ids, some], np.r_[amounts, found]
+        stds = np.r_[stds, np.full(len(some), white.std)]
     order = np.argsort(-amounts, kind="stable")[:k]
     ids, amounts, stds = ids[order], amounts[order], stds[order]
     size = f"{stds.max(initial=0.0):.2g}"
@@ -177,6 +178,7 @@ def _by_amount(memory: Memory, probe: Probe, k: int, chosen: Selection, title: s
         *probe.notes,
         *_left_out(probe),
         *faded_notes(memory, ids),
+        *left_notes(memory, chosen, counted=False),
     ]
     return _answer(memory, ids, amounts, interval(amounts, stds), title, notes)
 

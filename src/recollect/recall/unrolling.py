@@ -34,8 +34,8 @@ class Leaf:
     Attributes:
         module: its module.
         family: the family that the module belongs to.
-        estimate: (m,) attribute.
-        std: (m,) standard deviation; zero if it is exact.
+        estimate: (m,) attribute; NaN if it is forgotten.
+        std: (m,) standard deviation; zero if it is exact, infinite if it is forgotten.
     """
 
     module: str
@@ -89,17 +89,22 @@ class Unrolled(Answer):
 def unroll(memory: Memory, glance: int, source: str | None = None, names: Names = ()) -> Unrolled:
     """Unroll one glance: its objects as a tree, with attributes and error bars.
 
+    Of a glance that has faded to its skeleton the structure is still exact; the attributes are
+    refused: NaN, with bounds of minus and plus infinity.
+
     Args:
         memory: a Memory.
         glance: id of the glance.
         source: ``"sketch"`` decodes the sketch with the memory's prior; ``"record"`` reads the
-            record, exactly; None takes the record if one is kept, else the sketch.
+            record, exactly; None takes the record if one is kept, else the sketch, else the
+            structure alone.
         names: what the first numbers of attributes are called in the drawing: one list for all
             modules, or module (or family) -> list.
 
     Raises:
         NotRemembered: if there is no such glance, or no record of it where one is asked for.
-        ValueError: if it must be decoded but its skeleton was not kept.
+        ValueError: if it must be decoded but its skeleton was not kept, or its sketch is insisted
+            on and has faded altogether.
 
     Example:
         >>> from recollect import Memory, Object, Trace, recall
@@ -116,7 +121,7 @@ def unroll(memory: Memory, glance: int, source: str | None = None, names: Names 
         glance 1 is kept whole: exact, from its record
         >>> memory.close()
     """
-    known = Glance.read(memory, glance, source)
+    known = Glance.read(memory, glance, source, hollow=True)
     row = glance_row(memory, glance)
     return Unrolled(known.trace, _leaves(known), describe(row, glance), known.notes, names)
 
@@ -127,7 +132,7 @@ def _leaves(known: Glance) -> dict[int, Leaf]:
     leaves = {}
     for name, c in known.trace.columns.items():
         values = c.attributes.cpu().numpy().astype(np.float64)
-        std = np.zeros_like(values)
+        std = np.full_like(values, np.inf if known.hollow else 0.0)
         if doubts is not None:
             std = doubts.columns[name].attributes.cpu().numpy().astype(np.float64)
         for row, (rank, member) in enumerate(zip(c.rank.tolist(), c.member.tolist(), strict=True)):
@@ -223,6 +228,8 @@ def _line(leaf: Leaf, weight: float, names: Names, strongest: int) -> str:
     if isinstance(names, Mapping):
         names = names.get(leaf.module) or names.get(leaf.family) or ()
     parts = [leaf.module + (f" x {weight:.3g}" if weight != 1 else "")]
+    if strongest and np.isnan(leaf.estimate).all():
+        return f"{parts[0]}  ({len(leaf.estimate)} numbers, forgotten)"
     for i in leaf.strongest(strongest):
         name = names[i] if i < len(names) else f"[{i}]"
         bar = f" ± {leaf.std[i]:.2g}" if leaf.std[i] > 0 else ""

@@ -36,8 +36,9 @@ __all__ = ["Whitened", "coordinates_of", "whitened"]
 
 FloatArray = npt.NDArray[np.float64]
 
-# Glances whose sketches tell the second moment.
-_SAMPLE = 4096
+# Glances whose sketches tell the second moment: so many, that they are many times the numbers
+# of a short sketch, and that the product of a long one takes no longer.
+_LEAST, _MOST, _NUMBERS = 4096, 16_384, 1 << 22
 # Inverse of each memory's second moment, with the glances it held then.
 _KEPT: WeakKeyDictionary[Memory, dict[tuple[Recipe, int], tuple[int, FloatArray]]]
 _KEPT = WeakKeyDictionary()
@@ -55,18 +56,13 @@ class Whitened:
     vector: FloatArray
     std: float
 
-    def amounts(self, sketches: npt.NDArray[np.floating]) -> FloatArray:
-        """Return how much of the probe each of (k, d) sketches holds, (k,)."""
-        found: FloatArray = sketches.astype(np.float64) @ self.vector
-        return found
-
 
 def whitened(
     memory: Memory,
     probe: npt.NDArray[np.floating],
     recipe: Recipe | None = None,
 ) -> Whitened:
-    """Whiten a probe by the second moment of up to 4,096 of a memory's sketches.
+    """Whiten a probe by the second moment of some thousands of a memory's sketches.
 
     Args:
         memory: whose sketches say what is everywhere.
@@ -101,8 +97,9 @@ def _inverse(memory: Memory, recipe: Recipe, dim: int) -> FloatArray:
             f"no glance keeps {dim} numbers of its sketch any more, so none can say what is "
             "usual among them; search with whiten=False"
         )
-    if len(ids) > _SAMPLE:
-        ids = np.sort(np.random.default_rng(0).choice(ids, _SAMPLE, replace=False))
+    most = min(max(_LEAST, _NUMBERS // dim), _MOST)
+    if len(ids) > most:
+        ids = np.sort(np.random.default_rng(0).choice(ids, most, replace=False))
     prefix = None if dim == memory.recipe.dim else dim
     values = coordinates_of(memory, memory.sketches(ids=ids, prefix=prefix))
     inverse = np.linalg.inv(_second_moment(values)).astype(np.float64)

@@ -97,12 +97,23 @@ class Bags:
         decoder: of the recipe and prefix.
         prior: what is usual.
         joint: the prior of the static families, or None.
+        names: modules that are counted; None: all that the prior has met. A module that it has
+            not met changes nothing, so that old answers stay when modules join a memory.
     """
 
-    def __init__(self, decoder: Decoder, prior: Prior, joint: JointPrior | None) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        prior: Prior,
+        joint: JointPrior | None,
+        names: tuple[str, ...] | None = None,
+    ) -> None:
         self.decoder, self.prior, self.joint = decoder, prior, joint
         self.dim = decoder.dim
         self.table = decoder.sketcher.modules
+        met = [e for e in self.table if e.name in prior.sample.columns]
+        self.names = tuple(m for e in met for m in e.members) if names is None else names
+        self.place = {name: i for i, name in enumerate(self.names)}
         self._systems: dict[_Key, tuple[Tensor, Tensor]] = {}
         self._features()
 
@@ -112,7 +123,6 @@ class Bags:
         """Collect paths, counts, their mean and covariance, from the prior's sample."""
         static = set(self.joint.slices) if self.joint is not None else set()
         glances = len(self.prior.sample)
-        self.names = self.table.names
         counts = self.true_counts(self.prior.sample)
         self.places: list[_Place] = []
         sums: list[Tensor] = []
@@ -155,13 +165,12 @@ class Bags:
             rows.append(image)
         columns = torch.zeros(len(self.names), self.dim, dtype=torch.float64)
         if not paper:
-            for entry in self.table:
-                k = len(entry.members)
+            for entry in (e for e in self.table if e.members[0] in self.place):
+                k, first = len(entry.members), self.place[entry.members[0]]
                 counts = {entry.name: (entry.members, np.eye(k, dtype=np.float32))}
-                where = slice(entry.first_id, entry.first_id + k)
-                columns[where] = self.decoder.encoder.count_image(counts, k)[:, : self.dim].to(
-                    torch.float64
-                )
+                columns[first : first + k] = self.decoder.encoder.count_image(counts, k)[
+                    :, : self.dim
+                ].to(torch.float64)
         return torch.cat([torch.stack(rows), columns]) if rows else columns
 
     @cached_property
@@ -207,7 +216,7 @@ class Bags:
         total = len(self.places) + len(self.names)
         covariance = torch.zeros(total, total, dtype=torch.float64)
         for i in places:
-            module = len(self.places) + self.table.id_of(self.places[i].module)
+            module = len(self.places) + self.place[self.places[i].module]
             both = torch.tensor([i, module])
             covariance[both[:, None], both] += 1
         return covariance
@@ -304,7 +313,7 @@ class Bags:
 
     def fitted_on(self, prior: Prior) -> Bags:
         """Return the same estimates with another prior."""
-        return Bags(self.decoder, prior, self._joint_of(prior))
+        return Bags(self.decoder, prior, self._joint_of(prior), self.names)
 
     def errors(self, values: Tensor, count: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         """Return the errors of the counts (B, P), and the deviations that are expected."""
@@ -315,8 +324,8 @@ class Bags:
         """(B, P) objects of each module in each glance."""
         counts = torch.zeros(len(trace), len(self.names), dtype=torch.float64)
         for c in trace.columns.values():
-            if c.name in self.table:
-                module = torch.from_numpy(self.table[c.name].first_id + c.member)
+            if c.members[0] in self.place:
+                module = torch.from_numpy(self.place[c.members[0]] + c.member)
                 one = torch.tensor(1.0, dtype=torch.float64)
                 counts.index_put_((torch.from_numpy(c.glance), module), one, accumulate=True)
         return counts
@@ -392,11 +401,11 @@ class Bags:
 
     def _number(self, module: str, values: Tensor, count: Tensor) -> Tensor:
         _, estimate, _ = self.counts(values, count)
-        return estimate[:, self.table.id_of(module)]
+        return estimate[:, self.place[module]]
 
     def _usual_number(self, module: str) -> float:
         """Objects of the module in an average glance."""
-        return float(self.mean[len(self.places) + self.table.id_of(module)])
+        return float(self.mean[len(self.places) + self.place[module]])
 
     def _static_means(self, module: str, values: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         """Mean attribute of a static module over the glances of each row."""

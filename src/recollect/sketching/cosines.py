@@ -158,9 +158,15 @@ def compared(sketches: Sketches, true: FloatArray) -> FloatArray:
     k = sketches.dim
     e = np.sqrt(k) * (told - found)[apart] / room[apart]
     ends = np.quantile(e, [0.05, 0.5, 0.95])
-    # Long sketches err too: their share of the spread is left out.
+    # Long sketches share a draw of their own, which moves all of their cosines likewise: by as
+    # much less as they are longer than these.
     wide = max(WIDE, LONGER * sketches.recipe.dim)
-    return np.asarray(ends[1] + (ends - ends[1]) * np.sqrt(wide / (wide + k)), np.float64)
+    shared = Z90 * abs(float(ends[1])) * np.sqrt(k / wide)
+    half = np.hypot(ends - ends[1], shared * np.array([1.0, 0.0, 1.0]))
+    # Quantiles over the pairs of G glances vary as those of G draws do, for pairs share glances.
+    half *= 1 + 0.5 / np.sqrt(len(sketches))
+    widened: FloatArray = ends[1] + np.sign(ends - ends[1]) * half
+    return widened
 
 
 def _cosines(sketches: Sketches) -> FloatArray:

@@ -248,7 +248,8 @@ class Recollection:
             modules: which; all that are known, if None.
 
         Returns:
-            names (P,), estimates (B, P) and standard deviations (B, P).
+            names (P,), estimates (B, P) and standard deviations (B, P). Of a module that the prior
+            has never met nothing can be said: NaN and infinite.
 
         Raises:
             NotRemembered: if a module is unknown.
@@ -263,8 +264,13 @@ class Recollection:
             values = self.sketches.values.to(torch.float64)
             all_names, estimate, std = self._decoder.bags.counts(values, self.sketches.count)
         place = {name: i for i, name in enumerate(all_names)}
-        picked = [place[name] for name in names]
-        return names, estimate[:, picked].numpy(), std[:, picked].numpy()
+        asked = [i for i, name in enumerate(names) if name in place]
+        picked = [place[names[i]] for i in asked]
+        shape = (len(values), len(names))
+        estimates, deviations = np.full(shape, np.nan), np.full(shape, np.inf)
+        estimates[:, asked] = estimate[:, picked].numpy()
+        deviations[:, asked] = std[:, picked].numpy()
+        return names, estimates, deviations
 
     def counts(self, modules: Sequence[str] | None = None) -> Answer:
         """Return the counts of each row and module, from the sketch alone, with 90 % intervals.

@@ -29,6 +29,7 @@ from recollect.sketching.joint import JointPrior
 from recollect.sketching.kinds import share_unseen, share_zero
 from recollect.sketching.known import interference, interleave, prior_blocks, reorder, split
 from recollect.sketching.layout import Unknown, stack_columns
+from recollect.sketching.prior import Prior
 from recollect.sketching.rounding import ARITHMETIC, chi_squared_quantile
 from recollect.sketching.shapes import Shapes
 from recollect.sketching.sites import Kernels, Normal, Site, SpikeSlab
@@ -36,7 +37,6 @@ from recollect.sketching.solve import Solution
 
 if TYPE_CHECKING:
     from recollect.sketching.decoder import Decoder
-    from recollect.sketching.prior import Prior
     from recollect.sketching.recipe import ModuleTable
 
 __all__ = ["Sites", "check_learnable", "decode_propagated"]
@@ -123,8 +123,14 @@ def check_learnable(prior: Prior | None, method: str, modules: ModuleTable) -> N
         modules: what the sketches hold.
 
     Raises:
+        TypeError: if it is no prior.
         ValueError: says what is needed.
     """
+    if prior is not None and not isinstance(prior, Prior):
+        raise TypeError(
+            f"a prior is made by Prior.fit(traces), got {type(prior).__name__}; pass "
+            "prior=Prior.fit(...) of it"
+        )
     if prior is not None and len(modules) and not set(prior.modules) & set(modules.names):
         some, others = (", ".join(names[:3]) for names in (prior.modules, modules.names))
         raise ValueError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from inspect import signature
 
 from recollect._answers import Answer
 from recollect._checks import unknown_name
@@ -140,7 +141,11 @@ def listed() -> Answer:
 
 
 def run(
-    name: str, quick: bool = False, data: str | None = None, picture: str | None = None
+    name: str,
+    quick: bool = False,
+    data: str | None = None,
+    picture: str | None = None,
+    keep: str | None = None,
 ) -> Answer:
     """Run a study and return its table.
 
@@ -149,11 +154,13 @@ def run(
         quick: whether a smaller run will do.
         data: folder of data, for the studies that need it.
         picture: file to draw the table into, for the studies that draw (``.svg`` or ``.png``).
+        keep: folder that a long study writes its rows to, and goes on from when run again.
 
     Raises:
         NotRemembered: if there is no such study.
         ImportError: if it needs a library that is not installed.
-        ValueError: if a picture is asked of a study that draws none.
+        ValueError: if a picture is asked of a study that draws none, or a study that runs at
+            once is asked to keep its rows.
     """
     if name not in _STUDIES:
         raise unknown_name("study", name, _STUDIES)
@@ -161,8 +168,10 @@ def run(
     draw: Callable[[Answer, str], None] | None = getattr(module, "draw", None)
     if picture is not None and draw is None:
         raise ValueError(f"study {name!r} draws no picture; leave picture out")
-    study: Callable[[bool, str | None], Answer] = module.study
-    answer = study(quick, data)
+    study: Callable[..., Answer] = module.study
+    if keep is not None and "keep" not in signature(study).parameters:
+        raise ValueError(f"study {name!r} keeps no rows while it runs; leave keep out")
+    answer = study(quick, data) if keep is None else study(quick, data, keep=keep)
     if picture is not None and draw is not None:
         draw(answer, picture)
     return answer

@@ -14,11 +14,8 @@ Shape letters: B pictures, m and n numbers of two modules.
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Mapping
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +24,7 @@ from torch import Tensor, nn
 
 from recollect._answers import Answer
 from recollect.sketching import Prior, Sketcher
+from recollect.studies.trained_networks import loaders
 from recollect.tracing import Trace, trace
 
 __all__ = ["draw", "linear_cka", "study"]
@@ -220,17 +218,9 @@ def _train(
 
 def _trained(data: str, quick: bool) -> dict[str, Trace]:
     """Let the trained networks of the data folder watch the same CIFAR-10 pictures."""
-    if (Path.cwd() / "benchmarks").is_dir() and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        networks = importlib.import_module("benchmarks.networks")
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "the networks of the data folder are read by benchmarks/networks.py: run this study "
-            "from a checkout of the repository"
-        ) from error
     from PIL import Image
 
+    networks = loaders("networks")
     folder = networks.data_folder(data)
     stored = np.load(folder / "cifar10/cifar10_lossless_3000.npz")["x"][: 120 if quick else 500]
     found = {}
@@ -263,8 +253,12 @@ def draw(answer: Answer, path: str) -> None:
             answer[f"{kind}, activations"], answer[f"{kind}, sketches"], "o", color=colour,
             label={"alike": "module by module", "whole": "whole networks"}[kind],
         )  # fmt: skip
+    drawn = [
+        v for k in answer.columns if k.endswith(("activations", "sketches")) for v in answer[k]
+    ]
+    low = np.floor(10 * min(drawn) - 0.2) / 10
     axes.set(xlabel="linear CKA of activations", ylabel="linear CKA from sketches",
-             xlim=(0.2, 1), ylim=(0.2, 1))  # fmt: skip
+             xlim=(low, 1), ylim=(low, 1))  # fmt: skip
     axes.legend(frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)

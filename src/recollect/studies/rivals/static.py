@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -48,6 +49,26 @@ class Glances:
         ends = np.cumsum([0, *(parts[k].shape[1] for k in self.names)]).tolist()
         self.where = {k: slice(ends[i], ends[i + 1]) for i, k in enumerate(self.names)}
 
+    @cached_property
+    def prior(self) -> Prior:
+        """What all sketches of these glances are read with."""
+        return Prior.fit(self.trace)
+
+    @cached_property
+    def centred(self) -> Tensor:
+        """(B, K) deviations from the mean."""
+        return self.x - self.x.mean(0)
+
+    @cached_property
+    def axes(self) -> Tensor:
+        """(K, r) principal directions of all modules together, made once for all sizes."""
+        return _components(self.centred)
+
+    @cached_property
+    def own_axes(self) -> dict[str, Tensor]:
+        """Module -> (m, r) its own principal directions."""
+        return {k: _components(self.centred[:, where]) for k, where in self.where.items()}
+
     def __len__(self) -> int:
         return len(self.x)
 
@@ -73,7 +94,7 @@ class SketchCode:
 
     def __init__(self, fit: Glances, size: int, scheme: str, method: str = "joint") -> None:
         self.sketcher = Sketcher(dim=size, scheme=scheme, scales=fit.scales)
-        self.prior, self.method, self.where = Prior.fit(fit.trace), method, fit.where
+        self.prior, self.method, self.where = fit.prior, method, fit.where
         self.mean = fit.x.mean(0)
 
     def encode(self, glances: Glances) -> Any:
@@ -102,7 +123,7 @@ class InformedCode:
     """An informed sketch: the first numbers are the prior's leading directions."""
 
     def __init__(self, fit: Glances, size: int) -> None:
-        self.sketcher = InformedSketcher(Prior.fit(fit.trace), size, scales=fit.scales)
+        self.sketcher = InformedSketcher(fit.prior, size, scales=fit.scales)
         self.where, self.scales = fit.where, fit.scales
 
     def encode(self, glances: Glances) -> Any:
@@ -148,11 +169,11 @@ class _Linear:
         return self.mean + (mean * self.step[:half]) @ self.back[:half]
 
 
-def _components(x: Tensor, most: int) -> Tensor:
-    """Return the (K, r) leading principal directions of centred rows."""
+def _components(x: Tensor) -> Tensor:
+    """Return the (K, r) principal directions of centred rows, the leading one first."""
     g, k = x.shape
     squares, turned = torch.linalg.eigh((x @ x.T if g <= k else x.T @ x).double())
-    kept = min(most, g - 1, k, int((squares > squares[-1] * 1e-9).sum()))
+    kept = min(g - 1, k, int((squares > squares[-1] * 1e-9).sum()))
     squares, turned = squares.flip(0)[:kept], turned.flip(1)[:, :kept]
     if g <= k:
         turned = x.T.double() @ (turned / squares.sqrt())
@@ -162,17 +183,16 @@ def _components(x: Tensor, most: int) -> Tensor:
 
 def pca(fit: Glances, size: int) -> StaticCode:
     """PCA of all modules together, one byte each component."""
-    axes = _components(fit.x - fit.x.mean(0), size + 2)
+    axes = fit.axes[:, : size + 2]
     return _Linear(fit, axes, axes.T)
 
 
 def klt(fit: Glances, size: int) -> StaticCode:
     """A record of every module: its own principal components, bytes given where they pay most."""
-    centred = fit.x - fit.x.mean(0)
     found: list[tuple[float, str, Tensor]] = []
     for name, where in fit.where.items():
-        axes = _components(centred[:, where], size + 2)
-        gains = (centred[:, where] @ axes).square().mean(0).tolist()
+        axes = fit.own_axes[name][:, : size + 2]
+        gains = (fit.centred[:, where] @ axes).square().mean(0).tolist()
         found += [(g, name, axis) for g, axis in zip(gains, axes.T, strict=True)]
     found.sort(key=lambda f: -f[0])
     into = torch.zeros(fit.x.shape[1], min(len(found), size + 2))
@@ -184,15 +204,12 @@ def klt(fit: Glances, size: int) -> StaticCode:
 def pooled(fit: Glances, size: int) -> StaticCode:
     """The last hidden layer's vector, by its principal components, all else by regression."""
     order = sorted(fit.names, key=lambda k: int(fit.trace.columns[k].rank[0]))
-    last = fit.where[max(order[-3:], key=lambda k: fit.trace.columns[k].size)]
-    centred = fit.x - fit.x.mean(0)
-    axes = _components(centred[:, last], size + 2)
+    last = max(order[-3:], key=lambda k: fit.trace.columns[k].size)
+    axes = fit.own_axes[last][:, : size + 2]
     into = torch.zeros(fit.x.shape[1], axes.shape[1])
-    into[last] = axes
-    y = (centred @ into).double()
-    gram = y.T @ y
-    gram.diagonal().add_(0.01 * float(gram.diagonal().mean()))
-    back = torch.linalg.solve(gram, y.T @ centred.double()).to(torch.float32)
+    into[fit.where[last]] = axes
+    y = (fit.centred @ into).double()
+    back = _ridge(y, fit.centred.double()).to(torch.float32)
     return _Linear(fit, into, back)
 
 
@@ -201,8 +218,8 @@ class QuantizedCode:
 
     def __init__(self, fit: Glances, size: int) -> None:
         self.mean = fit.x.mean(0)
-        self.axes = _components(fit.x - self.mean, 4 * (size + 2))
-        y = ((fit.x - self.mean) @ self.axes).numpy()
+        self.axes = fit.axes[:, : 4 * (size + 2)]
+        y = (fit.centred @ self.axes).numpy()
         bits = min(8, int(np.log2(len(y))))
         self.quantizer = ProductQuantizer(y, (size + 2) * 8 // bits, bits)
 
@@ -214,8 +231,10 @@ class QuantizedCode:
         return self.mean[where] + y @ self.axes[where].T
 
     def day(self, codes: Any, rows: Tensor) -> Tensor | None:
-        # Codes do not add: the day keeps the one glance that its bytes hold.
-        return self.read(codes[rows[:1].numpy()], slice(0, len(self.mean)))[0]
+        # Codes do not add: the day is the code of the mean of what was read, rounded anew.
+        y = self.quantizer.decode(codes[rows.numpy()]).mean(0, keepdims=True)
+        again = self.quantizer.encode(np.asarray(y, np.float32))
+        return self.read(again, slice(0, len(self.mean)))[0]
 
 
 class LargestCode:
@@ -259,15 +278,14 @@ class BundleCode:
             self.fillers = [
                 hd.random(fit.where[k].stop - fit.where[k].start, size) for k in fit.names
             ]
-        self.hd, self.where, self.mean, self.learned = hd, fit.where, fit.x.mean(0), learned
+        self.fit, self.mean, self.learned = fit, fit.x.mean(0), learned
         # One matrix for what bind and bundle do: they are linear in the fillers.
         into = [hd.bind(r[None], f) for r, f in zip(self.roles, self.fillers, strict=True)]
         self.into = torch.cat([t.as_subclass(Tensor) for t in into]) / size**0.5
         self.back = self.into.T
         if learned:
             y = self._rounded(fit).double()
-            centred = (fit.x - self.mean).double()
-            self.back = _ridge(y, centred).to(torch.float32)
+            self.back = _ridge(y, fit.centred.double()).to(torch.float32)
 
     def _rounded(self, glances: Glances) -> Tensor:
         y = (glances.x - self.mean) @ self.into
@@ -282,8 +300,20 @@ class BundleCode:
         read: Tensor = self.mean[where] + codes @ self.back[:, where]
         return read
 
+    @cached_property
+    def _halves_back(self) -> Tensor:
+        """(d / 2, K) from the half of the numbers that a day keeps as float16."""
+        half = self.into.shape[1] // 2
+        if not self.learned:
+            twice: Tensor = 2 * self.into[:, :half].T
+            return twice
+        y = self._rounded(self.fit)[:, :half].double()
+        return _ridge(y, self.fit.centred.double()).to(torch.float32)
+
     def day(self, codes: Tensor, rows: Tensor) -> Tensor | None:
-        return None
+        half = codes[rows, : codes.shape[1] // 2].mean(0).to(torch.float16).to(torch.float32)
+        mean: Tensor = self.mean + half @ self._halves_back
+        return mean
 
 
 def _ridge(y: Tensor, x: Tensor) -> Tensor:

@@ -5,19 +5,18 @@ Shape letters: B glances, m numbers of a module.
 
 from __future__ import annotations
 
-import importlib
-import sys
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
+from recollect.studies.digit_scenes import DigitReader
+from recollect.studies.running import Arrays, Journal
+from recollect.studies.trained_networks import loaders, mobilenet_on_cifar10
 from recollect.tracing import Trace, trace
 
 __all__ = ["World", "digit_scenes", "real_networks"]
@@ -44,6 +43,48 @@ class World:
     days: Ints
     static: bool
 
+    @classmethod
+    def kept(cls, journal: Journal, name: str, make: Callable[[], World]) -> World:
+        """Return a world that a journal keeps, made once.
+
+        Args:
+            journal: of the study.
+            name: of its arrays there.
+            make: makes it.
+        """
+        arrays = journal.arrays(name, lambda: make().arrays())
+        fit, judged = (_flat_trace(arrays, part) for part in ("fit", "judged"))
+        return cls(str(arrays["name"]), fit, judged, arrays["days"], bool(arrays["static"]))
+
+    def arrays(self) -> Arrays:
+        """Return all that it holds as named arrays; static modules in order of execution."""
+        found: Arrays = {
+            "name": np.array(self.name), "days": self.days, "static": np.array(self.static)
+        }  # fmt: skip
+        for part, t in (("fit", self.fit), ("judged", self.judged)):
+            found[f"{part}/glances"] = np.array(len(t))
+            names = list(t.columns)
+            if self.static:
+                names.sort(key=lambda name: int(t.columns[name].rank[0]))
+            for name in names:
+                c = t.columns[name]
+                found[f"{part}/attributes/{name}"] = c.attributes.numpy()
+                found[f"{part}/glance/{name}"] = c.glance
+        return found
+
+
+def _flat_trace(arrays: Arrays, part: str) -> Trace:
+    head = f"{part}/attributes/"
+    columns = {
+        k.removeprefix(head): {
+            "attributes": torch.from_numpy(x),
+            "glance": arrays[f"{part}/glance/{k.removeprefix(head)}"],
+        }
+        for k, x in arrays.items()
+        if k.startswith(head)
+    }
+    return Trace.from_columns(columns, num_glances=int(arrays[f"{part}/glances"]))
+
 
 def digit_scenes(quick: bool) -> World:
     """Scenes of 2 to 12 handwritten digits, read by a small network trained on the spot.
@@ -54,35 +95,23 @@ def digit_scenes(quick: bool) -> World:
     Raises:
         ImportError: if scikit-learn is missing.
     """
-    try:
-        from sklearn.datasets import load_digits
-        from sklearn.neural_network import MLPClassifier
-    except ImportError as error:
-        raise ImportError(
-            'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
-        ) from error
-    x, y = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(x))
-    x, y = x[order] / 16, y[order]
-    network = MLPClassifier((64, 32), max_iter=60, random_state=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        network.fit(x[:600], y[:600])
+    reader = DigitReader()
+    x, y = reader.pictures, reader.labels
     # Every digit comes back moved and dimmed; those of the judged scenes are others.
-    half = 600 + (len(x) - 600) // 2
+    half = len(x) // 2
     sizes = (600, 240) if quick else (1000, 600)
     parts = []
     for seed, (part, number) in enumerate(
-        zip(((x[600:half], y[600:half]), (x[half:], y[half:])), sizes, strict=True)
+        zip(((x[:half], y[:half]), (x[half:], y[half:])), sizes, strict=True)
     ):
-        parts.append(_scenes(network, *part, number, np.random.default_rng(seed)))
+        parts.append(_scenes(reader, *part, number, np.random.default_rng(seed)))
     hours = np.arange(sizes[1]) % HOURS
     return World("digit scenes", parts[0], parts[1], hours, static=False)
 
 
 def _scenes(
-    network: Any,
-    pictures: npt.NDArray[Any],
+    reader: DigitReader,
+    pictures: npt.NDArray[np.float64],
     labels: Ints,
     glances: int,
     rng: np.random.Generator,
@@ -100,43 +129,22 @@ def _scenes(
     moved[:, :, 0] = 0
     shift = rng.uniform(0, 0.5, (len(hidden), 1, 1))
     hidden = ((1 - shift) * hidden + shift * moved) * rng.uniform(0.8, 1, (len(hidden), 1, 1))
-    flat = hidden.reshape(len(hidden), -1)
-    read = network.predict(flat)
-    for weight, bias in zip(network.coefs_[:-1], network.intercepts_[:-1], strict=True):
-        flat = np.maximum(flat @ weight + bias, 0)
-    attributes = torch.from_numpy(flat.astype(np.float32))
-    columns = {
-        f"digit/{d}": {"attributes": attributes[read == d], "glance": glance[read == d]}
-        for d in range(10)
-    }
-    return Trace.from_columns(columns, num_glances=glances)
+    return reader.glances(hidden.reshape(len(hidden), -1), glance, glances)
 
 
-def real_networks(data: str, quick: bool) -> Iterator[World]:
-    """Yield MobileNetV2, ResNet-56 and YOLOX-nano at the pictures of the data folder.
+def real_networks(data: str, quick: bool) -> dict[str, Callable[[], World]]:
+    """Return makers of MobileNetV2, ResNet-56 and YOLOX-nano at the data folder's pictures.
 
     Raises:
         ImportError: outside a checkout, where ``benchmarks/networks.py`` is not.
         FileNotFoundError: if there is no such folder.
     """
-    networks, pictures = _benchmarks("networks"), _benchmarks("pictures")
-    folder = networks.data_folder(data)
-    yield _mobilenet(networks, folder, quick)
-    yield _resnet(networks, pictures, folder, quick)
-    yield _yolox(networks, pictures, folder, quick)
-
-
-def _benchmarks(name: str) -> Any:
-    """Import a module of the repository's ``benchmarks`` folder."""
-    if (Path.cwd() / "benchmarks").is_dir() and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        return importlib.import_module(f"benchmarks.{name}")
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "the networks of the data folder are read by benchmarks/networks.py: run this study "
-            "from a checkout of the repository"
-        ) from error
+    folder = loaders("networks").data_folder(data)
+    return {
+        "mobilenet-v2": partial(_mobilenet, folder, quick),
+        "resnet-56": partial(_resnet, folder, quick),
+        "yolox-nano": partial(_yolox, folder, quick),
+    }
 
 
 def _split(name: str, t: Trace, share: float, days: Ints | None, static: bool) -> World:
@@ -147,31 +155,25 @@ def _split(name: str, t: Trace, share: float, days: Ints | None, static: bool) -
     return World(name, t[np.sort(order[:cut])], t[judged], day, static)
 
 
-def _mobilenet(networks: Any, folder: Path, quick: bool) -> World:
+def _mobilenet(folder: Path, quick: bool) -> World:
     """All convolution and sum outputs of MobileNetV2; a day is mostly of two kinds."""
-    model, preprocess = networks.mobilenet_v2(folder)
-    wanted = [n for n, _ in model.named_modules() if n.startswith(("conv", "add"))]
-    stored = np.load(folder / "cifar10/cifar10_lossless_3000.npz")
-    number = 300 if quick else 1500
-    shown = [preprocess(Image.fromarray(x)) for x in stored["x"][:number]]
-    parts = [trace(model, x, modules=wanted) for x in torch.split(torch.stack(shown), 25)]
-    days = stored["y"][:number].astype(np.int64) // 2
-    return _split("MobileNetV2, CIFAR-10", Trace.concat(parts), 0.67, days, True)
+    t, labels = mobilenet_on_cifar10(folder, 300 if quick else 1500)
+    return _split("MobileNetV2, CIFAR-10", t, 0.67, labels // 2, True)
 
 
-def _resnet(networks: Any, pictures: Any, folder: Path, quick: bool) -> World:
+def _resnet(folder: Path, quick: bool) -> World:
     """The blocks of ResNet-56."""
-    model, _ = networks.resnet56(folder)
-    x, y = pictures.cifar10_exact(folder)
+    model, _ = loaders("networks").resnet56(folder)
+    x, y = loaders("pictures").cifar10_exact(folder)
     x, y = (x[:900], y[:900]) if quick else (x, y)
     t = Trace.concat([trace(model, part) for part in torch.split(x, 100)])
     return _split("ResNet-56, CIFAR-10", t, 0.75, y.numpy() // 2, True)
 
 
-def _yolox(networks: Any, pictures: Any, folder: Path, quick: bool) -> World:
+def _yolox(folder: Path, quick: bool) -> World:
     """What YOLOX-nano detects on streets; a day is one camera."""
-    model, preprocess = networks.yolox_nano(folder, 960, 544)
-    shown = pictures.load("street_stream", folder)
+    model, preprocess = loaders("networks").yolox_nano(folder, 960, 544)
+    shown = loaders("pictures").load("street_stream", folder)
     shown = shown.subset(range(0, len(shown), 4)) if quick else shown
     parts = [trace(model, x, view="detections") for x, _ in shown.batches(preprocess, 3)]
     whole = Trace.concat(parts)
