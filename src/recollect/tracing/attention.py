@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -19,8 +18,8 @@ from recollect._checks import check_integer, check_one_of
 from recollect.tracing.attending import Attended, Listener
 from recollect.tracing.choosing import Modules, choose_modules
 from recollect.tracing.folding import Layout
-from recollect.tracing.linking import Link
 from recollect.tracing.views import Piece, Run, View
+from recollect.tracing.weighing import Weighed, add_weighed, objects_of
 
 __all__ = ["DISTANCES", "AttentionView"]
 
@@ -148,9 +147,13 @@ class AttentionView(View):
             weights = (weights * share).sum(2, keepdim=True)
             spread = None if spread is None else (spread * share).sum(2, keepdim=True)
             kept = kept[:, :1]
-        _pieces(run, name, weights, one.value.float(), kept, self._top)
+        heads = weights.shape[1]
+        value = one.value.float()
+        which = np.repeat(kept[:, :, None], heads, axis=2)  # (R, Q, H)
+        objects = Weighed(run, name, [f"{name}/{h}" for h in range(heads)], which)
+        add_weighed(objects, weights @ value, weights, value, self._top)
         if spread is not None:
-            run.pieces.append(_of_queries(run, f"{name}/distance", spread, kept, name))
+            run.pieces.append(objects_of(objects, spread, "distance"))
 
     def _chosen(self, one: Attended, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the weights of the chosen queries, and their places; None: all, to average."""
@@ -218,60 +221,6 @@ def _valid(run: Run, one: Attended) -> Tensor | None:
     if isinstance(given, Tensor) and given.shape == (len(one.value), one.queries):
         return given > 0
     return None
-
-
-def _pieces(
-    run: Run, name: str, weights: Tensor, value: Tensor, kept: npt.NDArray[np.bool_], top: int
-) -> None:
-    """Add the heads' objects (R, Q, H) and their inputs, the heaviest first."""
-    rows, heads, queries, keys = weights.shape
-    run.pieces.append(_of_queries(run, name, weights @ value, kept, name, last=""))
-    k = min(top, keys)
-    heavy, place = weights.topk(k, 3)  # (R, H, Q, k)
-    index = place.flatten(2)[..., None].expand(-1, -1, -1, value.shape[3])
-    tokens = value.gather(2, index).unflatten(2, (queries, k))  # (R, H, Q, k, d)
-    _inputs(run, name, "token", tokens, heavy, kept)
-    if k < keys:
-        rest = weights.scatter(3, place, 0.0)
-        mass = rest.sum(3)  # (R, H, Q)
-        mean = (rest @ value) / mass.clamp_min(1e-12)[..., None]
-        _inputs(run, name, "rest", mean[:, :, :, None], mass[..., None], kept)
-
-
-def _of_queries(
-    run: Run, name: str, rows: Tensor, kept: npt.NDArray[np.bool_], head: str,
-    last: str = "/distance",
-) -> Piece:  # fmt: skip
-    """Return one object per chosen query and head, of (R, H, Q, n) attributes."""
-    heads = rows.shape[1]
-    row, query = np.nonzero(kept)
-    glance = np.repeat(row // (len(rows) // run.batch), heads)
-    member = np.tile(np.arange(heads), len(row))
-    picked = rows.transpose(1, 2)[_index(row, rows), _index(query, rows)]  # (n, H, numbers)
-    members = tuple(f"{head}/{h}{last}" for h in range(heads))
-    return Piece(name, picked.flatten(0, 1).contiguous(), members, glance=glance, member=member)
-
-
-def _inputs(
-    run: Run, name: str, kind: str, values: Tensor, weights: Tensor, kept: npt.NDArray[np.bool_]
-) -> None:
-    """Add the inputs (R, H, Q, k, d) of weight (R, H, Q, k), and what leads to them."""
-    rows, heads, _, k = weights.shape
-    row, query = np.nonzero(kept)
-    picks = (_index(row, weights), _index(query, weights))
-    heavy = weights.transpose(1, 2)[picks].flatten().cpu().numpy()  # (n H k,)
-    some = np.flatnonzero(heavy > 0)
-    parent = some // k
-    glance = row[parent // heads] // (rows // run.batch)
-    attributes = values.transpose(1, 2)[picks].flatten(0, 2)[_index(some, values)]
-    members = tuple(f"{name}/{h}/{kind}" for h in range(heads))
-    family = f"{name}/{kind}"
-    run.pieces.append(Piece(family, attributes, members, glance=glance, member=parent % heads))
-    run.links.append(Link(name, family, parent, np.arange(len(some)), heavy[some]))
-
-
-def _index(places: npt.NDArray[np.integer], like: Tensor) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(places)).to(like.device)
 
 
 def _spread(weights: Tensor, at: Tensor | None) -> Tensor:

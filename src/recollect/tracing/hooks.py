@@ -15,12 +15,14 @@ from torch.utils import _pytree as pytree
 from recollect._checks import check_one_of
 from recollect.tracing.assembling import assemble
 from recollect.tracing.attention import AttentionView
+from recollect.tracing.capsules import CapsulesView
 from recollect.tracing.cells import CellsView
 from recollect.tracing.choosing import Modules, original
 from recollect.tracing.classes import ClassesView
 from recollect.tracing.columns import Trace
 from recollect.tracing.coverage import Coverage
 from recollect.tracing.detections import DetectionsView
+from recollect.tracing.experts import ExpertsView
 from recollect.tracing.folding import Layout, Reduce, batch_size
 from recollect.tracing.kernels import KernelsView
 from recollect.tracing.views import ModulesView, Run, View
@@ -34,6 +36,8 @@ _VIEWS: dict[str, type[View]] = {
     "classes": ClassesView,
     "detections": DetectionsView,
     "attention": AttentionView,
+    "experts": ExpertsView,
+    "capsules": CapsulesView,
 }
 
 
