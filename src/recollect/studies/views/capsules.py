@@ -146,7 +146,7 @@ def measure(quick: bool, data: Path | None, seed: int) -> ViewRow:
     now = trace(model, x[seen], view="capsules", **OPTIONS)
     cost = overhead_of(model, x[:200], lambda: capture(model, view="capsules", **OPTIONS))
     return score(
-        "capsules", past, now, [Likeness(y[seen].numpy(), raw_vectors(now))], dim=128, seed=seed,
+        "capsules", past, now, [Likeness(y[seen].numpy(), raw_vectors(now))], dim=64, seed=seed,
         overhead=cost,
         notes=f"dynamic routing, {source}, {right:.0%} read right; alike: the same digit; "
         "counts: digit capsules longer than 0.5, and their parts",
