@@ -26,6 +26,7 @@ _VIEWS: dict[str, str] = {
     "attention": "recollect.studies.views.attention",
     "experts": "recollect.studies.views.experts",
     "capsules": "recollect.studies.views.capsules",
+    "shared parts": "recollect.studies.views.shared_parts",
 }
 VIEWS = tuple(_VIEWS)
 _PLAIN = ("name", "notes")
