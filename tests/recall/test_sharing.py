@@ -1,4 +1,4 @@
-"""What two kinds of glance share is found, nothing else is, and too little to compare is refused."""
+"""What two kinds of glance share is found, nothing else is; too little to compare is refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS = np.array(["cat"] * 60 + ["person"] * 60 + ["chair"] * 80)
 
 
 def world(seed: int, planted: bool) -> Tensor:
-    """(200, 4, 3): four modules; cat and person share number 1 of module 2, cat has 0 of module 0."""
+    """(200, 4, 3): cat and person share number 1 of module 2, cat alone has 0 of module 0."""
     x = torch.randn(200, 4, 3, generator=torch.manual_seed(seed))
     if planted:
         x[:120, 2, 1] += 1.5
@@ -44,12 +44,10 @@ def test_the_shared_part_is_found_and_nothing_else(tmp_path: Path) -> None:
         answer = recall.shared(memory, A, B)
         assert list(zip(answer["module"], answer["number"], strict=True)) == [("module2", 1)]
         x = world(0, planted=True)[:, 2, 1].double().numpy()
-        raw = [x[KINDS == k].mean() for k in ("cat", "person", "chair")]
+        raw = [x[k == KINDS].mean() for k in ("cat", "person", "chair")]
         truth = (min(raw[:2]) - raw[2]) / x[KINDS == "chair"].std()
         assert answer["low"][0] < truth < answer["high"][0]
-        np.testing.assert_allclose(
-            [answer[c][0] for c in ("a", "b", "others")], raw, atol=0.1
-        )
+        np.testing.assert_allclose([answer[c][0] for c in ("a", "b", "others")], raw, atol=0.1)
         assert len(recall.shared(memory, A, B, numbers=[0])["module"]) == 0
         same = recall.shared(memory, A, B, rest="kind = 'chair'")
         assert same["estimate"] == answer["estimate"]

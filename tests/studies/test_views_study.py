@@ -13,14 +13,16 @@ from recollect import Memory, Sketcher, Trace, recall, trace
 from recollect._checks import NotRemembered
 from recollect.studies import views
 from recollect.studies.views import attention, capsules, experts, shared_parts
-from recollect.studies.views.row import ViewRow
 from recollect.studies.views.pictures_of_digits import digits
+from recollect.studies.views.row import ViewRow
 
 
 def remember(path: Path, past: Trace, now: Trace, dim: int) -> Memory:
     """Keep both, with a prior of the past; glance i of now has the id 1 + i."""
     memory = Memory(path, sketcher=Sketcher(dim=dim), reservoir=len(past))
-    memory.add(past, time="2026-01-01T08:00Z", source="past", ids=range(10_000, 10_000 + len(past)))
+    memory.add(
+        past, time="2026-01-01T08:00Z", source="past", ids=range(10_000, 10_000 + len(past))
+    )
     memory.fit_prior()
     hours = [f"2026-01-02T{8 + i // 20:02d}:00Z" for i in range(len(now))]
     memory.add(now, time=hours, source="now", ids=range(1, 1 + len(now)))
@@ -76,7 +78,8 @@ def test_attention_s_example_answers(looked: tuple) -> None:
     found = [recall.similar(memory, now[i], k=5, path=HEAD)["glance"] for i in range(10)]
     assert np.mean([1 + i in ids for i, ids in enumerate(found)]) >= 0.7
     near = recall.similar(memory, 1, k=5, module=HEAD, where="source = 'now'")
-    assert len(near["glance"]) == 5 and 1 not in near["glance"]
+    assert len(near["glance"]) == 5
+    assert 1 not in near["glance"]
     why_adds_up(memory, 1, near["glance"][0], f"{HEAD} / {HEAD}/token")
     hardest = attention.looked_at(model, x)
     assert set(hardest) == {f"encoder.layers.{n}.self_attn/{h}" for n in (0, 1) for h in range(4)}
@@ -126,10 +129,14 @@ def test_shared_kernels_are_those_of_the_raw_activations() -> None:
     past, now = case.trace(case.past), case.trace(case.seen)
     answer = shared_parts.ask(case, past, now, 64, 0)
     named, right, true = shared_parts.judged(case, now, answer)
-    assert true >= 3 and right >= 0.9 * named and right >= 0.6 * true
+    assert true >= 3
+    assert right >= 0.9 * named
+    assert right >= 0.6 * true
 
 
-def test_the_table_has_a_row_for_every_view(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_table_has_a_row_for_every_view(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     asked = []
 
     def row(name: str, quick: bool = True, data: str | None = None, seed: int = 0) -> ViewRow:
@@ -139,7 +146,8 @@ def test_the_table_has_a_row_for_every_view(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(views, "measure", row)
     answer = views.study(quick=False, data="here")
     assert list(answer["name"]) == list(views.VIEWS)
-    assert {a[2] for a in asked} == {"here"} and len(asked) == 3 * len(views.VIEWS)
+    assert {a[2] for a in asked} == {"here"}
+    assert len(asked) == 3 * len(views.VIEWS)
     assert answer["count_coverage"][0] == pytest.approx(0.91)
     assert answer["count_coverage sd"][0] == pytest.approx(0.01)
     pytest.importorskip("matplotlib")

@@ -1,4 +1,4 @@
-"""Heads are modules, tokens their inputs, attention weights the weights; the network is left alone."""
+"""Heads are modules, tokens their inputs; weights are read, and the network is left alone."""
 
 from __future__ import annotations
 
@@ -132,7 +132,8 @@ def test_the_fast_path_runs_and_gives_the_same_bits() -> None:
         with patch("torch._transformer_encoder_layer_fwd", wraps=fast) as called:
             t = trace(model, arguments, view="attention")
         assert called.call_count == 2
-        assert model.seen is not None and torch.equal(plain, model.seen)
+        assert model.seen is not None
+        assert torch.equal(plain, model.seen)
         assert t.coverage.is_complete
 
 
@@ -155,7 +156,8 @@ def test_nothing_is_left_behind() -> None:
     trace(model, x, view="attention")
     for m in model.modules():
         assert "forward" not in m.__dict__
-        assert not m._forward_hooks and not m._forward_pre_hooks
+        assert not m._forward_hooks
+        assert not m._forward_pre_hooks
     own = model.encoder.layers[0].self_attn
     own.forward = mine = lambda *a, **k: nn.MultiheadAttention.forward(own, *a, **k)
     trace(model, x, view="attention")
@@ -232,9 +234,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, t, _ = x.shape
-        q, k, v = (
-            y.view(b, t, HEADS, -1).transpose(1, 2) for y in self.qkv(x).split(WIDTH, 2)
-        )
+        q, k, v = (y.view(b, t, HEADS, -1).transpose(1, 2) for y in self.qkv(x).split(WIDTH, 2))
         scale = q.shape[3] ** -0.5
         if self.way in ("fused", "boolean"):
             mask = ~MASK if self.way == "boolean" else None
@@ -288,7 +288,9 @@ def test_windows_of_a_picture_are_further_queries() -> None:
 
 
 CONFIGS = {
-    "GPT2LMHeadModel": {"n_embd": 16, "n_head": 2, "n_layer": 2, "vocab_size": 50, "n_positions": 16},
+    "GPT2LMHeadModel": {
+        "n_embd": 16, "n_head": 2, "n_layer": 2, "vocab_size": 50, "n_positions": 16,
+    },
     "LlamaForCausalLM": {
         "hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 50,
         "num_hidden_layers": 2, "intermediate_size": 16,
@@ -324,7 +326,8 @@ def test_hugging_face_networks_agree_about_their_weights(kind: str) -> None:
         assert torch.equal(model(**batch)[0], plain)
     t = c.trace()
     layers = [n for n in t.columns if n.count("/") == 0]
-    assert len(layers) == 2 and t.coverage.is_complete
+    assert len(layers) == 2
+    assert t.coverage.is_complete
     for n, name in enumerate(layers):
         for g in range(3):
             for h in range(w[n].shape[1]):

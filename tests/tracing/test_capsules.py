@@ -25,7 +25,10 @@ def routed(net: CapsuleNetwork, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     with torch.no_grad():
         u = net.primary(net.edges(x).relu())
         votes = torch.stack(
-            [torch.stack([layer.weight[i] @ u[b, i] for i in range(u.shape[1])]) for b in range(len(u))]
+            [
+                torch.stack([layer.weight[i] @ u[b, i] for i in range(u.shape[1])])
+                for b in range(len(u))
+            ]
         )
         b = torch.zeros(votes.shape[:3])
         for _ in range(layer.rounds):
@@ -49,7 +52,8 @@ def test_poses_and_coefficients_are_those_of_the_last_round(net: CapsuleNetwork)
         torch.testing.assert_close(capsule.attributes, v[:, j], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(capsule.weight, v[:, j].norm(dim=1), atol=1e-5, rtol=1e-4)
         parts, rest = t.objects(f"digits/{j}/part"), t.objects(f"digits/{j}/rest")
-        assert len(parts) == 15 and set(parts.path) == {(f"digits/{j}", f"digits/{j}/part")}
+        assert len(parts) == 15
+        assert set(parts.path) == {(f"digits/{j}", f"digits/{j}/part")}
         heavy = share[:, :, j].topk(5, 1).values
         torch.testing.assert_close(parts.weight.view(3, 5), heavy, atol=1e-6, rtol=1e-4)
         torch.testing.assert_close(
@@ -108,7 +112,9 @@ class Unrouted(nn.Module):
         (CapsuleNetwork(8), (2, 1, 8, 8), {"top": 0}, "top must be at least 1"),
     ],
 )  # fmt: skip
-def test_capsules_refuse(model: nn.Module, batch: Any, options: dict[str, Any], match: str) -> None:
+def test_capsules_refuse(
+    model: nn.Module, batch: Any, options: dict[str, Any], match: str
+) -> None:
     with pytest.raises(ValueError, match=match):
         trace(model, torch.rand(batch), view="capsules", **options)
     assert all("forward" not in m.__dict__ for m in model.modules())

@@ -40,7 +40,11 @@ def naive(model: Mixture, x: Tensor) -> np.ndarray:
     with torch.no_grad():
         chance = model.gate(x).softmax(2)
         weight, index = chance.topk(2, 2)
-        return torch.zeros_like(chance).scatter(2, index, weight / weight.sum(2, keepdim=True)).numpy()
+        return (
+            torch.zeros_like(chance)
+            .scatter(2, index, weight / weight.sum(2, keepdim=True))
+            .numpy()
+        )
 
 
 def test_the_weighted_sum_of_experts_is_the_block_s_mean_output() -> None:
@@ -56,11 +60,13 @@ def test_the_weighted_sum_of_experts_is_the_block_s_mean_output() -> None:
             if w[g, e] == 0:
                 continue
             o = t[g].objects(f"0/{e}")
-            assert len(o) == 1 and float(o.weight) == pytest.approx(w[g, e], abs=1e-6)
+            assert len(o) == 1
+            assert float(o.weight) == pytest.approx(w[g, e], abs=1e-6)
             total, heavy = total + float(o.weight) * o.attributes[0], heavy + float(o.weight)
         torch.testing.assert_close(total, plain[g].mean(0), atol=1e-5, rtol=1e-4)
         assert heavy == pytest.approx(1, abs=1e-5)
-    assert not model[0]._forward_hooks and not model[0].gate._forward_hooks
+    assert not model[0]._forward_hooks
+    assert not model[0].gate._forward_hooks
 
 
 @pytest.mark.parametrize(("tokens", "place"), [("last", -1), ("first", 0)])
@@ -141,7 +147,9 @@ def test_stacked_experts_are_read_through_the_router(kind: str) -> None:
         mean = out.reshape(3, 6, -1).mean(1)
         for g in range(3):
             rows = column.glance == g
-            total = (torch.from_numpy(column.weight[rows])[:, None] * column.attributes[rows]).sum(0)
+            total = (torch.from_numpy(column.weight[rows])[:, None] * column.attributes[rows]).sum(
+                0
+            )
             torch.testing.assert_close(total, mean[g], atol=1e-5, rtol=1e-3)
 
 

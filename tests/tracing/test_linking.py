@@ -47,24 +47,28 @@ def test_ranks_and_edges_are_those_of_a_walk(tops: list, shared: bool) -> None:
     number: dict[tuple[int, int], int] = {}
     for name, c in t.columns.items():
         starts[name] = total
-        number |= {(g, r): total + i for i, (g, r) in enumerate(zip(c.glance.tolist(), c.rank.tolist(), strict=True))}  # noqa: E501
+        number |= {
+            (g, r): total + i
+            for i, (g, r) in enumerate(zip(c.glance.tolist(), c.rank.tolist(), strict=True))
+        }
         total += len(c)
     family = {n: name for name, s in starts.items() for n in range(s, s + len(t.columns[name]))}
     links: dict[tuple[str, str], list[tuple[int, int, float]]] = {}
     e = t.edges
-    for g, p, k, w in zip(*(x.tolist() for x in (e.glance, e.parent, e.child, e.weight)), strict=True):
+    for g, p, k, w in zip(
+        *(x.tolist() for x in (e.glance, e.parent, e.child, e.weight)), strict=True
+    ):
         if p >= 0:
             a, b = number[(g, p)], number[(g, k)]
             row = (a - starts[family[a]], b - starts[family[b]], w)
             links.setdefault((family[a], family[b]), []).append(row)
     made = [
-        Link(a, b, *(np.array(x) for x in zip(*rows, strict=True))) for (a, b), rows in links.items()
+        Link(a, b, *(np.array(x) for x in zip(*rows, strict=True)))
+        for (a, b), rows in links.items()
     ]
     glance = np.concatenate([c.glance for c in t.columns.values()])
     found = link_up(glance, np.ones(total, np.float32), starts, made)
-    np.testing.assert_array_equal(
-        found.rank, np.concatenate([c.rank for c in t.columns.values()])
-    )
+    np.testing.assert_array_equal(found.rank, np.concatenate([c.rank for c in t.columns.values()]))
     for ours, theirs in (
         (found.edges.glance, e.glance), (found.edges.parent, e.parent),
         (found.edges.child, e.child), (found.edges.weight, e.weight),

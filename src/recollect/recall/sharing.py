@@ -128,7 +128,7 @@ def shared(
         {name: [r[name] for r in found] for name in _COLUMNS},
         title=f"shared by {a} and {b}{chosen.words}",
         notes=[
-            f"{sizes[0]} and {sizes[1]} beside {sizes[2]}; estimate is in deviations of the others",
+            f"{sizes[0]} and {sizes[1]} beside {sizes[2]}; estimate: in deviations of the others",
             f"{plural(tests, 'number')} looked at, the chance of any wrong name is {level:g}",
             decoder.note,
             load_note(loads),

@@ -78,7 +78,8 @@ class Attended:
         """
         if self.seen is not None:
             return (self.seen if at is None else _rows(self.seen, at)).float()
-        assert self.query is not None and self.key is not None
+        assert self.query is not None
+        assert self.key is not None
         query = self.query if at is None else _rows(self.query, at)
         scores = query.float() @ self.key.float().transpose(2, 3) * self.scale
         if self.mask is not None:
@@ -296,9 +297,11 @@ def _product(func: Any, args: Sequence[Any]) -> tuple[Tensor, Tensor] | None:
     if len(own) != 1 or left[-1] not in right:
         return None
     ordered = "".join([c for c in left[:-2] if c in right]) + left[-1] + own[0]
-    return (args[1], torch.einsum(f"{right}->{ordered}", args[2])) if set(ordered) == set(
-        right
-    ) else None
+    return (
+        (args[1], torch.einsum(f"{right}->{ordered}", args[2]))
+        if set(ordered) == set(right)
+        else None
+    )
 
 
 def _from_product(soft: Tensor, value: Tensor) -> Attended:

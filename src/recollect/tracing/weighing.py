@@ -103,7 +103,7 @@ def objects_of(
 
 
 def _add_inputs(kept: Weighed, what: str, values: Tensor, weights: Tensor) -> None:
-    """Add the inputs (objects, k, d) of weights (objects, k); those that weigh nothing are none."""
+    """Add the inputs (objects, k, d) of weights (objects, k); what weighs nothing is none."""
     k = weights.shape[1]
     heavy = weights.flatten().cpu().numpy().astype(np.float32)
     some = np.flatnonzero(heavy > 0)

@@ -154,9 +154,7 @@ def measure(quick: bool, data: Path | None, seed: int) -> ViewRow:
     x = letters.cut(300 if quick else 800, seed + 1, 0.8, 1.0)
     now = trace(model, x, view="attention", **OPTIONS)
     hardest = looked_at(model, x)
-    alike = [
-        Likeness(codes.numpy(), _raw_of(now, head), head) for head, codes in hardest.items()
-    ]
+    alike = [Likeness(codes.numpy(), _raw_of(now, head), head) for head, codes in hardest.items()]
     costs = overhead_of(model, x[:200], lambda: capture(model, view="attention", **OPTIONS))
     return score(
         "attention", past, now, alike, dim=256, seed=seed, overhead=costs,

@@ -61,8 +61,8 @@ class PrimaryCapsules(nn.Module):
 class DigitCapsules(nn.Module):
     """Dynamic routing by agreement (Sabour, Frosst and Hinton, 2017).
 
-    Votes ``u_ji = W_ij u_i``; ``c_i = softmax_j(b_i)``, ``v_j = squash(sum_i c_ij u_ji)`` and ``b_ij
-    += u_ji v_j``, three times.
+    Votes ``u_ji = W_ij u_i``; then ``c_i = softmax_j(b_i)``, ``v_j = squash(sum_i c_ij u_ji)`` and
+    ``b_ij += u_ji v_j``, three times.
 
     Args:
         below: capsules below (I).

@@ -1,8 +1,8 @@
 """Shared parts: which kernels two kinds of picture both use, told from sketches alone.
 
-A glance holds how strongly each kernel of some convolutions fired. The truth is the same comparison on
-the raw activations, by Welch's test. Without data a small network reads digits and the kinds are 4 and
-6; with it ResNet-20 reads CIFAR-10 and the kinds are cat and dog.
+A glance holds how strongly each kernel of some convolutions fired. The truth is the same
+comparison on the raw activations, by Welch's test. Without data a small network reads digits and
+the kinds are 4 and 6; with it ResNet-20 reads CIFAR-10 and the kinds are cat and dog.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class Case:
 
     def trace(self, pictures: Tensor) -> Trace:
         """Return how strongly the kernels fired."""
-        batches = [trace(self.model, x, view="kernels", **self.options) for x in pictures.split(200)]
+        batches = [
+            trace(self.model, x, view="kernels", **self.options) for x in pictures.split(200)
+        ]
         return Trace.concat(batches)
 
 
@@ -98,7 +100,18 @@ def cifar_case(data: Path, quick: bool, seed: int) -> Case:
     x, y = pictures.cifar10_exact(data)
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))
     order = order[: 900 if quick else len(x)]
-    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    names = (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
     kinds = np.array([names[k] for k in y[order[300:]].tolist()])
     convolutions = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)][-3:]
     options = {"where": False, "modules": convolutions}
@@ -121,18 +134,20 @@ def _benchmarks(name: str) -> Any:
 
 def ask(case: Case, past: Trace, now: Trace, dim: int, seed: int) -> Answer:
     """Store both, fit a prior on the past, and ask what the two kinds share."""
-    with TemporaryDirectory() as folder:
-        with Memory(
+    with (
+        TemporaryDirectory() as folder,
+        Memory(
             Path(folder) / "memory", sketcher=Sketcher(dim=dim, seed=seed), reservoir=len(past)
-        ) as memory:
-            begin = datetime(2026, 1, 1, tzinfo=UTC)
-            before = {"kind": ["past"] * len(past)}
-            memory.add(past, time=[begin] * len(past), source="past", labels=before)
-            memory.fit_prior()
-            seen = {"kind": case.kinds.tolist()}
-            memory.add(now, time=[begin] * len(now), source="now", labels=seen)
-            a, b = (f"kind = '{k}'" for k in case.pair)
-            return shared(memory, a, b, level=LEVEL, where="source = 'now'")
+        ) as memory,
+    ):
+        begin = datetime(2026, 1, 1, tzinfo=UTC)
+        before = {"kind": ["past"] * len(past)}
+        memory.add(past, time=[begin] * len(past), source="past", labels=before)
+        memory.fit_prior()
+        seen = {"kind": case.kinds.tolist()}
+        memory.add(now, time=[begin] * len(now), source="now", labels=seen)
+        a, b = (f"kind = '{k}'" for k in case.pair)
+        return shared(memory, a, b, level=LEVEL, where="source = 'now'")
 
 
 def judged(case: Case, now: Trace, answer: Answer) -> tuple[int, int, int]:
