@@ -143,10 +143,10 @@ def _all(memory: Memory, chosen: Selection, kind: str | None) -> IntArray:
     """Return the chosen glances of a kind: that hold a module, or that an expression chooses."""
     if kind is not None and kind in _names(memory):
         counts = memory.skeleton_counts(**chosen.arguments)
-        return counts.ids[counts.count(kind, "objects") > 0]
+        return np.asarray(counts.ids[counts.count(kind, "objects") > 0], np.int64)
     parts = [f"({w})" for w in (chosen.where, kind) if w]
     arguments = chosen.arguments | {"where": " AND ".join(parts) or None}
-    return memory.glances(**arguments)["id"].to_numpy().astype(np.int64)
+    return np.asarray(memory.glances(**arguments)["id"].to_numpy(), np.int64)
 
 
 def _names(memory: Memory) -> set[str]:

@@ -198,7 +198,7 @@ def _from_torch(module: Any, args: Any, kwargs: Any) -> Attended:
         valid = ~padding if padding.dtype == torch.bool else padding == 0
     extra = k.shape[1] - key.shape[1]
     mask = _added(given.get("attn_mask"), padding, len(q), module.num_heads, extra)
-    heads = [t.unflatten(2, (module.num_heads, -1)).transpose(1, 2) for t in (q, k, v)]
+    heads = [t.view(*t.shape[:2], module.num_heads, -1).transpose(1, 2) for t in (q, k, v)]
     scale = float(heads[0].shape[3]) ** -0.5
     return Attended(heads[2], heads[0], heads[1], mask, scale, valid=valid)
 
@@ -230,7 +230,7 @@ def _added(
     parts = []
     if mask is not None:
         m = _as_added(mask)
-        parts.append(m[None, None] if m.dim() == 2 else m.unflatten(0, (rows, heads)))
+        parts.append(m[None, None] if m.dim() == 2 else m.reshape(rows, heads, *m.shape[1:]))
     if padding is not None:
         parts.append(_as_added(padding)[:, None, None])
     if not parts:

@@ -154,12 +154,10 @@ class ExpertsView(View):
             rows = torch.arange(run.batch, device=glance.device) * length + at
         else:
             rows = valid.flatten().nonzero()[:, 0]
-        share = 1.0
+        weight = routed.weight[rows]
         if self._tokens == "mean":
-            share = (1 / valid.sum(1).clamp_min(1).float())[glance[rows]][:, None]
-        return _Routed(
-            routed.token[rows], routed.index[rows], routed.weight[rows] * share, glance[rows]
-        )
+            weight = weight / valid.sum(1).clamp_min(1)[glance[rows]][:, None]
+        return _Routed(routed.token[rows], routed.index[rows], weight, glance[rows])
 
 
 @dataclass

@@ -122,13 +122,13 @@ def train(x: Tensor, y: Tensor, epochs: int, seed: int) -> CapsuleNetwork:
         model = CapsuleNetwork(x.shape[-1])
         adam = torch.optim.Adam(model.parameters(), lr=5e-3)
         for _ in range(epochs):
-            for rows in torch.randperm(len(x)).split(50):
+            for rows in torch.split(torch.randperm(len(x)), 50):
                 length = model(x[rows])
                 there = F.one_hot(y[rows], 10)
                 loss = there * (0.9 - length).clamp_min(0).square()
                 loss = loss + 0.5 * (1 - there) * (length - 0.1).clamp_min(0).square()
                 adam.zero_grad()
-                loss.sum(1).mean().backward()  # type: ignore[no-untyped-call]
+                loss.sum(1).mean().backward()
                 adam.step()
     return model.eval()
 

@@ -96,10 +96,10 @@ def train(x: Tensor, y: Tensor, epochs: int, seed: int) -> Reader:
         model = Reader()
         adam = torch.optim.Adam(model.parameters(), lr=5e-3)
         for _ in range(epochs):
-            for rows in torch.randperm(len(x)).split(64):
+            for rows in torch.split(torch.randperm(len(x)), 64):
                 loss = F.cross_entropy(model(x[rows]), y[rows]) + 0.02 * model.mixture.uneven
                 adam.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 adam.step()
     return model.eval()
 

@@ -59,7 +59,8 @@ class Case:
     def trace(self, pictures: Tensor) -> Trace:
         """Return how strongly the kernels fired."""
         batches = [
-            trace(self.model, x, view="kernels", **self.options) for x in pictures.split(200)
+            trace(self.model, x, view="kernels", **self.options)
+            for x in torch.split(pictures, 200)
         ]
         return Trace.concat(batches)
 
@@ -76,7 +77,7 @@ def digit_case(quick: bool, seed: int) -> Case:
         )  # fmt: skip
         adam = torch.optim.Adam(model.parameters(), lr=1e-2)
         for _ in range(5 if quick else 15):
-            for rows in torch.randperm(800).split(50):
+            for rows in torch.split(torch.randperm(800), 50):
                 loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
                 adam.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -152,7 +153,7 @@ def ask(case: Case, past: Trace, now: Trace, dim: int, seed: int) -> Answer:
 
 def judged(case: Case, now: Trace, answer: Answer) -> tuple[int, int, int]:
     """Return how many numbers are named, how many of these raw activations name, and all those."""
-    from scipy import stats
+    stats: Any = importlib.import_module("scipy.stats")
 
     a, b = (case.kinds == k for k in case.pair)
     others = ~(a | b)
