@@ -341,6 +341,24 @@ def test_hugging_face_networks_agree_about_their_weights(kind: str) -> None:
         )
 
 
+def test_a_text_that_is_written_token_by_token_is_read_like_a_whole_one() -> None:
+    transformers = pytest.importorskip("transformers")
+    make = transformers.LlamaForCausalLM
+    model = make(make.config_class(**CONFIGS["LlamaForCausalLM"])).eval()
+    ids = torch.randint(50, (2, 6))
+    whole = trace(model, {"input_ids": ids}, view="attention", queries="last")
+    with torch.no_grad():
+        cache = model(ids[:, :5], use_cache=True).past_key_values
+        with capture(model, view="attention", queries="last") as c:
+            model(input_ids=ids[:, 5:], past_key_values=cache)
+    step = c.trace()
+    for name, column in step.columns.items():
+        torch.testing.assert_close(
+            column.attributes, whole.columns[name].attributes, atol=1e-5, rtol=1e-4
+        )
+        np.testing.assert_allclose(column.weight, whole.columns[name].weight, atol=1e-5)
+
+
 def test_a_timm_transformer_is_read_at_its_class_token() -> None:
     timm = pytest.importorskip("timm")
     model = timm.create_model(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -150,7 +150,8 @@ class Listener:
         calls = _Calls()
         with calls:
             output = forward(*args, **kwargs)
-        self._leave(self._module, calls.found, output)
+        found = [_heads_unpacked(self._module, one) for one in calls.found]
+        self._leave(self._module, found, output)
         return output
 
 
@@ -284,6 +285,27 @@ class _Calls(TorchFunctionMode):
             if pair is not None and pair[0].shape == self._soft.shape:
                 self.found.append(_from_product(self._soft, pair[1]))
                 self._soft = None
+
+
+def _heads_unpacked(module: nn.Module, one: Attended) -> Attended:
+    """Undo what Hugging Face does to one query token: heads of one key stand as its queries."""
+    groups = getattr(module, "num_key_value_groups", 1)
+    heads = getattr(getattr(module, "config", None), "num_attention_heads", None)
+    packed = one.query is not None and one.query.shape[1] * groups == heads
+    if groups == 1 or not packed or one.queries != groups:
+        return one
+    assert one.query is not None
+    assert one.key is not None
+    mask = one.mask
+    if mask is not None and mask.shape[1] > 1:
+        mask = mask.reshape(len(mask), -1, 1, mask.shape[3])
+    return replace(
+        one,
+        query=one.query.flatten(1, 2)[:, :, None],
+        key=one.key.repeat_interleave(groups, 1),
+        value=one.value.repeat_interleave(groups, 1),
+        mask=mask,
+    )
 
 
 def _product(func: Any, args: Sequence[Any]) -> tuple[Tensor, Tensor] | None:

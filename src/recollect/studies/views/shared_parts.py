@@ -58,11 +58,8 @@ class Case:
 
     def trace(self, pictures: Tensor) -> Trace:
         """Return how strongly the kernels fired."""
-        batches = [
-            trace(self.model, x, view="kernels", **self.options)
-            for x in torch.split(pictures, 200)
-        ]
-        return Trace.concat(batches)
+        parts = torch.split(pictures, 200)
+        return Trace.concat([trace(self.model, x, view="kernels", **self.options) for x in parts])
 
 
 def digit_case(quick: bool, seed: int) -> Case:
