@@ -334,6 +334,15 @@ def test_hugging_face_networks_agree_about_their_weights(kind: str) -> None:
                 found = [weight for weight, _ in inputs_of(t[g], f"{name}/{h}")]
                 expected = w[n][g, h, 0].sort(descending=True).values
                 np.testing.assert_allclose(found, expected[expected > 0], atol=1e-5)
+    if "attention_mask" in batch:  # padding is neither the last token nor part of a mean
+        length = batch["attention_mask"].sum(1)
+        last = trace(model, batch, view="attention", top=99, queries="last")
+        mean = trace(model, batch, view="attention", top=99, queries="mean")
+        for g, n in enumerate(length.tolist()):
+            for t_, expected in ((last, w[1][g, 1, n - 1]), (mean, w[1][g, 1, :n].mean(0))):
+                found = [weight for weight, _ in inputs_of(t_[g], f"{layers[1]}/1")]
+                ordered = expected[expected > 0].sort(descending=True).values
+                np.testing.assert_allclose(found, ordered, atol=1e-5)
     again = trace(eager, batch, view="attention", top=99, queries="first")
     for name in t.columns:
         torch.testing.assert_close(
