@@ -145,11 +145,11 @@ def test_the_table_has_a_row_for_every_view(
 
     monkeypatch.setattr(views, "measure", row)
     answer = views.study(quick=False, data="here")
-    assert list(answer["name"]) == list(views.VIEWS)
+    assert list(answer["view"]) == list(views.VIEWS)
     assert {a[2] for a in asked} == {"here"}
     assert len(asked) == 3 * len(views.VIEWS)
-    assert answer["count_coverage"][0] == pytest.approx(0.91)
-    assert answer["count_coverage sd"][0] == pytest.approx(0.01)
+    assert answer["counts"][0] == pytest.approx(0.91)
+    assert answer["counts sd"][0] == pytest.approx(0.01)
     pytest.importorskip("matplotlib")
     views.draw(answer, str(tmp_path / "views.svg"))
     assert "attention" in (tmp_path / "views.svg").read_text()
