@@ -68,9 +68,9 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
         title="views: what a memory of sketches answers for each modular network",
         notes=[
             "R2: of decoded attributes, median module (R2 prior: of the prior's means); bars: "
-            "share of numbers inside 90 % error bars; counts: of true counts inside 90 % intervals",
+            "share of numbers inside 90 % error bars; counts: true counts inside 90 % intervals",
             "alike: share of the ten most similar with the query's label (alike raw: by raw "
-            "attributes); cost: processor time of a watched forward over a plain one, less one",
+            "numbers); cost: processor time of a watched forward over a plain one, less one",
             *(f"{same[0].name}: {same[0].notes}" for same in found),
         ],
     )
