@@ -9,6 +9,7 @@
     recall.statistics(memory, "cat")                # what streams were followed, with bounds
     recall.unroll(memory, 17)                       # one glance as a tree
     recall.why(memory, 17, 23)                      # what two glances have in common
+    recall.shared(memory, "cat", "person")          # which parts two kinds both use
     recall.concept(memory, [17, 23], [42])          # which others are like these, unlike that
     recall.label_next(memory, 10)                   # which glances are most worth a label
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from recollect.recall.labelling import label_next
     from recollect.recall.novelty import what_was_new
     from recollect.recall.reasons import why
+    from recollect.recall.sharing import shared
     from recollect.recall.similarity import similar
     from recollect.recall.streams import statistics
     from recollect.recall.unrolling import Unrolled, unroll
@@ -47,6 +49,7 @@ _WHERE = {
     "histogram": "recollect.recall.distributions",
     "quantiles": "recollect.recall.distributions",
     "label_next": "recollect.recall.labelling",
+    "shared": "recollect.recall.sharing",
     "similar": "recollect.recall.similarity",
     "statistics": "recollect.recall.streams",
     "unroll": "recollect.recall.unrolling",
@@ -66,6 +69,7 @@ __all__ = [
     "histogram",
     "label_next",
     "quantiles",
+    "shared",
     "similar",
     "statistics",
     "unroll",
