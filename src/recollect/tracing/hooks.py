@@ -22,6 +22,7 @@ from recollect.tracing.coverage import Coverage
 from recollect.tracing.detections import DetectionsView
 from recollect.tracing.folding import Layout, Reduce, batch_size
 from recollect.tracing.kernels import KernelsView
+from recollect.tracing.layouts import LayoutView
 from recollect.tracing.views import ModulesView, Run, View
 
 __all__ = ["Capture", "capture", "trace"]
@@ -32,6 +33,7 @@ _VIEWS: dict[str, type[View]] = {
     "cells": CellsView,
     "classes": ClassesView,
     "detections": DetectionsView,
+    "layout": LayoutView,
 }
 
 
@@ -153,7 +155,7 @@ class Capture:
         for run in runs:
             for name, times in run.times.items():
                 most[name] = max(most.get(name, 0), times)
-        notes = []
+        notes = list(dict.fromkeys(note for run in runs for note in run.notes))
         if not most:
             notes.append(
                 "nothing fired: a network that was compiled before the capture calls no hooks; "
