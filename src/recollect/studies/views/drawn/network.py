@@ -185,8 +185,8 @@ class ModuleNetwork(nn.Module):
         parts |= {f"relate[{r}]": Relate() for r in RELATIONS}
         parts |= {"both": Both(), "count": Count(False), "total": Count(True)}
         parts["colours"] = Colours([own[c] for c in ("black", "blue", "yellow")])
-        parts |= {f"{k}[{n}]": Compare(k, n) for k in ("exactly", "at_least", "at_most")
-                  for n in _COUNTS}  # fmt: skip
+        kinds = [b + k for b in ("", "box_") for k in ("exactly", "at_least", "at_most")]
+        parts |= {f"{k}[{n}]": Compare(k.removeprefix("box_"), n) for k in kinds for n in _COUNTS}
         parts |= {k: Truth(k) for k in ("exists", "and", "boxes", "some", "every")}
         self.parts = nn.ModuleDict(parts)
         self.layout_rows: Tensor | None = None

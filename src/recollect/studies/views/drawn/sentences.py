@@ -3,7 +3,7 @@
 A layout is the tree of modules that answers a sentence, ``boxes`` standing for boxes and towers:
 
     there is a box with two black circles
-    some(at_least[2](count(filter[black](find[circle]))))
+    some(box_exactly[2](count(filter[black](find[circle]))))
 
 What the grammar does not know it refuses (``parse`` returns None); nothing is guessed.
 """
@@ -74,6 +74,9 @@ class Layout:
 
 
 def _on(module: str, *inputs: Layout) -> Layout:
+    """Apply a module; what compares the numbers of each box is a module of its own."""
+    if inputs and inputs[0].module in ("count", "colours"):
+        module = f"box_{module}"
     return Layout(module, inputs)
 
 

@@ -30,7 +30,7 @@ def executed(layout: Layout, boxes: Sequence[Sequence[Item]]) -> bool:
 
 
 def _run(layout: Layout, boxes: Sequence[Sequence[Item]]) -> Any:
-    kind, _, word = layout.module.rstrip("]").partition("[")
+    kind, _, word = layout.module.removeprefix("box_").rstrip("]").partition("[")
     inputs = [_run(part, boxes) for part in layout.inputs]
     if kind in ("find", "filter", "except", "both", "relate"):
         return _places(kind, word, inputs, boxes)
