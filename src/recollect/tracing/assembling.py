@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from recollect.tracing.columns import Column, Edges, Trace
+from recollect.tracing.linking import link_up
 from recollect.tracing.tables import check_attributes, check_weights
 from recollect.tracing.views import Piece, Run
 
@@ -30,6 +31,8 @@ def assemble(run: Run, nested: bool) -> Trace:
         return run.built
     pieces = sorted(run.pieces, key=lambda p: p.call) if nested else run.pieces
     _check_finite(pieces)
+    if run.links:
+        return _linked(run)
     filled: IntArray | int = 0
     columns: dict[str, Column] = {}
     places: dict[str, int] = {}
@@ -64,6 +67,32 @@ def assemble(run: Run, nested: bool) -> Trace:
         )
     edges = _containment(run, pieces) if nested else None
     return Trace(columns, run.batch, edges, references=_references(pieces, columns, places))
+
+
+def _linked(run: Run) -> Trace:
+    """Build the trace of a view that says itself who was made from whom."""
+    glances, members, weights, starts, total = [], [], [], {}, 0
+    for p in run.pieces:
+        k = len(p.members) if p.members else 1
+        glance, member, ones = _dense(run.batch, k)
+        glances.append(glance if p.glance is None else p.glance)
+        members.append(member if p.glance is None else p.member)
+        n = len(glances[-1])
+        given = ones if p.glance is None else np.ones(n)
+        weights.append(check_weights(p.name, given if p.weight is None else p.weight, n))
+        starts[p.name] = total
+        total += n
+    for link in run.links:
+        check_weights(link.child, link.weight, len(link.child_row))
+    found = link_up(np.concatenate(glances), np.concatenate(weights), starts, run.links)
+    columns = {}
+    for p, glance, member in zip(run.pieces, glances, members, strict=True):
+        own = slice(starts[p.name], starts[p.name] + len(glance))
+        columns[p.name] = Column(
+            p.name, p.members or (p.name,), p.attributes, glance, member, found.rank[own],
+            found.weight[own],
+        )  # fmt: skip
+    return Trace(columns, run.batch, found.edges)
 
 
 def _check_finite(pieces: list[Piece]) -> None:

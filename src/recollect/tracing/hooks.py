@@ -14,15 +14,20 @@ from torch.utils import _pytree as pytree
 
 from recollect._checks import check_one_of
 from recollect.tracing.assembling import assemble
+from recollect.tracing.attention import AttentionView
+from recollect.tracing.capsules import CapsulesView
 from recollect.tracing.cells import CellsView
 from recollect.tracing.choosing import Modules, original
 from recollect.tracing.classes import ClassesView
 from recollect.tracing.columns import Trace
 from recollect.tracing.coverage import Coverage
 from recollect.tracing.detections import DetectionsView
+from recollect.tracing.experts import ExpertsView
 from recollect.tracing.folding import Layout, Reduce, batch_size
 from recollect.tracing.kernels import KernelsView
 from recollect.tracing.layouts import LayoutView
+from recollect.tracing.lookups import LookupsView
+from recollect.tracing.paths import PathView
 from recollect.tracing.views import ModulesView, Run, View
 
 __all__ = ["Capture", "capture", "trace"]
@@ -33,7 +38,12 @@ _VIEWS: dict[str, type[View]] = {
     "cells": CellsView,
     "classes": ClassesView,
     "detections": DetectionsView,
+    "attention": AttentionView,
+    "experts": ExpertsView,
+    "capsules": CapsulesView,
     "layout": LayoutView,
+    "lookups": LookupsView,
+    "path": PathView,
 }
 
 
@@ -77,7 +87,7 @@ class Capture:
         for name, module in self._watched.items():
             if self._nested:
                 self._handles.append(module.register_forward_pre_hook(self._enter(name)))
-            self._handles.append(module.register_forward_hook(self._leave(name)))
+            self._handles.append(self._view.attach(module, self._leave(name)))
         for shell in shells:
             self._handles.append(shell.register_forward_hook(self._end))
         return self
@@ -196,7 +206,8 @@ def capture(
         model: any network.
         modules: which modules are watched: None for its blocks, a name, a pattern, a type, a
             predicate ``(name, module) -> bool``, or several of the former.
-        view: ``"modules"``, ``"kernels"``, ``"cells"``, ``"classes"``, ``"detections"`` or a view.
+        view: ``"modules"``, ``"kernels"``, ``"cells"``, ``"classes"``, ``"detections"``,
+            ``"attention"``, ``"experts"``, ``"capsules"`` or a view.
         reduce: for view ``"modules"``: ``"mean"``, ``"max"``, ``"std"``, several, or a function
             from an output (B, ...) to (B, numbers).
         batch_axis: axis of the glances in inputs and outputs; None: the first, folding outputs
@@ -206,7 +217,7 @@ def capture(
             last in sequences.
         **options: of the view: ``where``, ``strength`` (kernels), ``cells`` (cells), ``labels``,
             ``top``, ``head``, ``least`` (classes), ``detect``, ``features``, ``labels``,
-            ``threshold`` (detections).
+            ``threshold`` (detections); of the other views see their classes.
 
     Returns:
         A context manager with ``trace()``.

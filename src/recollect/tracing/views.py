@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from recollect.tracing.choosing import Modules, choose_modules, choose_nested
 from recollect.tracing.columns import Trace
 from recollect.tracing.folding import Layout, Reduce, reduction, tensors
+from recollect.tracing.linking import Link
 
 __all__ = ["Call", "ModulesView", "Piece", "Run", "View"]
 
@@ -75,6 +76,7 @@ class Run:
     no_tensor: set[str] = field(default_factory=set)
     not_folded: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
     kept: dict[str, Tensor] = field(default_factory=dict)
+    links: list[Link] = field(default_factory=list)
 
     @property
     def batch(self) -> int:
@@ -99,13 +101,23 @@ class Run:
 
 
 class View:
-    """What a view must do: ``choose`` modules and ``see`` outputs; it may ``conclude``."""
+    """What a view must do: ``choose`` modules and ``see`` outputs; it may ``conclude``.
+
+    Objects stand under the output unless a ``Link`` of the run leads to them.
+    """
 
     def choose(self, model: nn.Module, modules: Modules, nested: bool) -> dict[str, nn.Module]:
         """Return the modules to hook, by name."""
         return (
             choose_nested(model) if nested and modules is None else choose_modules(model, modules)
         )
+
+    def attach(self, module: nn.Module, leave: Any) -> Any:
+        """Have ``leave(module, args, output)`` called after each call; its handle can ``remove``.
+
+        A view that must not disturb a network's fast paths, which hooks do, listens otherwise.
+        """
+        return module.register_forward_hook(leave)
 
     def see(self, run: Run, call: int, module: nn.Module, args: Any, output: Any) -> None:
         """Reduce what a module put out, inside its hook, and add the pieces to the run."""
