@@ -45,6 +45,8 @@ _VIEWS: dict[str, type[View]] = {
     "lookups": LookupsView,
     "path": PathView,
 }
+# Views that take ``reduce=``.
+_REDUCED = ("modules", "layout", "path")
 
 
 class Capture:
@@ -207,8 +209,9 @@ def capture(
         modules: which modules are watched: None for its blocks, a name, a pattern, a type, a
             predicate ``(name, module) -> bool``, or several of the former.
         view: ``"modules"``, ``"kernels"``, ``"cells"``, ``"classes"``, ``"detections"``,
-            ``"attention"``, ``"experts"``, ``"capsules"`` or a view.
-        reduce: for view ``"modules"``: ``"mean"``, ``"max"``, ``"std"``, several, or a function
+            ``"attention"``, ``"experts"``, ``"capsules"``, ``"layout"``, ``"path"``, ``"lookups"``
+            or a view.
+        reduce: for views ``"modules"``, ``"layout"``, ``"path"``: ``"mean"``, ``"max"``, ``"std"``, several, or a function
             from an output (B, ...) to (B, numbers).
         batch_axis: axis of the glances in inputs and outputs; None: the first, folding outputs
             whose first size is a multiple of the batch.
@@ -294,7 +297,7 @@ def _view(view: str | View, reduce: Reduce, nested: bool, options: dict[str, Any
     check_one_of("view", view, _VIEWS)
     if nested and view != "modules":
         raise ValueError(f'structure="containment" nests view="modules", not view={view!r}')
-    if view == "modules":
+    if view in _REDUCED:
         options = {"reduce": reduce, **options}
     try:
         return _VIEWS[view](**options)

@@ -100,6 +100,7 @@ class LayoutView(View):
 
     def _forget(self) -> None:
         self._applied: list[_Applied] = []
+        self._last: tuple[Any, tuple[int, ...]] | None = None  # rows as said, and as numbers
         self._made: dict[int, int] = {}  # storage of an output -> application
         self._alive: list[Tensor] = []  # so that no storage is used again within the forward
 
@@ -123,17 +124,17 @@ class LayoutView(View):
             run.no_tensor.add(name)
             return
         count = len(found[0]) if found[0].dim() else 0
-        said = self._rows(self._model)
-        glances = None if said is None else tuple(int(g) for g in torch.as_tensor(said).reshape(-1))
+        glances = self._said()
         if glances is None and count == run.batch:
             glances = tuple(range(run.batch))
-        words = [a for a in pytree.tree_leaves(args) if isinstance(a, str)]
+        leaves = args if all(isinstance(a, Tensor) for a in args) else pytree.tree_leaves(args)
+        words = [a for a in leaves if isinstance(a, str)]
         label = self._short[name] + (f"[{', '.join(words)}]" if words else "")
         _check_rows(label, glances, count, run.batch)
         attribute = self._pooled(label, found, count, module)
         inputs = _distinct(
             self._made[t.untyped_storage().data_ptr()]
-            for t in pytree.tree_leaves(args)
+            for t in leaves
             if isinstance(t, Tensor) and t.untyped_storage().data_ptr() in self._made
         )
         for t in found:
@@ -161,6 +162,15 @@ class LayoutView(View):
             )
         run.built = _glances(applied, run.batch)
         run.times = dict.fromkeys(run.times, 1)
+
+    def _said(self) -> tuple[int, ...] | None:
+        """Return the glances that the network says its modules are about at the moment."""
+        said = self._rows(self._model) if self._model is not None else None
+        if said is None:
+            return None
+        if self._last is None or self._last[0] is not said:
+            self._last = said, tuple(torch.as_tensor(said).reshape(-1).tolist())
+        return self._last[1]
 
     def _pooled(self, label: str, found: list[Tensor], count: int, module: nn.Module) -> Tensor:
         """Return the (n, m) attributes of one application's outputs, joined."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from recollect.studies.views.drawn.scenes import SIDE, Example, pictures_of
 from recollect.studies.views.drawn.sentences import PROPERTIES, RELATIONS, Layout
 
-__all__ = ["ModuleNetwork", "accuracy", "majority", "train"]
+__all__ = ["ModuleNetwork", "accuracy", "majority", "pooled", "train"]
 
 STRIDE = 3  # pixels from place to place
 PLACES = -(-SIDE // STRIDE)  # places on a side of a map
@@ -336,3 +336,21 @@ def majority(examples: Sequence[Example]) -> float:
     """Return how often the commoner truth is right."""
     share = float(np.mean([e.is_true for e in examples]))
     return max(share, 1 - share)
+
+
+def pooled(output: Tensor) -> Tensor:
+    """Reduce a module's output: of a map how much it holds in each box, and where.
+
+    Args:
+        output: a map (n, 3, h, w), or numbers or truths (n, 3) or (n, 1).
+
+    Returns:
+        (n, 9) for a map: the amounts s, then s y, then s x, with (y, x) the centre from -1 (top,
+        left) to 1; what is no map as it is.
+    """
+    if output.dim() == 2:
+        return output
+    line = torch.linspace(-1, 1, output.shape[-1])
+    return torch.cat(
+        [output.sum((2, 3)), (output * line[:, None]).sum((2, 3)), (output * line).sum((2, 3))], 1
+    )
