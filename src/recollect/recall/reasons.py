@@ -196,10 +196,15 @@ def _written(path: Path) -> str:
 def _named_by_member(traces: list[Trace]) -> set[str]:
     """Return the families of which a glance holds a few members only, as of a thousand classes.
 
-    Of the others (the kernels of a convolution) all are there each time: they are one part.
+    So are the members of a family with inputs (the heads of an attention). Of the others (the
+    kernels of a convolution) all are there each time: they are one part.
     """
-    columns = [(c, len(t)) for t in traces for c in t.columns.values()]
-    return {c.name for c, glances in columns if not c.is_dense(glances)}
+    columns = [(c, t) for t in traces for c in t.columns.values()]
+    return {
+        c.name
+        for c, t in columns
+        if not c.is_dense(len(t)) or (t.edges is not None and len(c.members) > 1)
+    }
 
 
 def _side(memory: Memory, known: Glance, glance: int, split: set[str]) -> Side:

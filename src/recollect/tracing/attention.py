@@ -46,7 +46,8 @@ class AttentionView(View):
     Face, timm, torchvision, one's own).
 
     Args:
-        top: how many tokens are kept of each query.
+        top: how many tokens are kept of each query, at most.
+        least: weight below which a token belongs to the rest.
         queries: which tokens' looking is kept: ``"last"`` (of a text, padding left out),
             ``"first"`` (a class token), ``"mean"`` over all, ``"all"``, or positions; ``"auto"``
             is ``"last"`` where nothing may look ahead, else ``"mean"``.
@@ -54,7 +55,7 @@ class AttentionView(View):
 
     Raises:
         ValueError: if the network has no attention that can be read, or a position is out of
-            range.
+            range, or ``least`` is no share.
 
     Example:
         >>> from recollect import trace
@@ -68,9 +69,16 @@ class AttentionView(View):
     """
 
     def __init__(
-        self, top: int = 4, queries: str | Sequence[int] = "auto", distance: bool = True
+        self,
+        top: int = 4,
+        queries: str | Sequence[int] = "auto",
+        distance: bool = True,
+        least: float = 0.0,
     ) -> None:
         self._top = check_integer("top", top, minimum=1)
+        if not 0 <= least < 1:
+            raise ValueError(f"least must be a share of the attention, 0 to below 1, got {least}")
+        self._least = least
         self._queries: str | tuple[int, ...]
         if isinstance(queries, str):
             self._queries = check_one_of("queries", queries, _QUERIES)
@@ -151,7 +159,7 @@ class AttentionView(View):
         value = one.value.float()
         which = np.repeat(kept[:, :, None], heads, axis=2)  # (R, Q, H)
         objects = Weighed(run, name, [f"{name}/{h}" for h in range(heads)], which)
-        add_weighed(objects, weights @ value, weights, value, self._top)
+        add_weighed(objects, weights @ value, weights, value, self._top, self._least)
         if spread is not None:
             run.pieces.append(objects_of(objects, spread, "distance"))
 

@@ -119,8 +119,8 @@ class CapsulesView(View):
             share.transpose(1, 2)[:, :, None],  # (B, J, 1, I)
             below[:, None].expand(-1, count, -1, -1),
             self._parts,
-            length[:, :, None],
-            ("part", "rest"),
+            importance=length[:, :, None],
+            words=("part", "rest"),
         )
 
 

@@ -48,6 +48,7 @@ def add_weighed(
     weights: Tensor,
     value: Tensor,
     top: int,
+    least: float = 0.0,
     importance: Tensor | None = None,
     words: tuple[str, str] = ("token", "rest"),
 ) -> None:
@@ -58,7 +59,8 @@ def add_weighed(
         attributes: (R, H, Q, n) of the objects.
         weights: (R, H, Q, S), not negative.
         value: (R, H, S, d) attributes of the inputs.
-        top: how many inputs are kept one by one.
+        top: how many inputs are kept one by one, at most.
+        least: weight below which an input belongs to the rest.
         importance: (R, H, Q) weights of the objects themselves; None: one.
         words: what an input is called, and the rest.
     """
@@ -69,9 +71,10 @@ def add_weighed(
     heavy, place = weights.topk(k, 3)  # (R, H, Q, k)
     index = place.flatten(2)[..., None].expand(-1, -1, -1, value.shape[3])
     inputs = value.gather(2, index).unflatten(2, place.shape[2:])  # (R, H, Q, k, d)
-    _add_inputs(kept, words[0], kept.pick(inputs), kept.pick(heavy))
-    if k < keys:
-        rest = weights.scatter(3, place, 0.0)
+    light = heavy < least
+    _add_inputs(kept, words[0], kept.pick(inputs), kept.pick(heavy.masked_fill(light, 0.0)))
+    if k < keys or least > 0:
+        rest = weights.scatter(3, place, heavy * light)
         mass = rest.sum(3)  # (R, H, Q)
         mean = (rest @ value) / mass.clamp_min(1e-12)[..., None]
         _add_inputs(kept, words[1], kept.pick(mean)[:, None], kept.pick(mass)[:, None])

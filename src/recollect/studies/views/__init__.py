@@ -22,7 +22,11 @@ from recollect.studies.views.row import ViewRow
 __all__ = ["VIEWS", "ViewRow", "draw", "measure", "study"]
 
 # View -> the file that measures it.
-_VIEWS: dict[str, str] = {}
+_VIEWS: dict[str, str] = {
+    "attention": "recollect.studies.views.attention",
+    "experts": "recollect.studies.views.experts",
+    "capsules": "recollect.studies.views.capsules",
+}
 VIEWS = tuple(_VIEWS)
 _PLAIN = ("name", "notes")
 

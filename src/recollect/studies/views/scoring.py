@@ -1,0 +1,215 @@
+"""How a view is scored: a memory of sketches is asked, the truth is the trace itself.
+
+Shape letters: B glances, m numbers of an attribute, W windows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from recollect._answers import Z90
+from recollect.memory import Memory
+from recollect.recall import similar
+from recollect.sketching import Prior, Sketcher
+from recollect.studies.views.row import ViewRow
+from recollect.tracing import Trace
+
+__all__ = ["Likeness", "overhead_of", "raw_vectors", "score"]
+
+FloatArray = npt.NDArray[np.float64]
+WINDOW, NEAREST, QUERIES, DECODED = 20, 10, 40, 60
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """What similarity is judged by.
+
+    Args:
+        labels: (B,) of the glances: two glances are alike if theirs are the same.
+        raw: (B, n) what a rival that keeps everything would compare.
+        path: part of the glance that is searched for; None: all of it.
+    """
+
+    labels: npt.NDArray[Any]
+    raw: Tensor
+    path: str | None = None
+
+
+def score(
+    name: str,
+    past: Trace,
+    now: Trace,
+    likeness: Sequence[Likeness],
+    *,
+    dim: int,
+    seed: int,
+    overhead: float,
+    notes: str,
+) -> ViewRow:
+    """Return a view's row.
+
+    Args:
+        name: of the view.
+        past: glances that fix scales and prior.
+        now: glances that are stored, and asked for.
+        likeness: by which labels similarity is judged, averaged over all.
+        dim: numbers of a sketch, int8.
+        seed: of operators and queries.
+        overhead: of watching, measured before.
+        notes: what the reader should know.
+    """
+    sketcher = Sketcher(dim=dim, seed=seed)
+    sketcher.admit(past, measure_scales=True)
+    prior = Prior.fit(past)
+    coverage, error = _counts(sketcher, prior, now)
+    r2, mean_r2, held = _attributes(sketcher, prior, past, now)
+    with TemporaryDirectory() as folder, _stored(Path(folder), sketcher, now) as memory:
+        found = np.array([_similarity(memory, now, one, seed) for one in likeness]).mean(0)
+        modules = len(memory.modules.names)
+    raw = sum(c.attributes.numel() for c in now.columns.values()) * 4 / len(now)
+    return ViewRow(
+        name, modules, len(now), coverage, error, r2, held, float(found[0]), overhead, notes,
+        attribute_r2_mean=mean_r2, similarity_chance=float(found[2]),
+        similarity_raw=float(found[1]), bytes=dim + 2, raw_bytes=raw,
+    )  # fmt: skip
+
+
+def overhead_of(
+    model: nn.Module,
+    batch: Any,
+    watch: Callable[[], AbstractContextManager[Any]],
+    rounds: int = 7,
+) -> float:
+    """Return processor time of a watched forward over a plain one, less one: medians of pairs.
+
+    Args:
+        model: that runs.
+        batch: its argument, or a tuple of them.
+        watch: opens a ``capture`` of the model.
+        rounds: pairs of runs.
+    """
+    args = batch if isinstance(batch, tuple) else (batch,)
+    ratios = []
+    with torch.no_grad():
+        model(*args)
+        for _ in range(rounds):
+            begin = time.process_time()
+            model(*args)
+            plain = time.process_time() - begin
+            with watch() as c:
+                begin = time.process_time()
+                model(*args)
+                c.trace()
+                ratios.append((time.process_time() - begin) / plain - 1)
+    return float(np.median(ratios))
+
+
+def raw_vectors(trace: Trace, families: Sequence[str] | None = None) -> Tensor:
+    """Return (B, n) all attributes, module by module, each times the root of its weight.
+
+    Several objects of one module in a glance are added.
+    """
+    parts = []
+    for name in families if families is not None else sorted(trace.columns):
+        c = trace.columns[name]
+        k = len(c.members)
+        into = torch.zeros(len(trace) * k, c.size)
+        rows = torch.from_numpy(c.glance * k + c.member)
+        weighed = c.attributes.cpu() * torch.from_numpy(c.weight).sqrt()[:, None]
+        into.index_add_(0, rows, weighed)
+        into = into.view(len(trace), -1)
+        parts.append(into / into.std().clamp_min(1e-9) / into.shape[1] ** 0.5)
+    return torch.cat(parts, 1)
+
+
+def _counts(sketcher: Sketcher, prior: Prior, now: Trace) -> tuple[float, float]:
+    """Return how many true counts of windows stand in their intervals, and how far off they are."""
+    inside, off, total = [], 0.0, 0.0
+    for start in range(0, len(now) - WINDOW + 1, WINDOW):
+        window = now[start : start + WINDOW]
+        read = sketcher.decode(sketcher.encode(window).sum(), prior=prior)
+        names, estimate, std = read.count_estimates()
+        estimate = np.maximum(np.asarray(estimate)[0], 0.0)
+        half = Z90 * np.asarray(std)[0]
+        nearest = np.rint(estimate)
+        true = _true_counts(window, names)
+        low, high = np.fmin(estimate - half, nearest), np.fmax(estimate + half, nearest)
+        inside.append((true >= low) & (true <= high))
+        off += float(np.abs(estimate - true).sum())
+        total += float(true.sum())
+    return float(np.concatenate(inside).mean()), off / total
+
+
+def _true_counts(trace: Trace, names: Sequence[str]) -> FloatArray:
+    counts = dict.fromkeys(names, 0.0)
+    for c in trace.columns.values():
+        for member, n in zip(
+            c.members, np.bincount(c.member, minlength=len(c.members)), strict=True
+        ):
+            counts[member] = float(n)
+    return np.array([counts[n] for n in names])
+
+
+def _attributes(
+    sketcher: Sketcher, prior: Prior, past: Trace, now: Trace
+) -> tuple[float, float, float]:
+    """Return median-module R2 of decoding, of the prior's means alone, and what bars cover."""
+    now = now[: min(DECODED, len(now))]
+    decoded = sketcher.decode(sketcher.encode(now), prior=prior)
+    ours, rival, inside = [], [], []
+    for module in now.modules:
+        true = now.objects(module).attributes.cpu().double()
+        if len(true) < 10 or module not in past.modules:
+            continue
+        usual = past.objects(module).attributes.cpu().double().mean(0)
+        found = decoded.objects(module)
+        error = found.attributes.cpu().double() - true
+        spread = (true - true.mean(0)).square().sum().clamp_min(1e-12)
+        ours.append(1 - float(error.square().sum() / spread))
+        rival.append(1 - float((true - usual).square().sum() / spread))
+        assert found.std is not None
+        inside.append((error.abs() <= Z90 * found.std.cpu().double() + 1e-6).flatten())
+    return float(np.median(ours)), float(np.median(rival)), float(torch.cat(inside).double().mean())
+
+
+def _stored(folder: Path, sketcher: Sketcher, now: Trace) -> Memory:
+    """Store the glances, twenty to an hour."""
+    memory = Memory(folder / "memory", sketcher=sketcher, reservoir=0)
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    times = [begin + timedelta(minutes=3 * i) for i in range(len(now))]
+    memory.add(now, time=times, source="study", ids=list(range(1, len(now) + 1)))
+    return memory
+
+
+def _similarity(
+    memory: Memory, now: Trace, one: Likeness, seed: int
+) -> tuple[float, float, float]:
+    """Return the share of the nearest with the query's label: sketches, raw, chance."""
+    rng = np.random.default_rng([seed, 5])
+    chosen = rng.choice(len(now), min(QUERIES, len(now)), replace=False)
+    raw = nn.functional.normalize(one.raw.double(), dim=1)
+    found = []
+    for i in chosen.tolist():
+        # The queried glance itself is the trace's: the part is taken from what was seen.
+        query: Any = i + 1 if one.path is None else now[i]
+        near = np.array(similar(memory, query, k=NEAREST + 1, path=one.path)["glance"]) - 1
+        near = near[near != i][:NEAREST]
+        cosine = raw @ raw[i]
+        cosine[i] = -2
+        best = cosine.topk(NEAREST).indices.numpy()
+        same = one.labels == one.labels[i]
+        found.append((same[near].mean(), same[best].mean(), (same.sum() - 1) / (len(now) - 1)))
+    sketch, other, chance = np.mean(found, axis=0).tolist()
+    return sketch, other, chance
