@@ -1,0 +1,222 @@
+"""The trained examples of the views of layouts, paths and look-ups."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recollect import Memory, Sketcher, recall
+from recollect.studies.views import walks
+from recollect.studies.views.drawn.network import accuracy, majority, train
+from recollect.studies.views.drawn.scenes import Item, drawn_scenes, nlvr_scenes
+from recollect.studies.views.drawn.sentences import parse
+from recollect.studies.views.drawn.truth import executed
+from recollect.studies.views.evolving import PathNet, Task, evolve
+from recollect.studies.views.evolving import accuracy as share_right
+from recollect.studies.views.module_networks import seen
+from recollect.studies.views.pathnet import live
+from recollect.studies.views.skipgram import near_pairs, neighbours, skip_gram
+from recollect.studies.views.text_classifier import TextClassifier, a_year
+from recollect.studies.views.texts import Corpus, read_corpus
+
+# -- sentences ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sentence", "layout"),
+    [
+        ("There is a black tower.", "some(and(box_exactly[0](count(except[black](find[item]))), "
+         "exists(find[black])))"),
+        ("there are at least 3 blue blocks", "at_least[3](total(find[blue]))"),
+        ("None of the blue circles are touching any edge",
+         "exactly[0](total(filter[edge](filter[blue](find[circle]))))"),
+        ("There is no black block as the top of a tower with at most three blocks.",
+         "exactly[0](boxes(and(exists(filter[top](find[black])), "
+         "box_at_most[3](count(find[item])))))"),
+        ("There is a box with 4 items of 2 different colors.",
+         "some(and(box_exactly[4](count(find[item])), box_exactly[2](colours(find[item]))))"),
+        ("One tower has a yellow block on top of a blue block",
+         "some(exists(both(find[yellow], relate[above](find[blue]))))"),
+        ("the top of a three blocks tower is yellow",
+         "some(and(box_exactly[3](count(find[item])), exists(filter[top](find[yellow]))))"),
+        ("each tower has at least 1 blue block", "every(exists(find[blue]))"),
+    ],
+)  # fmt: skip
+def test_sentences_become_layouts(sentence: str, layout: str) -> None:
+    parsed = str(parse(sentence))
+    # "at least 1" of a box and "a" are the same question
+    assert parsed in (layout, layout.replace("exists(find[blue])", "box_at_least[1](count(find[blue]))"))
+
+
+@pytest.mark.parametrize(
+    "sentence", ["There are at least two towers with the same height.", "a", "", "black black"]
+)
+def test_what_the_grammar_does_not_know_is_refused(sentence: str) -> None:
+    assert parse(sentence) is None
+
+
+BOXES = (
+    (Item("square", "blue", 40, 80, 60, 100), Item("square", "black", 40, 59, 60, 79)),
+    (Item("circle", "yellow", 0, 10, 30, 40),),
+    (),
+)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "truth"),
+    [
+        ("there is a black block on a blue block", True),
+        ("there is a blue block on a black block", False),
+        ("there is a tower with a black block at the top", True),
+        ("there is a tower with a black block at the base", False),
+        ("there is exactly one circle touching the edge", True),
+        ("there is a circle touching the corner", False),
+        ("there is a box with items of only yellow color", True),
+        ("there are exactly two squares not touching any edge", False),
+        ("each box has a black item", False),
+        ("there is a box with two items of 2 different colors", True),
+    ],
+)
+def test_layouts_run_by_hand(sentence: str, truth: bool) -> None:
+    layout = parse(sentence)
+    assert layout is not None
+    assert executed(layout, BOXES) is truth
+
+
+def test_most_of_nlvr_is_parsed_and_rightly(data_folder: Path) -> None:
+    known = [e for e in nlvr_scenes(data_folder) if e.layout is not None]
+    right = np.mean([executed(e.layout, e.boxes) == e.is_true for e in known if e.layout])
+    assert len(known) >= 0.75 * 1579
+    assert right >= 0.97
+
+
+def test_modules_learn_to_judge_sentences_and_are_remembered(tmp_path: Path) -> None:
+    examples = drawn_scenes(330, 0)
+    network = train(examples[:250], 0, 5, 1)
+    ask = examples[250:]
+    assert accuracy(network, ask) >= majority(ask) + 0.1
+    t = seen(network, ask)
+    words = [e.sentence for e in ask]
+    with Memory(tmp_path / "m", Sketcher(dim=256)) as memory:
+        memory.add(t, time="2026-05-01T10:00Z", ids=range(len(ask)), labels={"sentence": words})
+        told = recall.count(memory, "find[black]", source="skeleton")["estimate"][0]
+        used = [sum(n.module == "find[black]" for n in set(e.layout.walk())) for e in ask if e.layout]
+        assert told == sum(used)
+        place = next(i for i, n in enumerate(used) if n)
+        assert "find[black]" in repr(recall.unroll(memory, place, source="sketch"))
+
+
+# -- paths --------------------------------------------------------------------------------
+
+
+def small_tasks() -> list[Task]:
+    torch.manual_seed(0)
+    x = torch.randn(400, 6)
+    sides = [(x[:, 0] > 0).long(), (x[:, 1] > x[:, 2]).long()]
+    return [
+        Task(n, x[:300], y[:300], x[300:], y[300:]) for n, y in zip("ab", sides, strict=True)
+    ]
+
+
+def test_adding_a_task_changes_no_earlier_answer() -> None:
+    """To the last bit, and whatever path the second task takes."""
+    a, b = small_tasks()
+    network = PathNet(6, stages=2, modules=4, width=8, seed=1)
+    network.add_task(a)
+    best = evolve(network, a, 12, 0, population=6)
+    network.freeze(best, "a")
+    with torch.no_grad():
+        before = network(a.seen, "a", best)
+    network.add_task(b)
+    other = evolve(network, b, 12, 1, population=6)
+    with torch.no_grad():
+        assert torch.equal(before, network(a.seen, "a", best))
+        assert share_right(network, b, other) > 0.7
+        free: Any = next(m for place, m in network.places() if place not in network.frozen)
+        assert all(p.requires_grad for p in free.parameters())
+    with pytest.raises(ValueError, match="task 'b' has a head already"):
+        network.add_task(b)
+
+
+def test_paths_converge_and_are_remembered(tmp_path: Path) -> None:
+    a, b = small_tasks()
+    life = live([a, b], 20, 0)
+    assert all(share > 0.7 for share in life.right.values())
+    with Memory(tmp_path / "m", Sketcher(dim=128)) as memory:
+        for g, (glances, (task, _)) in enumerate(zip(life.glances, life.generations, strict=True)):
+            time = np.datetime64("2026-01-01T00:00") + np.timedelta64(g, "h")
+            memory.add(glances, time=time, labels={"task": task}, source=str(g))
+        last = life.generations[19][1].population
+        for module in ("0/0", "1/3", "2/5"):
+            s, k = map(int, module.split("/"))
+            if module in memory.modules.names:
+                told = recall.count(memory, module, where="source = '19'", unit="glances")
+                assert told["estimate"] == [sum(k in path[s] for path in last)]
+    first, last = (len(set(life.generations[g][1].population)) for g in (0, 19))
+    assert last < first
+
+
+# -- look-ups -----------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=6), min_size=1, max_size=4),
+    st.integers(1, 4),
+)
+def test_near_pairs_are_those_of_the_naive_loop(lines: list[list[int]], window: int) -> None:
+    naive = sorted(
+        [line[i], line[j]] for line in lines for i in range(len(line)) for j in range(len(line))
+        if i != j and abs(i - j) <= window
+    )  # fmt: skip
+    if sum(map(len, lines)) > 1:
+        assert sorted(near_pairs(lines, window).tolist()) == naive
+
+
+def test_skip_gram_finds_planted_groups() -> None:
+    rng = np.random.default_rng(0)
+    lines = [(rng.integers(0, 10, 8) + 10 * (i % 2)).tolist() for i in range(200)]
+    vectors = skip_gram(lines, 20, 8, 0, sample=1.0, batch=256)
+    right = [near // 10 == r // 10 for r in range(20) for near in neighbours(vectors, r, 5)]
+    assert np.mean(right) > 0.95
+    with pytest.raises(ValueError, match="found none"):
+        skip_gram([[1], [2]], 3, 4, 0)
+
+
+def test_walks_tell_the_two_clubs_apart() -> None:
+    row = walks.measure(True, None, 0)
+    assert row.count_coverage >= 0.9
+    assert row.count_error <= 0.02
+    assert row.similarity_precision >= row.similarity_chance + 0.3
+    friends, joined = walks.club()
+    made = walks.random_walks(friends, 2, 5, 0)
+    assert made.shape == (68, 5)
+    assert all(b in friends[a] for w in made.tolist() for a, b in zip(w, w[1:], strict=False))
+
+
+def test_sentences_of_documentation_and_their_year() -> None:
+    corpus = read_corpus(None, 60, 0, vocabulary=200)
+    assert set(corpus.topic.tolist()) == {0, 1, 2, 3}
+    assert min(map(min, corpus.rows)) > 0
+    year = a_year(corpus, list(range(len(corpus.rows))), 0, 600)
+    share = [
+        np.mean([int(corpus.topic[p]) == 3 for p, m in zip(year.places, year.month, strict=True)
+                 if (m >= 9) == late])
+        for late in (False, True)
+    ]  # fmt: skip
+    assert share[1] > 3 * share[0]
+    network = TextClassifier(torch.randn(201, 4), 4)
+    rows = corpus.padded([0, 1])
+    alone = network(corpus.padded([0]))
+    torch.testing.assert_close(network(rows)[:1], alone)  # the padding says nothing
+
+
+def test_a_corpus_needs_no_padding_word() -> None:
+    corpus = Corpus(("<padding>", "a"), [[1, 1], [1]], torch.tensor([0, 0]), ("t",), "here")
+    assert corpus.padded([0, 1]).tolist() == [[1, 1], [1, 0]]
