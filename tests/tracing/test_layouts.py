@@ -144,8 +144,6 @@ def test_several_forwards_and_the_coverage() -> None:
 
 def test_a_stem_for_all_belongs_to_the_layouts_that_took_it() -> None:
     class Stem(Assembles):
-        layout_modules = ("stem", "parts.*")
-
         def __init__(self) -> None:
             super().__init__()
             self.stem = nn.Linear(3, 3)
@@ -160,8 +158,8 @@ def test_a_stem_for_all_belongs_to_the_layouts_that_took_it() -> None:
             return out
 
     model, x = Stem().eval(), torch.randn(4, 3)
-    t = trace(model, (x, LAYOUTS), view="layout", modules=["stem", "parts.find", "parts.join",
-                                                         "parts.twice", "parts.answer"])  # fmt: skip
+    watched = ["stem", "parts.find", "parts.join", "parts.twice", "parts.answer"]
+    t = trace(model, (x, LAYOUTS), view="layout", modules=watched)
     assert ("answer", "find[black]", "stem") in spelled(t, 1)
     torch.testing.assert_close(t.objects("stem").attributes, model.stem(x).detach())
 

@@ -71,7 +71,7 @@ def test_a_network_that_runs_as_a_whole_chose_no_path() -> None:
 
 def test_networks_without_stages_are_refused() -> None:
     flat = nn.Sequential(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="holds no torch.nn.ModuleList of ModuleLists"):
+    with pytest.raises(ValueError, match=r"holds no torch\.nn.ModuleList of ModuleLists"):
         trace(flat, torch.ones(1, 2), view="path")
     with pytest.raises(ValueError, match="per must be one of 'item', 'forward'"):
         trace(Stages(), torch.ones(1, 2), view="path", per="batch")

@@ -211,8 +211,8 @@ def capture(
         view: ``"modules"``, ``"kernels"``, ``"cells"``, ``"classes"``, ``"detections"``,
             ``"attention"``, ``"experts"``, ``"capsules"``, ``"layout"``, ``"path"``, ``"lookups"``
             or a view.
-        reduce: for views ``"modules"``, ``"layout"``, ``"path"``: ``"mean"``, ``"max"``, ``"std"``, several, or a function
-            from an output (B, ...) to (B, numbers).
+        reduce: for views ``"modules"``, ``"layout"`` and ``"path"``: ``"mean"``, ``"max"``,
+            ``"std"``, several, or a function from an output (B, ...) to (B, numbers).
         batch_axis: axis of the glances in inputs and outputs; None: the first, folding outputs
             whose first size is a multiple of the batch.
         structure: ``"flat"``, or ``"containment"`` to nest stages, blocks and layers.

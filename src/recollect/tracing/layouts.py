@@ -109,10 +109,7 @@ class LayoutView(View):
         self._model = model
         self._forget()
         wished = modules if modules is not None else getattr(model, "layout_modules", None)
-        if wished is not None:
-            chosen = choose_modules(model, wished)
-        else:
-            chosen = _members_of_dicts(model)
+        chosen = choose_modules(model, wished) if wished else _members_of_dicts(model)
         self._short = _shortened(list(chosen))
         return chosen
 
@@ -204,8 +201,8 @@ def _members_of_dicts(model: nn.Module) -> dict[str, nn.Module]:
     if not found:
         raise ValueError(
             'view="layout" needs a network that assembles named modules by a layout; '
-            f"{type(model).__name__} holds no torch.nn.ModuleDict: name the modules with modules=, "
-            "or in its attribute layout_modules"
+            f"{type(model).__name__} holds no torch.nn.ModuleDict: name the modules with "
+            "modules=, or in its attribute layout_modules"
         )
     return found
 
@@ -227,8 +224,10 @@ def _check_rows(label: str, glances: tuple[int, ...] | None, count: int, batch: 
                 "runs a layout, or pass rows=, a function from the network to these numbers"
             )
         return
-    if len(glances) != count or len(set(glances)) < count or not all(
-        0 <= g < batch for g in glances
+    if (
+        len(glances) != count
+        or len(set(glances)) < count
+        or not all(0 <= g < batch for g in glances)
     ):
         raise ValueError(
             f"layout_rows must name one glance of the batch of {batch} for each of the {count} "
@@ -296,7 +295,11 @@ def _glances(applied: Sequence[_Applied], batch: int) -> Trace:
     for one in laid:
         for rank, place in enumerate(one.objects):
             a = applied[place]
-            rows = a.attribute if a.glances == tuple(one.glances) else a.attribute[torch.from_numpy(one.glances)]
+            rows = (
+                a.attribute
+                if a.glances == tuple(one.glances)
+                else a.attribute[torch.from_numpy(one.glances)]
+            )
             parts.setdefault(a.name, []).append(
                 (rows, one.glances, np.full(len(one.glances), rank, dtype=np.int64))
             )

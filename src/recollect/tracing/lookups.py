@@ -149,7 +149,9 @@ class LookupsView(View):
         else:
             each = ids[0].numel() if ids.dim() else 1
             glance = np.repeat(np.arange(len(ids) if ids.dim() else 1), each)
-        if len(glance) and int(glance[-1]) >= run.batch or (ids.dim() > 1 and len(ids) != run.batch):
+        if (len(glance) and int(glance[-1]) >= run.batch) or (
+            ids.dim() > 1 and len(ids) != run.batch
+        ):
             run.not_folded.append((name, tuple(ids.shape)))
             return
         rows = ids.reshape(-1).cpu().numpy().astype(np.int64)

@@ -69,8 +69,8 @@ class PathView(View):
                 return {full: model.get_submodule(full) for full in self._short}
         raise ValueError(
             'view="path" needs a network whose stages hold modules to choose from; '
-            f"{type(model).__name__} holds no torch.nn.ModuleList of ModuleLists: name the modules "
-            "with modules=, or in its attribute path_modules"
+            f"{type(model).__name__} holds no torch.nn.ModuleList of ModuleLists: name the "
+            "modules with modules=, or in its attribute path_modules"
         )
 
     def piece(self, name: str, t: Tensor, layout: Layout, module: nn.Module) -> Piece | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -51,18 +52,19 @@ def measure(quick: bool, data: Path | None, seed: int) -> ViewRow:
     some = year.places[: 300 if quick else 600]
     now = looked_up(network, corpus, some)
     with TemporaryDirectory() as folder:
-        with remember(Path(folder) / "year", network, corpus, year, seed) as memory:
-            quiet, changed = drifts(memory)
+        memory = remember(Path(folder) / "year", network, corpus, year, seed)
+        quiet, changed = drifts(memory)
+        memory.close()
     batch = corpus.padded(rest[:256])
-    labels = corpus.topic[some].numpy()
+    likeness = Likeness(corpus.topic[some].numpy(), _means(network, corpus, some))
+    watch = partial(capture, network, view="lookups", names=corpus.words, named=_named())
     row = score(
-        "lookups", past, now, [Likeness(labels, _means(network, corpus, some))], dim=DIM, seed=seed,
-        overhead=overhead_of(
-            network, batch, partial(capture, network, view="lookups", names=corpus.words, named=_named())
-        ),
-        notes=f"text classifier, {corpus.source}; held-out sentences right {right:.3f}, commonest "
-        f"topic {common:.3f}; {year.fresh!r} comes up in September: p of drift {changed:.3f}, of a "
-        f"quiet pair of months {quiet:.3f}; label: the topic; raw: mean word vectors; attributes: of the words that have no module",
+        "lookups", past, now, [likeness], dim=DIM, seed=seed,
+        overhead=overhead_of(network, batch, watch),
+        notes=f"text classifier, {corpus.source}; held-out sentences right {right:.3f}, the "
+        f"commonest topic {common:.3f}; {year.fresh!r} comes up in September: p of drift "
+        f"{changed:.3f}, of a quiet pair of windows {quiet:.3f}; label: the topic; raw: mean "
+        "word vectors; attributes: of the words that have no module",
     )  # fmt: skip
     read, usual = _rare_words(past, now, seed)
     return replace(row, attribute_r2=read, attribute_r2_mean=usual)
@@ -99,9 +101,7 @@ def remember(
 def drifts(memory: Memory) -> tuple[float, float]:
     """Return the p-values of drift from May to July and July to August, and from August on."""
     months = [f"2026-{m:02d}-01T00:00Z" for m in (1, 5, 9)] + ["2027-01-01T00:00Z"]
-    first, second, third = (
-        (a, b) for a, b in zip(months, months[1:], strict=False)
-    )
+    first, second, third = pairwise(months)
     quiet = recall.drift(memory, first, second)["p_value"][0]
     changed = recall.drift(memory, second, third)["p_value"][0]
     return float(quiet), float(changed)

@@ -90,7 +90,9 @@ class PathNet(nn.Module):
             ValueError: if there is a task of that name.
         """
         if task.name in self.heads:
-            raise ValueError(f"task {task.name!r} has a head already; give the new one its own name")
+            raise ValueError(
+                f"task {task.name!r} has a head already; give the new one its own name"
+            )
         last: nn.Linear = self.stages[-1][0][0]  # type: ignore[index, assignment]
         head = nn.Linear(last.out_features, task.classes)
         self.heads[task.name] = head
@@ -209,7 +211,9 @@ def _train(
 ) -> float:  # fmt: skip
     """Train a path for some steps; return its accuracy on the way."""
     on_path = [network.stages[s][k] for s, taken in enumerate(path) for k in taken]  # type: ignore[index]
-    free = [p for m in [*on_path, network.heads[task.name]] for p in m.parameters() if p.requires_grad]
+    free = [
+        p for m in [*on_path, network.heads[task.name]] for p in m.parameters() if p.requires_grad
+    ]
     right = 0.0
     for _ in range(steps):
         rows = torch.from_numpy(rng.integers(0, len(task.x), size))

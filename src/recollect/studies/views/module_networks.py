@@ -43,11 +43,13 @@ def measure(quick: bool, data: Path | None, seed: int) -> ViewRow:
     by_hand = np.mean([executed(e.layout, e.boxes) == e.is_true for e in known if e.layout])
     right, common = accuracy(network, known), majority(known)
     batch = pictures_of(known), [e.layout for e in known]
+    watch = partial(capture, network, view="layout", reduce=pooled)
     return score(
         "layout", past, now, [Likeness(kinds, raw_vectors(now))], dim=DIM, seed=seed,
-        overhead=overhead_of(network, batch, partial(capture, network, view="layout", reduce=pooled)),
+        overhead=overhead_of(network, batch, watch),
         notes=f"neural module network, {source}; held-out sentences right {right:.3f}, the "
-        f"commoner truth {common:.3f}, layouts run by hand {by_hand:.3f}; label: the layout without its words",
+        f"commoner truth {common:.3f}, layouts run by hand {by_hand:.3f}; label: the layout "
+        "without its words",
     )  # fmt: skip
 
 

@@ -39,9 +39,9 @@ def near_pairs(sequences: Sequence[Sequence[int]], window: int) -> IntArray:
     owner = np.repeat(np.arange(len(sequences)), [len(s) for s in sequences])
     ahead = [
         np.stack([line[:-k], line[k:]], 1)[owner[:-k] == owner[k:]]
-        for k in range(1, min(window, len(line) - 1) + 1)
+        for k in range(1, min(window + 1, len(line)))
     ]
-    pairs = np.concatenate(ahead)
+    pairs = np.concatenate([np.zeros((0, 2), dtype=np.int64), *ahead])
     return np.concatenate([pairs, pairs[:, ::-1]])
 
 
@@ -87,8 +87,8 @@ def skip_gram(
     share = counts / max(counts.sum(), 1)
     keep = np.minimum(1, np.sqrt(sample / np.maximum(share, 1e-12)))
     thinned = [[r for r in s if rng.random() < keep[r]] for s in sequences]
-    pairs = near_pairs([s for s in thinned if len(s) > 1] or [[0]], window) if rows else None
-    if pairs is None or len(pairs) == 0:
+    pairs = near_pairs([s for s in thinned if len(s) > 1] or [[0]], window)
+    if len(pairs) == 0:
         raise ValueError("skip-gram learns from rows that stand near each other, and found none")
     chance = torch.from_numpy(counts**0.75)
     centre = (torch.rand(rows, size, generator=generator) - 0.5).div_(size).requires_grad_()

@@ -181,7 +181,10 @@ class ModuleNetwork(nn.Module):
         parts: dict[str, nn.Module] = {"find[item]": Find(item, None)}
         for p in PROPERTIES:
             parts[f"find[{p}]"] = Find(item, own[p])
-            parts[f"filter[{p}]"], parts[f"except[{p}]"] = Filter(own[p], True), Filter(own[p], False)
+            parts[f"filter[{p}]"], parts[f"except[{p}]"] = (
+                Filter(own[p], True),
+                Filter(own[p], False),
+            )
         parts |= {f"relate[{r}]": Relate() for r in RELATIONS}
         parts |= {"both": Both(), "count": Count(False), "total": Count(True)}
         parts["colours"] = Colours([own[c] for c in ("black", "blue", "yellow")])
@@ -288,7 +291,7 @@ def _cell(centre: tuple[float, float]) -> tuple[int, int]:
 
 
 def _targets(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """Return where items are, (B, 3, h, w), and their properties, (B, 3, P, h, w); NaN: no item."""
+    """Return where items are, (B, 3, h, w), and what they are, (B, 3, P, h, w); NaN: none."""
     there = torch.zeros(len(examples), 3, PLACES, PLACES)
     held = torch.full((len(examples), 3, len(PROPERTIES), PLACES, PLACES), float("nan"))
     for b, e in enumerate(examples):

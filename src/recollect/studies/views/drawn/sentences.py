@@ -352,7 +352,7 @@ class _Parser:
         while (word := self.any_of(*COLOURS, *SIZES)) is not None:
             adjectives.append(word)
         noun = self.any_of(*SHAPES, "item")
-        if noun is None and not adjectives:
+        if (noun is None and not adjectives) or sum(a in COLOURS for a in adjectives) > 1:
             raise _Unknown
         names = [n for n in (noun, *adjectives[::-1]) if n not in (None, "item")]
         first = names[0] if names else "item"

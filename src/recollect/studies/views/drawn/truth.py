@@ -56,9 +56,7 @@ def _run(layout: Layout, boxes: Sequence[Sequence[Item]]) -> Any:
     return held if isinstance(inputs[0], list) else held[0]
 
 
-def _places(
-    kind: str, word: str, inputs: list[Found], boxes: Sequence[Sequence[Item]]
-) -> Found:
+def _places(kind: str, word: str, inputs: list[Found], boxes: Sequence[Sequence[Item]]) -> Found:
     """Return the places of the items that a module of maps finds."""
     if kind == "find":
         return [
