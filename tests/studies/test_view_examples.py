@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from recollect import Memory, Sketcher, recall
 from recollect.studies.views import walks
+from recollect.studies.views.drawn.drawing import drawn_scenes
 from recollect.studies.views.drawn.network import accuracy, majority, train
-from recollect.studies.views.drawn.scenes import Item, drawn_scenes, nlvr_scenes
+from recollect.studies.views.drawn.scenes import Item, nlvr_scenes
 from recollect.studies.views.drawn.sentences import parse
 from recollect.studies.views.drawn.truth import executed
 from recollect.studies.views.evolving import PathNet, Task, evolve

@@ -84,9 +84,10 @@ class LookupsView(View):
 
     def choose(self, model: nn.Module, modules: Modules, nested: bool) -> dict[str, nn.Module]:
         """Return the embedding tables."""
+        chosen: dict[str, nn.Module]
         if modules is None:
-            chosen = {n or type(m).__name__: m for n, m in model.named_modules()
-                      if isinstance(m, _TABLES)}  # fmt: skip
+            found = model.named_modules()
+            chosen = {n or type(m).__name__: m for n, m in found if isinstance(m, _TABLES)}
         else:
             chosen = choose_modules(model, modules)
         wrong = [n for n, m in chosen.items() if not isinstance(m, _TABLES)]
@@ -156,7 +157,7 @@ class LookupsView(View):
             return
         rows = ids.reshape(-1).cpu().numpy().astype(np.int64)
         kept = np.flatnonzero(self._tables[name].place[rows] >= 0)
-        vectors = module.weight.detach()[torch.from_numpy(rows[kept]).to(ids.device)]  # type: ignore[operator, index]
+        vectors = module.weight.detach()[torch.from_numpy(rows[kept]).to(ids.device)]  # type: ignore[operator]
         heavy = np.ones(len(rows)) if weight is None else weight.reshape(-1).cpu().numpy()
         self._found.append(
             _LookedUp(name, rows[kept], glance[kept],

@@ -9,7 +9,7 @@ P paths in the population.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,7 +93,7 @@ class PathNet(nn.Module):
             raise ValueError(
                 f"task {task.name!r} has a head already; give the new one its own name"
             )
-        last: nn.Linear = self.stages[-1][0][0]  # type: ignore[index, assignment]
+        last: nn.Linear = self.stages[-1][0][0]  # type: ignore[index]
         head = nn.Linear(last.out_features, task.classes)
         self.heads[task.name] = head
         free = [m for (s, k), m in self.places() if (s, k) not in self.frozen]
@@ -114,8 +114,9 @@ class PathNet(nn.Module):
             for k, m in enumerate(stage)  # type: ignore[arg-type]
         ]  # fmt: skip
 
-    def _draw(self, modules: Sequence[nn.Module] | object) -> None:
-        for m in modules:  # type: ignore[attr-defined]
+    def _draw(self, modules: Iterable[nn.Module]) -> None:
+        """Draw new weights of all linear layers among them."""
+        for m in modules:
             if isinstance(m, nn.Linear):
                 nn.init.kaiming_uniform_(m.weight, generator=self._generator)
                 nn.init.zeros_(m.bias)

@@ -14,13 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from recollect.studies.views.drawn.drawing import drawn_scenes
 from recollect.studies.views.drawn.network import ModuleNetwork, accuracy, majority, pooled, train
-from recollect.studies.views.drawn.scenes import (
-    Example,
-    drawn_scenes,
-    nlvr_scenes,
-    pictures_of,
-)
+from recollect.studies.views.drawn.scenes import Example, nlvr_scenes, pictures_of
 from recollect.studies.views.drawn.truth import executed
 from recollect.studies.views.row import ViewRow
 from recollect.studies.views.scoring import Likeness, overhead_of, raw_vectors, score

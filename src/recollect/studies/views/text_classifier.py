@@ -27,7 +27,7 @@ class TextClassifier(nn.Module):
 
     def __init__(self, vectors: Tensor, topics: int) -> None:
         super().__init__()
-        self.words = nn.Embedding.from_pretrained(vectors, freeze=False, padding_idx=0)
+        self.words = nn.Embedding(*vectors.shape, padding_idx=0, _weight=vectors.clone())
         self.topic = nn.Linear(vectors.shape[1], topics)
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def train_classifier(
         network = TextClassifier(vectors, len(corpus.topics))
         adam = torch.optim.Adam(network.parameters(), lr=0.01)
         for _ in range(epochs):
-            for rows in torch.tensor(learn)[torch.randperm(len(learn))].split(64):
+            for rows in torch.split(torch.tensor(learn)[torch.randperm(len(learn))], 64):
                 some = rows.tolist()
                 loss = F.cross_entropy(network(corpus.padded(some)), corpus.topic[rows])
                 adam.zero_grad()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ class WalkReader(nn.Module):
 
     def __init__(self, vectors: Tensor) -> None:
         super().__init__()
-        self.nodes = nn.Embedding.from_pretrained(vectors)
+        self.nodes = nn.Embedding(*vectors.shape, _weight=vectors.clone())
 
     def forward(self, walks: Tensor) -> Tensor:
         """Return (B, m) means of (B, T) walks."""
@@ -51,7 +52,7 @@ def club() -> tuple[list[list[int]], Tensor]:
         ImportError: if networkx is missing.
     """
     try:
-        import networkx as nx
+        nx = import_module("networkx")
     except ImportError as error:
         raise ImportError("this study walks on networkx's graphs: pip install networkx") from error
     graph = nx.karate_club_graph()

@@ -39,7 +39,8 @@ class _Detector(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return logits (n, 3, h, w) for features (n, 3, C, h, w)."""
         n, boxes = features.shape[:2]
-        return self.weigh(features.flatten(0, 1)).reshape(n, boxes, *features.shape[3:])
+        logits: Tensor = self.weigh(features.flatten(0, 1))
+        return logits.reshape(n, boxes, *features.shape[3:])
 
 
 class Find(nn.Module):
@@ -51,7 +52,7 @@ class Find(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return a map (n, 3, h, w) for features (n, 3, C, h, w)."""
-        there = self.item(features).sigmoid()
+        there: Tensor = self.item(features).sigmoid()
         return there if self.own is None else there * self.own(features).sigmoid()
 
 
@@ -64,7 +65,7 @@ class Filter(nn.Module):
 
     def forward(self, features: Tensor, found: Tensor) -> Tensor:
         """Return a map (n, 3, h, w)."""
-        logits = self.own(features)
+        logits: Tensor = self.own(features)
         return found * (logits if self.keeps else -logits).sigmoid()
 
 
@@ -79,7 +80,8 @@ class Relate(nn.Module):
 
     def logits(self, found: Tensor) -> Tensor:
         """Return how likely each place is meant, (n, 3, h, w), as logits."""
-        return 10 * self.spread(found.flatten(0, 1)[:, None]).reshape(found.shape)
+        spread: Tensor = self.spread(found.flatten(0, 1)[:, None])
+        return 10 * spread.reshape(found.shape)
 
     def forward(self, found: Tensor) -> Tensor:
         """Return a map (n, 3, h, w)."""
@@ -259,7 +261,7 @@ def train(
         for epoch in range(epochs + sentences):
             is_items = epoch < epochs
             pool = torch.arange(len(examples)) if is_items else torch.tensor(known)
-            for rows in pool[torch.randperm(len(pool))].split(size):
+            for rows in torch.split(pool[torch.randperm(len(pool))], size):
                 features = network.features(pictures[rows])
                 loss = _loss_of_items(network, features, there[rows], held[rows], above[rows])
                 if not is_items:

@@ -349,12 +349,12 @@ class _Parser:
     def things(self) -> Layout:
         """Read items with their properties, places and relations."""
         adjectives: list[str] = []
-        while (word := self.any_of(*COLOURS, *SIZES)) is not None:
-            adjectives.append(word)
+        while (found_word := self.any_of(*COLOURS, *SIZES)) is not None:
+            adjectives.append(found_word)
         noun = self.any_of(*SHAPES, "item")
         if (noun is None and not adjectives) or sum(a in COLOURS for a in adjectives) > 1:
             raise _Unknown
-        names = [n for n in (noun, *adjectives[::-1]) if n not in (None, "item")]
+        names = [n for n in (noun, *adjectives[::-1]) if n is not None and n != "item"]
         first = names[0] if names else "item"
         found = _on(f"find[{first}]")
         for name in names[1:]:
@@ -370,10 +370,9 @@ class _Parser:
             return _on(f"except[{self.need('edge', 'corner')}]", found)
         if self.take("touching"):
             self.any_of("the", "any", "a")
-            place = self.need("edge", "corner", "base")
-            if self.take("of a box"):
-                pass
-            return _on(f"filter[{'floor' if place == 'base' else place}]", found)
+            side = self.need("edge", "corner", "base")
+            self.take("of a box")
+            return _on(f"filter[{'floor' if side == 'base' else side}]", found)
         if self.any_of("at the", "as the", "on the", "above", "at") is not None:
             place = self.any_of("top", "base")
             if place is not None and not self.peek("of"):

@@ -45,7 +45,8 @@ def _run(layout: Layout, boxes: Sequence[Sequence[Item]]) -> Any:
     if kind == "and":
         return [x and y for x, y in zip(*inputs, strict=True)]
     if kind in ("boxes", "some", "every"):
-        return {"boxes": sum, "some": any, "every": all}[kind](inputs[0])
+        truths = [bool(t) for t in inputs[0]]
+        return sum(truths) if kind == "boxes" else any(truths) if kind == "some" else all(truths)
     number = int(word)
     numbers = inputs[0] if isinstance(inputs[0], list) else [inputs[0]]
     held = {
