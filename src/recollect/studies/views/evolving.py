@@ -111,7 +111,7 @@ class PathNet(nn.Module):
         """Return each module with its stage and number."""
         return [
             ((s, k), m) for s, stage in enumerate(self.stages)
-            for k, m in enumerate(stage)  # type: ignore[arg-type]
+            for k, m in enumerate(stage.children())
         ]  # fmt: skip
 
     def _draw(self, modules: Iterable[nn.Module]) -> None:

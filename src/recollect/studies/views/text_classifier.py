@@ -27,7 +27,9 @@ class TextClassifier(nn.Module):
 
     def __init__(self, vectors: Tensor, topics: int) -> None:
         super().__init__()
-        self.words = nn.Embedding(*vectors.shape, padding_idx=0, _weight=vectors.clone())
+        self.words = nn.Embedding(
+            vectors.shape[0], vectors.shape[1], padding_idx=0, _weight=vectors.clone()
+        )
         self.topic = nn.Linear(vectors.shape[1], topics)
 
     def forward(self, rows: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class WalkReader(nn.Module):
 
     def __init__(self, vectors: Tensor) -> None:
         super().__init__()
-        self.nodes = nn.Embedding(*vectors.shape, _weight=vectors.clone())
+        self.nodes = nn.Embedding(vectors.shape[0], vectors.shape[1], _weight=vectors.clone())
 
     def forward(self, walks: Tensor) -> Tensor:
         """Return (B, m) means of (B, T) walks."""
