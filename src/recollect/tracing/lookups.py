@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -192,13 +193,16 @@ class LookupsView(View):
         table = self._tables[one.table]
         place = table.place[one.rows]
         vectors = check_attributes(one.table, one.vectors)
+        # Sorted once: the columns are slices, so that thousands of words cost no copies each.
         order = np.argsort(place, kind="stable")
-        cuts = np.flatnonzero(np.diff(place[order])) + 1
-        for rows in np.split(order, cuts) if len(order) else []:
-            name = table.names[place[rows[0]]]
+        place, vectors = place[order], vectors[torch.from_numpy(order)]
+        glance, rank, weight = one.glance[order], rank[order], one.weight[order]
+        cuts = np.flatnonzero(np.diff(place)) + 1
+        for a, b in pairwise([0, *cuts.tolist(), len(place)] if len(place) else []):
+            name = table.names[place[a]]
             made = Column(
-                name, (name,), vectors[torch.from_numpy(rows)], one.glance[rows],
-                np.zeros(len(rows), dtype=np.int64), rank[rows], one.weight[rows],
+                name, (name,), vectors[a:b], glance[a:b], np.zeros(b - a, dtype=np.int64),
+                rank[a:b], weight[a:b],
             )  # fmt: skip
             columns[name] = made if name not in columns else _joined(columns[name], made)
 
