@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -107,6 +108,8 @@ def test_the_glance_is_the_layout(together: bool, says: bool) -> None:
     for i, tree in enumerate(LAYOUTS):
         assert spelled(t, i) == expected(tree)
     find: Any = model.parts["find"]
+    assert all((np.diff(c.glance) >= 0).all() for c in t.columns.values())
+    assert spelled(t[[2, 1]], 0) == expected(LAYOUTS[2])
     black = t.objects("find[black]")
     assert black.glance.tolist() == [0, 1, 2]
     torch.testing.assert_close(black.attributes, find.black(x[:3]).detach())
