@@ -68,7 +68,8 @@ def watch(
     view: Annotated[
         str,
         typer.Option(
-            help="modules, kernels, cells, classes (of probability .1 and more) or detections."
+            help="modules, kernels, cells, classes (of probability .1 and more), detections, "
+            "attention, experts or capsules."
         ),
     ] = "modules",
     modules: Annotated[

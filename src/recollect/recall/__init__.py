@@ -8,6 +8,7 @@
     recall.statistics(memory, "cat")                # what streams were followed, with bounds
     recall.unroll(memory, 17)                       # one glance as a tree
     recall.why(memory, 17, 23)                      # what two glances have in common
+    recall.shared(memory, "cat", "person")          # which parts two kinds both use
     recall.concept(memory, [17, 23], [42])          # which others are like these, unlike that
     recall.label_next(memory, 10)                   # which glances are most worth a label
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from recollect.recall.drifting import drift
     from recollect.recall.labelling import label_next
     from recollect.recall.reasons import why
+    from recollect.recall.sharing import shared
     from recollect.recall.similarity import similar
     from recollect.recall.streams import statistics
     from recollect.recall.unrolling import Unrolled, unroll
@@ -45,6 +47,7 @@ _WHERE = {
     "histogram": "recollect.recall.distributions",
     "quantiles": "recollect.recall.distributions",
     "label_next": "recollect.recall.labelling",
+    "shared": "recollect.recall.sharing",
     "similar": "recollect.recall.similarity",
     "statistics": "recollect.recall.streams",
     "unroll": "recollect.recall.unrolling",
@@ -63,6 +66,7 @@ __all__ = [
     "histogram",
     "label_next",
     "quantiles",
+    "shared",
     "similar",
     "statistics",
     "unroll",

@@ -112,6 +112,10 @@ _STUDIES = {
         "recollect.studies.vae",
         "a semi-supervised VAE: where it may normalise, how many numbers a class needs",
     ),
+    "views": (
+        "recollect.studies.views",
+        "every view of modular networks on a trained example: counts, attributes, similarity",
+    ),
 }
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -78,7 +78,8 @@ class Attended:
         """
         if self.seen is not None:
             return (self.seen if at is None else _rows(self.seen, at)).float()
-        assert self.query is not None and self.key is not None
+        assert self.query is not None
+        assert self.key is not None
         query = self.query if at is None else _rows(self.query, at)
         scores = query.float() @ self.key.float().transpose(2, 3) * self.scale
         if self.mask is not None:
@@ -149,7 +150,8 @@ class Listener:
         calls = _Calls()
         with calls:
             output = forward(*args, **kwargs)
-        self._leave(self._module, calls.found, output)
+        found = [_heads_unpacked(self._module, one) for one in calls.found]
+        self._leave(self._module, found, output)
         return output
 
 
@@ -197,7 +199,7 @@ def _from_torch(module: Any, args: Any, kwargs: Any) -> Attended:
         valid = ~padding if padding.dtype == torch.bool else padding == 0
     extra = k.shape[1] - key.shape[1]
     mask = _added(given.get("attn_mask"), padding, len(q), module.num_heads, extra)
-    heads = [t.unflatten(2, (module.num_heads, -1)).transpose(1, 2) for t in (q, k, v)]
+    heads = [t.view(*t.shape[:2], module.num_heads, -1).transpose(1, 2) for t in (q, k, v)]
     scale = float(heads[0].shape[3]) ** -0.5
     return Attended(heads[2], heads[0], heads[1], mask, scale, valid=valid)
 
@@ -229,7 +231,7 @@ def _added(
     parts = []
     if mask is not None:
         m = _as_added(mask)
-        parts.append(m[None, None] if m.dim() == 2 else m.unflatten(0, (rows, heads)))
+        parts.append(m[None, None] if m.dim() == 2 else m.reshape(rows, heads, *m.shape[1:]))
     if padding is not None:
         parts.append(_as_added(padding)[:, None, None])
     if not parts:
@@ -285,6 +287,27 @@ class _Calls(TorchFunctionMode):
                 self._soft = None
 
 
+def _heads_unpacked(module: nn.Module, one: Attended) -> Attended:
+    """Undo what Hugging Face does to one query token: heads of one key stand as its queries."""
+    groups = getattr(module, "num_key_value_groups", 1)
+    heads = getattr(getattr(module, "config", None), "num_attention_heads", None)
+    packed = one.query is not None and one.query.shape[1] * groups == heads
+    if groups == 1 or not packed or one.queries != groups:
+        return one
+    assert one.query is not None
+    assert one.key is not None
+    mask = one.mask
+    if mask is not None and mask.shape[1] > 1:
+        mask = mask.reshape(len(mask), -1, 1, mask.shape[3])
+    return replace(
+        one,
+        query=one.query.flatten(1, 2)[:, :, None],
+        key=one.key.repeat_interleave(groups, 1),
+        value=one.value.repeat_interleave(groups, 1),
+        mask=mask,
+    )
+
+
 def _product(func: Any, args: Sequence[Any]) -> tuple[Tensor, Tensor] | None:
     """Return weights and values (..., S, d) if this is a product of two tensors."""
     if func in _PRODUCT:
@@ -296,9 +319,11 @@ def _product(func: Any, args: Sequence[Any]) -> tuple[Tensor, Tensor] | None:
     if len(own) != 1 or left[-1] not in right:
         return None
     ordered = "".join([c for c in left[:-2] if c in right]) + left[-1] + own[0]
-    return (args[1], torch.einsum(f"{right}->{ordered}", args[2])) if set(ordered) == set(
-        right
-    ) else None
+    return (
+        (args[1], torch.einsum(f"{right}->{ordered}", args[2]))
+        if set(ordered) == set(right)
+        else None
+    )
 
 
 def _from_product(soft: Tensor, value: Tensor) -> Attended:

@@ -34,16 +34,17 @@ class AttentionView(View):
     With attention weights w (non-negative, of sum one) and values v, the object of head ``h`` of
     the layer ``attn`` is a member ``attn/h`` of the family ``attn``. Its attribute is the head's
     reading ``z = sum_j w_j v_j``. Its inputs are the ``top`` tokens that it looked at hardest,
-    module ``attn/h/token``, attribute ``v_j``, weight ``w_j``, heaviest first, and all other tokens
-    as one object, module ``attn/h/rest``, whose weight is the rest of the attention and whose
+    module ``attn/h/token``, attribute ``v_j``, weight ``w_j``, heaviest first, and all others as
+    one object, module ``attn/h/rest``, whose weight is the rest of the attention and whose
     attribute is the rest's weighted mean. So weights still sum to one, and the weighted sum of
     the inputs is still the reading, however long the text. Beside it stands ``attn/h/distance``:
     how much of the attention went how far back (``DISTANCES``).
 
     The weights are read beside the forward, whose output stays bit-identical: from the inputs of
-    ``torch.nn.MultiheadAttention`` (also on the fast path of ``torch.nn.TransformerEncoderLayer``), else
-    from the arguments of ``scaled_dot_product_attention``, else from softmax and product (Hugging
-    Face, timm, torchvision, one's own).
+    ``torch.nn.MultiheadAttention`` (also on the fast path of
+    ``torch.nn.TransformerEncoderLayer``), else from the arguments of
+    ``scaled_dot_product_attention``, else from softmax and product (Hugging Face, timm,
+    torchvision, one's own).
 
     Args:
         top: how many tokens are kept of each query, at most.

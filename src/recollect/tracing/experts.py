@@ -32,8 +32,9 @@ class ExpertsView(View):
     weights hold all of them) and a child that routes. Expert ``e`` of the block ``moe`` is a
     member ``moe/e`` of the family ``moe``. With router weights ``w_te`` (of sum one for each
     token) and outputs ``o_te``, a glance of T tokens holds each asked expert once: its weight is
-    the mean of ``w_te`` over tokens, its attribute the mean of ``o_te`` weighted by ``w_te``. So the
-    weights of a glance sum to one, and their sum with the attributes is the block's mean output.
+    the mean of ``w_te`` over tokens, its attribute the mean of ``o_te`` weighted by ``w_te``. So
+    the weights of a glance sum to one, and their sum with the attributes is the block's mean
+    output.
 
     What a single expert said is not visible where weights are stacked or tokens are scattered;
     the experts are asked again, each with the tokens that were routed to it.
@@ -105,7 +106,9 @@ class ExpertsView(View):
         return self._router if self._router is not None else ", ".join(_ROUTERS)
 
     def _is_block(self, module: nn.Module) -> bool:
-        return self._experts in dict(module.named_children()) and self._router_of(module) is not None
+        return (
+            self._experts in dict(module.named_children()) and self._router_of(module) is not None
+        )
 
     def _router_of(self, block: nn.Module) -> nn.Module | None:
         children = dict(block.named_children())
@@ -151,12 +154,10 @@ class ExpertsView(View):
             rows = torch.arange(run.batch, device=glance.device) * length + at
         else:
             rows = valid.flatten().nonzero()[:, 0]
-        share = 1.0
+        weight = routed.weight[rows]
         if self._tokens == "mean":
-            share = (1 / valid.sum(1).clamp_min(1).float())[glance[rows]][:, None]
-        return _Routed(
-            routed.token[rows], routed.index[rows], routed.weight[rows] * share, glance[rows]
-        )
+            weight = weight / valid.sum(1).clamp_min(1)[glance[rows]][:, None]
+        return _Routed(routed.token[rows], routed.index[rows], weight, glance[rows])
 
 
 @dataclass
@@ -181,7 +182,9 @@ class _Routed:
 class _Listener:
     """Hooks on a block, its router and, where they are one module, its experts."""
 
-    def __init__(self, block: nn.Module, router: nn.Module, experts: nn.Module, leave: Any) -> None:
+    def __init__(
+        self, block: nn.Module, router: nn.Module, experts: nn.Module, leave: Any
+    ) -> None:
         self._leave, self._routing, self._call = leave, None, ()
         self._handles = [
             router.register_forward_hook(self._hear_router),
@@ -302,9 +305,7 @@ def _each_asked(experts: nn.ModuleList, routed: _Routed) -> Tensor:
     return said
 
 
-def _piece(
-    name: str, batch: int, routed: _Routed, said: Tensor, count: int, tokens: str
-) -> Piece:
+def _piece(name: str, batch: int, routed: _Routed, said: Tensor, count: int, tokens: str) -> Piece:
     """Gather (n, k, d) answers into objects, by glance."""
     assert routed.glance is not None
     k, size = routed.index.shape[1], said.shape[2]

@@ -70,7 +70,7 @@ def add_weighed(
     k = min(top, keys)
     heavy, place = weights.topk(k, 3)  # (R, H, Q, k)
     index = place.flatten(2)[..., None].expand(-1, -1, -1, value.shape[3])
-    inputs = value.gather(2, index).unflatten(2, place.shape[2:])  # (R, H, Q, k, d)
+    inputs = value.gather(2, index).reshape(*place.shape, -1)  # (R, H, Q, k, d)
     light = heavy < least
     _add_inputs(kept, words[0], kept.pick(inputs), kept.pick(heavy.masked_fill(light, 0.0)))
     if k < keys or least > 0:
@@ -103,7 +103,7 @@ def objects_of(
 
 
 def _add_inputs(kept: Weighed, what: str, values: Tensor, weights: Tensor) -> None:
-    """Add the inputs (objects, k, d) of weights (objects, k); those that weigh nothing are none."""
+    """Add the inputs (objects, k, d) of weights (objects, k); what weighs nothing is none."""
     k = weights.shape[1]
     heavy = weights.flatten().cpu().numpy().astype(np.float32)
     some = np.flatnonzero(heavy > 0)

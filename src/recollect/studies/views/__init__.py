@@ -30,6 +30,7 @@ _VIEWS: dict[str, str] = {
     "path": "recollect.studies.views.pathnet",
     "lookups": "recollect.studies.views.embeddings",
     "walks": "recollect.studies.views.walks",
+    "shared parts": "recollect.studies.views.shared_parts",
 }
 VIEWS = tuple(_VIEWS)
 _PLAIN = ("name", "notes")

@@ -17,7 +17,7 @@ from recollect.studies.views.row import ViewRow
 from recollect.studies.views.scoring import Likeness, overhead_of, raw_vectors, score
 from recollect.tracing import Trace, capture, trace
 
-__all__ = ["LENGTH", "Letters", "Writer", "measure", "texts", "train"]
+__all__ = ["LENGTH", "Letters", "Writer", "looked_at", "measure", "places", "texts", "train"]
 
 LENGTH = 24
 OPTIONS: dict[str, Any] = {"top": 3, "least": 0.05}
@@ -123,11 +123,11 @@ def train(letters: Letters, steps: int, seed: int, last: float = 0.8) -> Writer:
 def looked_at(model: Writer, x: Tensor) -> dict[str, Tensor]:
     """Return which letter each head looked at hardest: head -> (B,)."""
     view = trace(model, x, view="attention", top=1, distance=False)
-    place = _places(model, x)
+    place = places(model, x)
     return {h: x[torch.arange(len(x)), p] for h, p in place.items() if h in view.modules}
 
 
-def _places(model: Writer, x: Tensor) -> dict[str, Tensor]:
+def places(model: Writer, x: Tensor) -> dict[str, Tensor]:
     """Return where each head looks hardest from the last letter, worked out layer by layer."""
     found = {}
     mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
@@ -154,9 +154,7 @@ def measure(quick: bool, data: Path | None, seed: int) -> ViewRow:
     x = letters.cut(300 if quick else 800, seed + 1, 0.8, 1.0)
     now = trace(model, x, view="attention", **OPTIONS)
     hardest = looked_at(model, x)
-    alike = [
-        Likeness(codes.numpy(), _raw_of(now, head), head) for head, codes in hardest.items()
-    ]
+    alike = [Likeness(codes.numpy(), _raw_of(now, head), head) for head, codes in hardest.items()]
     costs = overhead_of(model, x[:200], lambda: capture(model, view="attention", **OPTIONS))
     return score(
         "attention", past, now, alike, dim=256, seed=seed, overhead=costs,

@@ -61,8 +61,8 @@ class PrimaryCapsules(nn.Module):
 class DigitCapsules(nn.Module):
     """Dynamic routing by agreement (Sabour, Frosst and Hinton, 2017).
 
-    Votes ``u_ji = W_ij u_i``; ``c_i = softmax_j(b_i)``, ``v_j = squash(sum_i c_ij u_ji)`` and ``b_ij
-    += u_ji v_j``, three times.
+    Votes ``u_ji = W_ij u_i``; then ``c_i = softmax_j(b_i)``, ``v_j = squash(sum_i c_ij u_ji)`` and
+    ``b_ij += u_ji v_j``, three times.
 
     Args:
         below: capsules below (I).
@@ -122,13 +122,13 @@ def train(x: Tensor, y: Tensor, epochs: int, seed: int) -> CapsuleNetwork:
         model = CapsuleNetwork(x.shape[-1])
         adam = torch.optim.Adam(model.parameters(), lr=5e-3)
         for _ in range(epochs):
-            for rows in torch.randperm(len(x)).split(50):
+            for rows in torch.split(torch.randperm(len(x)), 50):
                 length = model(x[rows])
                 there = F.one_hot(y[rows], 10)
                 loss = there * (0.9 - length).clamp_min(0).square()
                 loss = loss + 0.5 * (1 - there) * (length - 0.1).clamp_min(0).square()
                 adam.zero_grad()
-                loss.sum(1).mean().backward()  # type: ignore[no-untyped-call]
+                loss.sum(1).mean().backward()
                 adam.step()
     return model.eval()
 
@@ -146,7 +146,7 @@ def measure(quick: bool, data: Path | None, seed: int) -> ViewRow:
     now = trace(model, x[seen], view="capsules", **OPTIONS)
     cost = overhead_of(model, x[:200], lambda: capture(model, view="capsules", **OPTIONS))
     return score(
-        "capsules", past, now, [Likeness(y[seen].numpy(), raw_vectors(now))], dim=128, seed=seed,
+        "capsules", past, now, [Likeness(y[seen].numpy(), raw_vectors(now))], dim=64, seed=seed,
         overhead=cost,
         notes=f"dynamic routing, {source}, {right:.0%} read right; alike: the same digit; "
         "counts: digit capsules longer than 0.5, and their parts",

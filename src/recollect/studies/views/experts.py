@@ -1,7 +1,7 @@
 """Mixture of experts: a small one reads digits; which expert was asked is kept.
 
-A glance is a picture in four quarters; each quarter goes to two of six experts. Pictures are alike if
-they show the same digit.
+A glance is a picture in four quarters; each quarter goes to two of six experts. Pictures are alike
+if they show the same digit.
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ def train(x: Tensor, y: Tensor, epochs: int, seed: int) -> Reader:
         model = Reader()
         adam = torch.optim.Adam(model.parameters(), lr=5e-3)
         for _ in range(epochs):
-            for rows in torch.randperm(len(x)).split(64):
+            for rows in torch.split(torch.randperm(len(x)), 64):
                 loss = F.cross_entropy(model(x[rows]), y[rows]) + 0.02 * model.mixture.uneven
                 adam.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 adam.step()
     return model.eval()
 
@@ -114,12 +114,10 @@ def measure(quick: bool, data: Path | None, seed: int) -> ViewRow:
     seen = slice(900, 1200 if quick else 1797)
     now = trace(model, x[seen], view="experts")
     cost = overhead_of(model, x[:300], lambda: capture(model, view="experts"))
-    cheap = overhead_of(
-        model, x[:300], lambda: capture(model, view="experts", attribute="input")
-    )
+    cheap = overhead_of(model, x[:300], lambda: capture(model, view="experts", attribute="input"))
     return score(
         "experts", past, now, [Likeness(y[seen].numpy(), raw_vectors(now))], dim=128, seed=seed,
         overhead=cost,
-        notes=f"two of six experts for each quarter of a digit, {right:.0%} read right; alike: the "
-        f"same digit; the experts are asked again: with attribute='input' overhead is {cheap:.2f}",
+        notes=f"two of six experts for each quarter of a digit, {right:.0%} read right; alike: "
+        f"the same digit; experts are asked again: with attribute='input' overhead is {cheap:.2f}",
     )  # fmt: skip

@@ -135,7 +135,7 @@ def raw_vectors(trace: Trace, families: Sequence[str] | None = None) -> Tensor:
 
 
 def _counts(sketcher: Sketcher, prior: Prior, now: Trace) -> tuple[float, float]:
-    """Return how many true counts of windows stand in their intervals, and how far off they are."""
+    """Return how many true counts of windows stand in their intervals, and the error of all."""
     inside, off, total = [], 0.0, 0.0
     for start in range(0, len(now) - WINDOW + 1, WINDOW):
         window = now[start : start + WINDOW]
@@ -181,7 +181,11 @@ def _attributes(
         rival.append(1 - float((true - usual).square().sum() / spread))
         assert found.std is not None
         inside.append((error.abs() <= Z90 * found.std.cpu().double() + 1e-6).flatten())
-    return float(np.median(ours)), float(np.median(rival)), float(torch.cat(inside).double().mean())
+    return (
+        float(np.median(ours)),
+        float(np.median(rival)),
+        float(torch.cat(inside).double().mean()),
+    )
 
 
 def _stored(folder: Path, sketcher: Sketcher, now: Trace) -> Memory:
