@@ -12,20 +12,44 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recollect import Memory, Sketcher, recall
+from recollect import Memory, Sketcher, Trace, recall
 from recollect.studies.views import walks
 from recollect.studies.views.drawn.drawing import drawn_scenes
 from recollect.studies.views.drawn.network import accuracy, majority, train
 from recollect.studies.views.drawn.scenes import Item, nlvr_scenes
 from recollect.studies.views.drawn.sentences import parse
 from recollect.studies.views.drawn.truth import executed
+from recollect.studies.views.embeddings import drifts, month_counts, remember
 from recollect.studies.views.evolving import PathNet, Task, evolve
 from recollect.studies.views.evolving import accuracy as share_right
 from recollect.studies.views.module_networks import seen
 from recollect.studies.views.pathnet import live
 from recollect.studies.views.skipgram import near_pairs, neighbours, skip_gram
-from recollect.studies.views.text_classifier import TextClassifier, a_year
+from recollect.studies.views.text_classifier import TextClassifier, a_year, train_classifier
 from recollect.studies.views.texts import Corpus, read_corpus
+
+
+def modules_of(t: Trace, glance: int) -> set[str]:
+    """The modules of a glance."""
+    return {n for n, c in t.columns.items() if (c.glance == glance).any()}
+
+
+def answers(memory: Memory, t: Trace, module: str, place: int) -> None:
+    """Counts from sketches, attributes, similarity and why, of glances 0, 1, ... of a trace."""
+    true = len(t.objects(module))
+    told = recall.count(memory, module, source="sketch")
+    assert told["low"][0] <= true <= told["high"][0]
+    mean = t.objects(module).attributes.mean(0).numpy()
+    found = recall.attribute(memory, module)
+    assert np.abs(np.array(found["estimate"]) - mean).max() <= 0.05 * np.abs(mean).max() + 1e-3
+    near = recall.similar(memory, place, k=1)
+    why = recall.why(memory, place, near["glance"][0])
+    assert sum(why["estimate"][:-1]) == pytest.approx(why["estimate"][-1], abs=1e-9)
+    assert why["estimate"][-1] == pytest.approx(near["estimate"][0], abs=0.02)
+    both = modules_of(t, place) & modules_of(t, near["glance"][0])
+    paths = {p.split(" / ")[-1] for p in why["path"]}
+    assert both <= paths
+
 
 # -- sentences ----------------------------------------------------------------------------
 
@@ -117,6 +141,10 @@ def test_modules_learn_to_judge_sentences_and_are_remembered(tmp_path: Path) -> 
         assert told == sum(used)
         place = next(i for i, n in enumerate(used) if n)
         assert "find[black]" in repr(recall.unroll(memory, place, source="sketch"))
+        answers(memory, t, "find[black]", place)
+        # Most of what is most alike was put together alike.
+        near = recall.similar(memory, place, k=3)["glance"]
+        assert max(len(modules_of(t, place) & modules_of(t, g)) for g in near) >= 3
 
 
 # -- paths --------------------------------------------------------------------------------
@@ -162,6 +190,13 @@ def test_paths_converge_and_are_remembered(tmp_path: Path) -> None:
             s, k = map(int, module.split("/"))
             told = recall.count(memory, module, where="source = '9'", unit="glances")
             assert told["estimate"] == [sum(k in path[s] for path in last)]
+    every = Trace.concat(life.glances)
+    with Memory(tmp_path / "n", Sketcher(dim=256), reservoir=100) as memory:
+        memory.add(every, time="2026-01-01T00:00Z", ids=range(len(every)))
+        memory.fit_prior()
+        answers(memory, every, every.modules[0], 190)
+        near = recall.similar(memory, 190, k=1)["glance"][0]
+        assert modules_of(every, near) == modules_of(every, 190)  # the same path again
     first, last = (len(set(life.generations[g][1].population)) for g in (0, 9))
     assert last < first
 
@@ -218,6 +253,33 @@ def test_sentences_of_documentation_and_their_year() -> None:
     rows = corpus.padded([0, 1])
     alone = network(corpus.padded([0]))
     torch.testing.assert_close(network(rows)[:1], alone)  # the padding says nothing
+
+
+def test_a_classifiers_year_is_remembered(tmp_path: Path) -> None:
+    """Counts of words by month from sketches against the truth; drift when a topic comes up."""
+    corpus = read_corpus(None, 120, 0, vocabulary=400)
+    learn, rest = list(range(200)), list(range(200, len(corpus.rows)))
+    network = train_classifier(corpus, learn, 0, size=8, epochs=8)
+    with torch.no_grad():
+        right = network(corpus.padded(rest)).argmax(1) == corpus.topic[rest]
+    common = float(torch.bincount(corpus.topic[rest]).max()) / len(rest)
+    assert float(right.float().mean()) > common + 0.15
+    year = a_year(corpus, rest, 0, 240)
+    with remember(tmp_path / "year", network, corpus, year, 0) as memory:
+        inside, off, total = [], 0.0, 0.0
+        for word in corpus.words[1:4]:
+            told = recall.count(memory, word, by="month", source="sketch")
+            true = np.array(month_counts(corpus, year, word))
+            inside += ((np.array(told["low"]) <= true) & (true <= np.array(told["high"]))).tolist()
+            off += float(np.abs(np.array(told["estimate"]) - true).sum())
+            total += float(true.sum())
+            assert recall.count(memory, word, by="month")["estimate"] == true.tolist()
+        assert np.mean(inside) >= 0.8
+        assert off <= 0.1 * total
+        assert drifts(memory)[1] <= 0.01
+        near = recall.similar(memory, 5, k=1)
+        why = recall.why(memory, 5, near["glance"][0])
+        assert sum(why["estimate"][:-1]) == pytest.approx(near["estimate"][0], abs=0.02)
 
 
 def test_a_corpus_needs_no_padding_word() -> None:
