@@ -69,7 +69,7 @@ def watch(
         str,
         typer.Option(
             help="modules, kernels, cells, classes (of probability .1 and more), detections, "
-            "attention, experts or capsules."
+            "attention, experts, capsules, layout, path or lookups."
         ),
     ] = "modules",
     modules: Annotated[

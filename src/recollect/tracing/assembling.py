@@ -27,6 +27,8 @@ def assemble(run: Run, nested: bool) -> Trace:
         ValueError: if an attribute is NaN or infinite (the module is named), or a module has two
             sizes in one forward.
     """
+    if run.built is not None:
+        return run.built
     pieces = sorted(run.pieces, key=lambda p: p.call) if nested else run.pieces
     _check_finite(pieces)
     if run.links:

@@ -79,7 +79,7 @@ def _is_pattern(text: str) -> bool:
 
 def _matches(wish: Any, name: str, module: nn.Module) -> bool:
     if isinstance(wish, str):
-        return fnmatchcase(name, wish) if _is_pattern(wish) else name == wish
+        return name == wish or (_is_pattern(wish) and fnmatchcase(name, wish))
     if isinstance(wish, type):
         return isinstance(module, wish)
     if callable(wish):

@@ -25,6 +25,9 @@ from recollect.tracing.detections import DetectionsView
 from recollect.tracing.experts import ExpertsView
 from recollect.tracing.folding import Layout, Reduce, batch_size
 from recollect.tracing.kernels import KernelsView
+from recollect.tracing.layouts import LayoutView
+from recollect.tracing.lookups import LookupsView
+from recollect.tracing.paths import PathView
 from recollect.tracing.views import ModulesView, Run, View
 
 __all__ = ["Capture", "capture", "trace"]
@@ -38,7 +41,12 @@ _VIEWS: dict[str, type[View]] = {
     "attention": AttentionView,
     "experts": ExpertsView,
     "capsules": CapsulesView,
+    "layout": LayoutView,
+    "lookups": LookupsView,
+    "path": PathView,
 }
+# Views that take ``reduce=``.
+_REDUCED = ("modules", "layout", "path")
 
 
 class Capture:
@@ -159,7 +167,7 @@ class Capture:
         for run in runs:
             for name, times in run.times.items():
                 most[name] = max(most.get(name, 0), times)
-        notes = []
+        notes = list(dict.fromkeys(note for run in runs for note in run.notes))
         if not most:
             notes.append(
                 "nothing fired: a network that was compiled before the capture calls no hooks; "
@@ -201,9 +209,10 @@ def capture(
         modules: which modules are watched: None for its blocks, a name, a pattern, a type, a
             predicate ``(name, module) -> bool``, or several of the former.
         view: ``"modules"``, ``"kernels"``, ``"cells"``, ``"classes"``, ``"detections"``,
-            ``"attention"``, ``"experts"``, ``"capsules"`` or a view.
-        reduce: for view ``"modules"``: ``"mean"``, ``"max"``, ``"std"``, several, or a function
-            from an output (B, ...) to (B, numbers).
+            ``"attention"``, ``"experts"``, ``"capsules"``, ``"layout"``, ``"path"``, ``"lookups"``
+            or a view.
+        reduce: for views ``"modules"``, ``"layout"`` and ``"path"``: ``"mean"``, ``"max"``,
+            ``"std"``, several, or a function from an output (B, ...) to (B, numbers).
         batch_axis: axis of the glances in inputs and outputs; None: the first, folding outputs
             whose first size is a multiple of the batch.
         structure: ``"flat"``, or ``"containment"`` to nest stages, blocks and layers.
@@ -288,7 +297,7 @@ def _view(view: str | View, reduce: Reduce, nested: bool, options: dict[str, Any
     check_one_of("view", view, _VIEWS)
     if nested and view != "modules":
         raise ValueError(f'structure="containment" nests view="modules", not view={view!r}')
-    if view == "modules":
+    if view in _REDUCED:
         options = {"reduce": reduce, **options}
     try:
         return _VIEWS[view](**options)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from recollect.tracing.choosing import Modules, choose_modules, choose_nested
+from recollect.tracing.columns import Trace
 from recollect.tracing.folding import Layout, Reduce, reduction, tensors
 from recollect.tracing.linking import Link
 
@@ -70,6 +71,8 @@ class Run:
     pieces: list[Piece] = field(default_factory=list)
     times: dict[str, int] = field(default_factory=dict)
     stack: list[int] = field(default_factory=list)
+    built: Trace | None = None  # by a view that puts glances together itself
+    notes: list[str] = field(default_factory=list)  # for the coverage
     no_tensor: set[str] = field(default_factory=set)
     not_folded: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
     kept: dict[str, Tensor] = field(default_factory=dict)

@@ -25,6 +25,10 @@ _VIEWS: dict[str, str] = {
     "attention": "recollect.studies.views.attention",
     "experts": "recollect.studies.views.experts",
     "capsules": "recollect.studies.views.capsules",
+    "layout": "recollect.studies.views.module_networks",
+    "path": "recollect.studies.views.pathnet",
+    "lookups": "recollect.studies.views.embeddings",
+    "walks": "recollect.studies.views.walks",
     "shared parts": "recollect.studies.views.shared_parts",
 }
 VIEWS = tuple(_VIEWS)

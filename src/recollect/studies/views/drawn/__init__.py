@@ -1,0 +1,1 @@
+"""Sentences about drawn scenes: the pictures, the grammar, what is true, and the network."""
