@@ -18,6 +18,7 @@ from recollect.memory.audit import export, info, verify
 from recollect.memory.blocks import Block
 from recollect.memory.channels import channel_of, channels_at
 from recollect.memory.clock import microseconds_of_all
+from recollect.memory.concepts import NamedConcepts
 from recollect.memory.engine import Engine
 from recollect.memory.fading import Faded, check_not_forgotten
 from recollect.memory.followed import Streams
@@ -142,6 +143,7 @@ class Memory:
         self._faded = False
         self._searcher = Searcher(self._engine.rows)
         self._priors = Priors(self._folder)
+        self._concepts = NamedConcepts(self._engine)
         if sketcher is not None and not len(self.modules) and has_scales(sketcher):
             extend(self.modules, sketcher.modules)
         if retention is not None:
@@ -168,6 +170,11 @@ class Memory:
     def timezone(self) -> str:
         """Name of the calendar's time zone."""
         return str(self._meta["timezone"])
+
+    @property
+    def concepts(self) -> NamedConcepts:
+        """Concepts that were given a name (``recall.name``): list, rename, forget them."""
+        return self._concepts
 
     @property
     def retention(self) -> Retention | None:
@@ -611,4 +618,4 @@ class Memory:
         self._engine.sync()
         policy = self.retention
         meta = {**self._meta, "retention": None if policy is None else str(policy)}
-        return info(self._engine, meta, self.prior_versions)
+        return {**info(self._engine, meta, self.prior_versions), "concepts": self.concepts.names}

@@ -10,6 +10,8 @@
     recall.why(memory, 17, 23)                      # what two glances have in common
     recall.concept(memory, [17, 23], [42])          # which others are like these, unlike that
     recall.label_next(memory, 10)                   # which glances are most worth a label
+    recall.emerging(memory)                         # what recurs and has no name yet
+    recall.name(memory, [17, 23, 42], "parcel")     # name it: count counts it, in the past too
 
 Every answer is a table with ``estimate``, ``low`` and ``high`` (90 %), and goes to Arrow and
 pandas. Names are loaded when first used, so that counting never waits for torch.
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     from recollect.recall.counts import count
     from recollect.recall.distributions import covariance, fraction_above, histogram, quantiles
     from recollect.recall.drifting import drift
+    from recollect.recall.emergence import Emerging, emerging
     from recollect.recall.labelling import label_next
+    from recollect.recall.naming import name
     from recollect.recall.reasons import why
     from recollect.recall.similarity import similar
     from recollect.recall.streams import statistics
@@ -35,16 +39,19 @@ if TYPE_CHECKING:
 # Files are not named like their functions: a loaded file would take the function's place.
 _WHERE = {
     "Concept": "recollect.recall.concepts",
+    "Emerging": "recollect.recall.emergence",
     "Unrolled": "recollect.recall.unrolling",
     "attribute": "recollect.recall.attributes",
     "concept": "recollect.recall.concepts",
     "count": "recollect.recall.counts",
     "covariance": "recollect.recall.distributions",
     "drift": "recollect.recall.drifting",
+    "emerging": "recollect.recall.emergence",
     "fraction_above": "recollect.recall.distributions",
     "histogram": "recollect.recall.distributions",
     "quantiles": "recollect.recall.distributions",
     "label_next": "recollect.recall.labelling",
+    "name": "recollect.recall.naming",
     "similar": "recollect.recall.similarity",
     "statistics": "recollect.recall.streams",
     "unroll": "recollect.recall.unrolling",
@@ -53,15 +60,18 @@ _WHERE = {
 
 __all__ = [
     "Concept",
+    "Emerging",
     "Unrolled",
     "attribute",
     "concept",
     "count",
     "covariance",
     "drift",
+    "emerging",
     "fraction_above",
     "histogram",
     "label_next",
+    "name",
     "quantiles",
     "similar",
     "statistics",

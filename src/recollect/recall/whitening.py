@@ -29,7 +29,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from recollect.memory import Memory
 
-__all__ = ["Whitened", "whitened"]
+__all__ = ["Whitened", "second_moment", "whitened"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -88,12 +88,12 @@ def _inverse(memory: Memory) -> FloatArray:
     if len(ids) > _SAMPLE:
         ids = np.sort(np.random.default_rng(0).choice(ids, _SAMPLE, replace=False))
     values = memory.sketches(ids=ids).values.numpy().astype(np.float64)
-    inverse = np.linalg.inv(_second_moment(values)).astype(np.float64)
+    inverse = np.linalg.inv(second_moment(values)).astype(np.float64)
     _KEPT[memory] = (len(memory), inverse)
     return inverse
 
 
-def _second_moment(values: FloatArray) -> FloatArray:
+def second_moment(values: FloatArray) -> FloatArray:
     """Estimate the second moment of (n, d) rows, drawn towards a multiple of the identity.
 
     How far is told by how much the rows' own products differ: with few rows nearly all the way,
