@@ -31,6 +31,8 @@ class Block:
         channel: (B, c) int8 and (B,) float32, the distribution channel's codes and their scale;
             None where the recipe has none.
         kept: (B,) int64, numbers kept of each glance, or None where all are whole.
+        parts: B signatures of the glance's objects (16 bytes each, by rank), or None; None where
+            the memory keeps no graph.
     """
 
     ids: IntArray
@@ -42,6 +44,7 @@ class Block:
     codes: npt.NDArray[Any]
     channel: tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]] | None = None
     kept: IntArray | None = None
+    parts: Sequence[bytes | None] | None = None
 
     @property
     def fixed(self) -> IntArray:
@@ -67,6 +70,7 @@ class Block:
             self.codes[rows],
             None if self.channel is None else (self.channel[0][rows], self.channel[1][rows]),
             None if self.kept is None else self.kept[rows],
+            None if self.parts is None else [self.parts[r] for r in chosen],
         )
 
 

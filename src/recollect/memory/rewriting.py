@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recollect.memory.rows import FOLDER, Rows, lance
+from recollect.memory.rows import FOLDER, PARTS, Rows, lance
 from recollect.memory.tiers import columns_of, is_part
 
 __all__ = ["ROWS", "add_parts", "append", "join", "rewrite"]
@@ -128,7 +128,9 @@ def _write(rows: Rows, path: str, tables: Iterator[Any]) -> list[Any]:
 
 def _tables(rows: Rows, places: IntArray, keep: int) -> Iterator[Any]:
     scaled = ["scale"] if rows.dtype == np.int8 else []
-    chosen = ["id", "time", "source", "skeleton", *scaled, *rows.label_names(), *rows.tiers]
+    parts = [PARTS] if PARTS in rows.data().schema.names else []
+    chosen = ["id", "time", "source", "skeleton", *scaled, *parts, *rows.label_names(),
+              *rows.tiers]  # fmt: skip
     for start in range(0, len(places), _BATCH):
         part = places[start : start + _BATCH]
         yield _cut(rows, rows.take(part, chosen), keep)

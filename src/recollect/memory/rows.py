@@ -23,7 +23,7 @@ from recollect.memory.layout import Folder, Moved
 from recollect.memory.sums import to_fixed_point
 from recollect.memory.tiers import is_part, kept_of, matrix_of, parts_of, tiers
 
-__all__ = ["CHANNEL", "FIXED", "FOLDER", "Rows", "newest_version", "tiers"]
+__all__ = ["CHANNEL", "FIXED", "FOLDER", "PARTS", "Rows", "newest_version", "tiers"]
 
 IntArray = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -32,8 +32,10 @@ FOLDER = "glances.lance"
 
 # The channel's codes and their scale; no label can have such names.
 CHANNEL = ("channel-codes", "channel-scale")
+# Signatures of a glance's objects, where the memory keeps a graph.
+PARTS = "part-signatures"
 # Columns that are ours; every other column is a label.
-FIXED = ("id", "time", "source", "skeleton", "scale", "s0", "s1", "s2", *CHANNEL)
+FIXED = ("id", "time", "source", "skeleton", "scale", "s0", "s1", "s2", PARTS, *CHANNEL)
 
 # Fragments of this many rows are left alone when small ones are joined. Joining encodes them
 # again, and part of the memory that this takes is never given back: more rows, more of it.
@@ -341,6 +343,7 @@ class Rows:
             scale,
             self.codes(table),
             self.channel_part(table) if self.channel else None,
+            parts=table.column(PARTS).to_pylist() if PARTS in table.column_names else None,
         )
 
     def blocks(self, places: IntArray, size: int = 4096) -> Iterator[Block]:
@@ -441,6 +444,15 @@ class Rows:
             data.add_columns({f: f"CAST(NULL AS {kind})" for f, kind in kinds.items()})
             self.refresh()
 
+    def add_part_signatures(self) -> None:
+        """Add the column of signatures, empty so far, if it is missing."""
+        import pyarrow as pa
+
+        data = self.data()
+        if data is not None and PARTS not in data.schema.names:
+            data.add_columns(pa.schema([pa.field(PARTS, pa.binary())]))
+            self.refresh()
+
     def compact(self, everything: bool = False) -> None:
         """Join small fragments, drop deleted rows, and remove what no version needs."""
         data = self.data()
@@ -487,6 +499,8 @@ class Rows:
             columns[CHANNEL[0]] = pa.FixedSizeListArray.from_arrays(flat, self.channel)
             columns[CHANNEL[1]] = pa.array(scale, pa.float32())
         data = self.data()
+        if block.parts is not None or (data is not None and PARTS in data.schema.names):
+            columns[PARTS] = pa.array(list(block.parts or [None] * size), pa.binary())
         types = {} if data is None else {n: data.schema.field(n).type for n in self.label_names()}
         for name in [*types, *[n for n in block.labels if n not in types]]:
             values = list(block.labels.get(name, [None] * size))
