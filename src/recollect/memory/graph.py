@@ -36,6 +36,8 @@ Codes = npt.NDArray[np.int8]
 _FILE = "graph/graph.npz"
 # New glances for which the neighbours are looked up together.
 _TOGETHER = 2048
+# New glances after which the table is written while writing goes on.
+_SAVED = 16_384
 
 
 class Occurrences:
@@ -56,6 +58,22 @@ class Occurrences:
         self.module, self.count = none, none
         self._by_glance: IntArray | None = None
         self._by_part: IntArray | None = None
+
+    def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return what is kept on disk."""
+        return {
+            "part-glance": self.glance, "part-rank": self.rank.astype(np.int16),
+            "part-parent": self.parent.astype(np.int32), "part-part": self.part.astype(np.int32),
+            "part-module": self.module.astype(np.int32), "part-count": self.count,
+        }  # fmt: skip
+
+    @classmethod
+    def of_arrays(cls, arrays: dict[str, npt.NDArray[np.generic]]) -> Occurrences:
+        """Read what ``to_arrays`` returned."""
+        made = cls()
+        for name in ("glance", "rank", "parent", "part", "module", "count"):
+            setattr(made, name, arrays[f"part-{name}"].astype(np.int64))
+        return made
 
     def of_glance(self, glance: int) -> IntArray:
         """Return the places of a glance's objects."""
@@ -90,6 +108,7 @@ class Graph:
         self._table: Neighbours | None = None
         self._version = -1
         self._saved = -1
+        self._saved_at = 0
         self._occurrences: tuple[int, Occurrences] = (-1, Occurrences())
         self._held: dict[tuple[int, int, int], Codes] = {}
 
@@ -123,14 +142,18 @@ class Graph:
         total = sum(rows - gone for _, rows, gone in self.rows.keys())
         if self._table is None or abs(total - len(self._table)) >= _TOGETHER:
             self.follow()
+            if total - self._saved_at >= max(_SAVED, self._saved_at // 2):
+                self.save()
 
     def save(self) -> None:
         """Write what is kept, whole or not at all."""
         self.follow()
         if self._saved == self._version or self._table is None:
             return
-        self.folder.write_arrays(_FILE, self._table.to_arrays())
-        self._saved = self._version
+        arrays = self._table.to_arrays() | self.occurrences().to_arrays()
+        about = np.array([self._version, self._signed], np.int64)
+        self.folder.write_arrays(_FILE, {**arrays, "about": about})
+        self._saved, self._saved_at = self._version, len(self._table)
 
     def _loaded(self, ids: IntArray, codes: Codes) -> Neighbours:
         """Return what the file says of glances that are still what they were."""
@@ -184,8 +207,26 @@ class Graph:
         """Return which part occurs where; objects of glances without signatures are left out."""
         version = self.rows.version
         if self._occurrences[0] != version:
-            self._occurrences = (version, self._assigned())
+            found = self._kept_occurrences(version)
+            self._occurrences = (version, self._assigned() if found is None else found)
         return self._occurrences[1]
+
+    def _kept_occurrences(self, version: int) -> Occurrences | None:
+        """Return what the file says of parts, if it says it of this version."""
+        try:
+            with np.load(self.folder / _FILE, allow_pickle=False) as file:
+                about = file["about"]
+                if int(about[0]) != version:
+                    return None
+                self._signed = int(about[1])
+                return Occurrences.of_arrays({n: file[n] for n in file.files})
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def times(self, glances: IntArray) -> IntArray:
+        """Return the times of some glances, microseconds UTC."""
+        found: IntArray = self.rows.index()[1][self.rows.places(glances)]
+        return found
 
     def unsigned(self) -> int:
         """Return how many glances were kept without signatures of their objects."""

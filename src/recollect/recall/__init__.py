@@ -10,6 +10,7 @@
     recall.why(memory, 17, 23)                      # what two glances have in common
     recall.concept(memory, [17, 23], [42])          # which others are like these, unlike that
     recall.label_next(memory, 10)                   # which glances are most worth a label
+    recall.graph(memory, 17)                        # what is related to this, through what
     recall.emerging(memory)                         # what recurs and has no name yet
     recall.name(memory, [17, 23, 42], "parcel")     # name it: count counts it, in the past too
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from recollect.recall.labelling import label_next
     from recollect.recall.naming import name
     from recollect.recall.reasons import why
+    from recollect.recall.relations import Related, graph
     from recollect.recall.similarity import similar
     from recollect.recall.streams import statistics
     from recollect.recall.unrolling import Unrolled, unroll
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "Concept": "recollect.recall.concepts",
     "Emerging": "recollect.recall.emergence",
+    "Related": "recollect.recall.relations",
     "Unrolled": "recollect.recall.unrolling",
     "attribute": "recollect.recall.attributes",
     "concept": "recollect.recall.concepts",
@@ -48,6 +51,7 @@ _WHERE = {
     "drift": "recollect.recall.drifting",
     "emerging": "recollect.recall.emergence",
     "fraction_above": "recollect.recall.distributions",
+    "graph": "recollect.recall.relations",
     "histogram": "recollect.recall.distributions",
     "quantiles": "recollect.recall.distributions",
     "label_next": "recollect.recall.labelling",
@@ -61,6 +65,7 @@ _WHERE = {
 __all__ = [
     "Concept",
     "Emerging",
+    "Related",
     "Unrolled",
     "attribute",
     "concept",
@@ -69,6 +74,7 @@ __all__ = [
     "drift",
     "emerging",
     "fraction_above",
+    "graph",
     "histogram",
     "label_next",
     "name",
