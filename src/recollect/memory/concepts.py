@@ -7,9 +7,11 @@ in the past as well as in the future.
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -191,7 +193,8 @@ def _write(folder: Folder, concepts: dict[str, NamedConcept]) -> None:
 
 def _read(path: Path) -> dict[str, NamedConcept]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # A damaged archive would leave the file open.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             found = {}
             for i, row in enumerate(json.loads(file["about"].tobytes())):
                 readings = {}
@@ -204,7 +207,7 @@ def _read(path: Path) -> dict[str, NamedConcept]:
                     row["name"], row["share"], examples, readings, row["origin"]
                 )
             return found
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise CorruptMemory(
             f"{path} is damaged ({error}); restore it from a copy, or delete it: glances stay, "
             "the names that were given are lost"

@@ -12,7 +12,9 @@ Shape letters: n glances, o objects of all glances.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import io
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +61,7 @@ class Occurrences:
         self._by_glance: IntArray | None = None
         self._by_part: IntArray | None = None
 
-    def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+    def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return what is kept on disk."""
         return {
             "part-glance": self.glance, "part-rank": self.rank.astype(np.int16),
@@ -68,7 +70,7 @@ class Occurrences:
         }  # fmt: skip
 
     @classmethod
-    def of_arrays(cls, arrays: dict[str, npt.NDArray[np.generic]]) -> Occurrences:
+    def of_arrays(cls, arrays: dict[str, npt.NDArray[Any]]) -> Occurrences:
         """Read what ``to_arrays`` returned."""
         made = cls()
         for name in ("glance", "rank", "parent", "part", "module", "count"):
@@ -158,10 +160,8 @@ class Graph:
     def _loaded(self, ids: IntArray, codes: Codes) -> Neighbours:
         """Return what the file says of glances that are still what they were."""
         table = Neighbours(codes.shape[1])
-        try:
-            with np.load(self.folder / _FILE, allow_pickle=False) as file:
-                kept = {name: file[name] for name in file.files}
-        except (OSError, ValueError, KeyError):
+        kept = self._file()
+        if kept is None:
             return table  # derived: computed anew
         if kept.get("near", np.zeros((0, 0))).shape[1] != NEIGHBOURS:
             return table
@@ -213,14 +213,19 @@ class Graph:
 
     def _kept_occurrences(self, version: int) -> Occurrences | None:
         """Return what the file says of parts, if it says it of this version."""
+        kept = self._file()
+        if kept is None or int(kept["about"][0]) != version:
+            return None
+        self._signed = int(kept["about"][1])
+        return Occurrences.of_arrays(kept)
+
+    def _file(self) -> dict[str, npt.NDArray[Any]] | None:
+        """Return what was kept; None if it is not there, or damaged."""
         try:
-            with np.load(self.folder / _FILE, allow_pickle=False) as file:
-                about = file["about"]
-                if int(about[0]) != version:
-                    return None
-                self._signed = int(about[1])
-                return Occurrences.of_arrays({n: file[n] for n in file.files})
-        except (OSError, ValueError, KeyError):
+            data = io.BytesIO((self.folder / _FILE).read_bytes())
+            with np.load(data, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (OSError, ValueError, KeyError, BadZipFile):
             return None
 
     def times(self, glances: IntArray) -> IntArray:

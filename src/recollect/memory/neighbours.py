@@ -52,7 +52,7 @@ class Neighbours:
         >>> x = np.array([[100, 0], [99, 10], [0, 100]], np.int8)
         >>> table.add(np.array([7, 8, 9]), x)
         >>> table.of(7)
-        ([8, 9], [0.995..., 0.0])
+        ([8, 9], [0.99..., 0.0])
     """
 
     def __init__(self, width: int, keep: int = NEIGHBOURS) -> None:

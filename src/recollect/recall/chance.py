@@ -56,8 +56,10 @@ World = Callable[[int], npt.NDArray[np.floating]]
 
 # Glances of the worlds beyond a threshold that is read off them.
 _BEYOND = 3
-# Most worlds of a kind, and how many pairs of glances are worth more than the fewest.
-_MOST, _FEW, _PAIRS = 64, 8, 1e8
+# Most worlds of a kind; how many are made where the size of a group is not given, and how many
+# glances are so few that twice as many are. Larger groups are told from chance by fewer worlds
+# and at lower thresholds.
+_MOST, _FEW, _SMALL = 64, 8, 200
 # Glances whose usual core similarity is looked up.
 _JUDGED = 512
 
@@ -100,7 +102,7 @@ def fewest_members(glances: int, chance: float) -> int:
     >>> fewest_members(78, 0.01), fewest_members(20_000, 0.01)
     (5, 8)
     """
-    members, worlds = 5, min(_MOST, max(_FEW, _PAIRS / max(glances, 1) ** 2))
+    members, worlds = 5, _FEW if glances > _SMALL else 2 * _FEW
     while expected_by_chance(glances, members, chance) * worlds < _BEYOND:
         members += 1
     return members
@@ -131,17 +133,30 @@ def chosen_threshold(
     keep = int(mean * count)
     judged = codes[:: -(-n // _JUDGED)]
     cosine, usual, middle = np.full(n, -1.0), np.full(len(judged), -1.0), {}
-    for name, world in worlds.items():
-        best = np.full((n, keep), -1.0)
-        for b in range(count):
-            drawn = rounded(world(b))
-            best = -np.sort(-np.c_[best, nearest_among(codes, drawn, keep)], axis=1)[:, :keep]
-            if b == 0:
-                usual = np.maximum(usual, nearest_among(judged, drawn, members - 1)[:, -1])
-        middle[name] = float(np.median(best[:, -1]))
-        cosine = np.maximum(cosine, best[:, -1])
+    drawn = {name: [rounded(world(b)) for b in range(count)] for name, world in worlds.items()}
+    for name, glances in drawn.items():
+        # A world that is the stricter one for no glance looked at is not asked about the others.
+        if len(drawn) == 1 or _is_strict(judged, drawn, name, keep):
+            cosine = np.maximum(cosine, _beyond(codes, glances, keep))
+        middle[name] = float(np.median(_beyond(judged, glances, keep)))
+        usual = np.maximum(usual, nearest_among(judged, glances[0], members - 1)[:, -1])
     excess = float(np.median(cosine[:: -(-n // _JUDGED)] - usual))
     return Threshold(cosine, max(excess, 0.0), middle, count)
+
+
+def _beyond(codes: Codes, worlds: list[Codes], keep: int) -> FloatArray:
+    """Return the similarity beyond which each glance has ``keep`` of all worlds' glances, (n,)."""
+    best = np.full((len(codes), keep), -1.0)
+    for drawn in worlds:
+        best = -np.sort(-np.c_[best, nearest_among(codes, drawn, keep)], axis=1)[:, :keep]
+    return np.asarray(best[:, -1])
+
+
+def _is_strict(judged: Codes, drawn: dict[str, list[Codes]], name: str, keep: int) -> bool:
+    """Whether a kind of world sets the threshold of any glance that is looked at."""
+    found = {other: _beyond(judged, worlds, keep) for other, worlds in drawn.items()}
+    rest = np.max([v for other, v in found.items() if other != name], axis=0)
+    return bool((found[name] > rest - 0.02).any())
 
 
 def cloud_worlds(vectors: npt.NDArray[np.floating], seed: int) -> World:

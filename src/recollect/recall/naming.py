@@ -6,7 +6,7 @@ that show it, the reading of a sketch s is
     w' (s - mu),    w = A (p - mu) / m,    A = (shrunk C)^-1,
 
 the linear reading that best tells glances with the concept from the others (Fisher), with m such
-that a glance with it reads 1. What readings its own examples would have, had they not been
+that a glance with it reads 1; how far C is shrunk is chosen by how clearly the examples stand out. What readings its own examples would have, had they not been
 examples, is told by leaving each out of p; the others tell what readings are usual without it.
 From both follows how much likelier a reading is with the concept than without, and from that a
 probability for every glance (Bayes' rule; the share of all is estimated from the glances that are
@@ -47,6 +47,10 @@ _GRID = 512
 _SWEEPS = 30
 # Fewer examples than this say nothing about what readings are usual.
 _EXAMPLES = 3
+# How far the covariance may be drawn to the identity; the clearest is taken.
+_DRAWN = (0.0, 0.3, 0.7, 0.95, 1.0)
+# Share of its examples that a concept must know again, each left out in turn.
+_KNOWN = 0.5
 
 
 def name(
@@ -142,8 +146,9 @@ def _made(memory: Memory, examples: IntArray, called: str, origin: str) -> Named
             share = share or found * len(rest) / len(everyone) if size == least else share
     if not readings:
         raise ValueError(
-            "the glances have nothing in common that tells them from the others; choose glances "
-            "that show one thing"
+            "left out in turn, most of these glances would not be known again by the others: they "
+            "have too little in common that the rest has not; give more examples, or glances that "
+            "show one thing"
         )
     share = (len(examples) + share * (len(everyone) - len(examples))) / len(everyone)
     return NamedConcept(called, float(share), tuple(examples.tolist()), readings, origin)
@@ -152,19 +157,32 @@ def _made(memory: Memory, examples: IntArray, called: str, origin: str) -> Named
 def _reading(ours: FloatArray, rest: FloatArray) -> tuple[Reading | None, float]:
     """Return how a concept is read, and the share of the rest that seems to have it too."""
     everyone = np.concatenate([ours, rest])
-    mean = rest.mean(0)
-    inverse = np.linalg.inv(second_moment(everyone - everyone.mean(0)))
-    apart = ours - mean
-    alike = apart @ inverse @ apart.T
-    k = len(ours)
-    left_out = (alike.sum(1) - alike.diagonal()) / (k - 1)
-    middle = float(left_out.mean())
-    if middle <= 0:
+    mean, k = rest.mean(0), len(ours)
+    values, axes = np.linalg.eigh(second_moment(everyone - everyone.mean(0)))
+    usual = float(values.mean())
+    apart, others = (ours - mean) @ axes, (rest - mean) @ axes
+    best: tuple[float, FloatArray, FloatArray] | None = None
+    for drawn in _DRAWN:
+        inverse = 1 / np.maximum((1 - drawn) * values + drawn * usual, 1e-30)
+        alike = (apart * inverse) @ apart.T
+        left_out = (alike.sum(1) - alike.diagonal()) / (k - 1)
+        direction = inverse * apart.mean(0)
+        without = others @ direction
+        clear = float(left_out.mean() - without.mean()) / max(float(without.std()), 1e-30)
+        if left_out.mean() > 0 and (best is None or clear > best[0]):
+            best = (clear, left_out, direction)
+    if best is None:
         return None, 0.0
-    vector = (inverse @ apart.mean(0) / middle).astype(np.float32)
+    _, left_out, direction = best
+    middle = float(left_out.mean())
+    vector = (axes @ direction / middle).astype(np.float32)
     offset = float(mean @ vector)
     grid, ratio, share = _meaning(left_out / middle, rest @ vector - offset)
-    return Reading(vector, offset, grid, ratio), share
+    reading = Reading(vector, offset, grid, ratio)
+    whole = (k + share * len(rest)) / (k + len(rest))
+    odds = reading.evidence(left_out / middle) + np.log(whole) - np.log1p(-whole)
+    known = float((1 / (1 + np.exp(-np.clip(odds, -50, 50)))).mean())
+    return (reading if known >= _KNOWN else None), share
 
 
 def _meaning(ours: FloatArray, rest: FloatArray) -> tuple[FloatArray, FloatArray, float]:
