@@ -207,7 +207,7 @@ def _read(path: Path) -> dict[str, NamedConcept]:
                     row["name"], row["share"], examples, readings, row["origin"]
                 )
             return found
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise CorruptMemory(
             f"{path} is damaged ({error}); restore it from a copy, or delete it: glances stay, "
             "the names that were given are lost"

@@ -225,7 +225,7 @@ class Graph:
             data = io.BytesIO((self.folder / _FILE).read_bytes())
             with np.load(data, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
-        except (OSError, ValueError, KeyError, BadZipFile):
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
 
     def times(self, glances: IntArray) -> IntArray:

@@ -155,6 +155,7 @@ class Memory:
         self._graph = Graph(self._engine)
         if graph and not meta.get("graph"):
             self._begin_graph()
+        self._engine.rows.signed = self.keeps_graph
 
     # -- what it is -----------------------------------------------------------------------
 

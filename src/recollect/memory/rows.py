@@ -86,6 +86,8 @@ class Rows:
         self.channel = channel
         self.dtype = np.dtype(dtype)
         self.tiers = tiers(dim)
+        # Whether signatures of objects are kept.
+        self.signed = False
         self._data: Any = None
         self._index = Index()
         self._keys: tuple[int, list[Key]] = (-1, [])
@@ -499,7 +501,7 @@ class Rows:
             columns[CHANNEL[0]] = pa.FixedSizeListArray.from_arrays(flat, self.channel)
             columns[CHANNEL[1]] = pa.array(scale, pa.float32())
         data = self.data()
-        if block.parts is not None or (data is not None and PARTS in data.schema.names):
+        if self.signed or (data is not None and PARTS in data.schema.names):
             columns[PARTS] = pa.array(list(block.parts or [None] * size), pa.binary())
         types = {} if data is None else {n: data.schema.field(n).type for n in self.label_names()}
         for name in [*types, *[n for n in block.labels if n not in types]]:

@@ -173,6 +173,7 @@ def sub_sketches(
         glance: (n,) glance of each object.
         rank: (n,) its rank there.
     """
+    sketcher.admit(trace)
     encoder = sketcher.encoder()
     trace = trace.cpu()
     parts = [np.zeros((0, sketcher.recipe.dim), np.float32)]
