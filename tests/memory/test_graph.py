@@ -31,7 +31,9 @@ def trace() -> Trace:
     return plant(0, compounds=2, each=20, background=80).trace
 
 
-def fill(path: object, trace: Trace, order: np.ndarray, batch: int = 30, **options: object) -> Memory:
+def fill(
+    path: object, trace: Trace, order: np.ndarray, batch: int = 30, **options: object
+) -> Memory:
     scales = {name: 1.0 for name in trace.columns}
     sketcher = Sketcher(dim=320, scales=scales)
     memory = Memory(str(path), sketcher, graph=True, **options)  # type: ignore[arg-type]
@@ -48,8 +50,12 @@ def naive(ids: np.ndarray, codes: np.ndarray, keep: int) -> dict[int, list[int]]
     x = codes.astype(np.float64)
     norm = np.maximum(np.linalg.norm(x, axis=1), 1e-30)
     # As float32, so that what is equal there is equal here.
-    own = np.divide(1, np.sqrt(np.square(codes.astype(np.float32)).sum(1)),
-                    where=np.any(codes, 1), out=np.zeros(len(codes), np.float32))
+    own = np.divide(
+        1,
+        np.sqrt(np.square(codes.astype(np.float32)).sum(1)),
+        where=np.any(codes, 1),
+        out=np.zeros(len(codes), np.float32),
+    )
     del norm
     cosine = (x @ x.T).astype(np.float32) * (own[:, None] * own)
     out = {}
@@ -85,7 +91,9 @@ def test_neighbours_are_those_of_all_glances_in_any_order(
 def test_parts_do_not_depend_on_how_objects_are_cut_into_calls() -> None:
     rng = np.random.default_rng(0)
     centres = rng.integers(0, 256, (7, 16), dtype=np.uint8)
-    signature = centres[rng.integers(0, 7, 300)] ^ np.packbits(rng.random((300, 128)) < 0.05, axis=1)
+    signature = centres[rng.integers(0, 7, 300)] ^ np.packbits(
+        rng.random((300, 128)) < 0.05, axis=1
+    )
     module = rng.integers(0, 2, 300)
     whole, cut = Parts(), Parts()
     once = whole.add(module, signature)
@@ -193,7 +201,9 @@ def test_an_older_memory_may_begin_a_graph(tmp_path: object, trace: Trace) -> No
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_sketches_of_other_kinds_have_neighbours_too(tmp_path: object, trace: Trace, dtype: str) -> None:
+def test_sketches_of_other_kinds_have_neighbours_too(
+    tmp_path: object, trace: Trace, dtype: str
+) -> None:
     with Memory(f"{tmp_path}/m", Sketcher(dim=128, dtype=dtype), graph=True) as memory:
         memory.add(trace[np.arange(50)], [n * HOUR for n in range(50)], ids=range(50))
         x = memory.sketches(ids=range(50)).values.numpy()

@@ -66,7 +66,9 @@ def test_what_was_known_of_the_first_stays_known() -> None:
 
 
 def test_two_hills_stay_apart_by_their_prominence() -> None:
-    angle = np.r_[np.linspace(-0.02, 0.02, 6), np.linspace(0.05, 0.55, 6), 0.6 + np.linspace(-0.02, 0.02, 6)]
+    angle = np.r_[
+        np.linspace(-0.02, 0.02, 6), np.linspace(0.05, 0.55, 6), 0.6 + np.linspace(-0.02, 0.02, 6)
+    ]
     codes = rounded(np.c_[np.cos(angle), np.sin(angle)])
     links, low = links_to_earlier(codes), np.full(len(angle), 0.9)
     apart = groups_of(links, 4, low, prominence=1e-3)
@@ -110,8 +112,7 @@ def test_groups_are_born_merged_and_retired() -> None:
     high = np.r_[np.full(78, 0.95), np.full(400, 1.1)]
     lines = lineages_of(links, 5, high, 0.05, ends, np.arange(n))
     kinds = [(e.window, e.kind) for line in lines for e in line.events]
-    assert kinds == [("one", "born"), ("three", "retired"),
-                     ("one", "born"), ("two", "merged")]
+    assert kinds == [("one", "born"), ("three", "retired"), ("one", "born"), ("two", "merged")]
     assert lines[1].events[-1].other == lines[0].name
     assert not lines[1].alive
 
@@ -169,7 +170,9 @@ def test_a_concept_that_begins_is_new_and_one_that_ends_is_retired(tmp_path: obj
         found = recall.emerging(memory)
     state = {int(world.compound[found.members(r["concept"])[0]]): r["state"] for r in found}
     assert state == {0: "retired", 1: "new"}
-    events = [(r["event"], int(world.compound[found.members(r["concept"])[0]])) for r in found.history]
+    events = [
+        (r["event"], int(world.compound[found.members(r["concept"])[0]])) for r in found.history
+    ]
     assert sorted(events) == [("born", 0), ("born", 1), ("retired", 0)]
 
 
@@ -185,7 +188,10 @@ def test_the_objects_of_one_module_are_grouped_with_their_inputs(tmp_path: objec
         kind = i % 4  # two kinds of cat, told by the face
         face = shown[kind] if kind < 2 else rng.normal(0, 1, 24)
         own = Object("face", face + rng.normal(0, 0.2, 24))
-        return [Object("cat", rng.normal(0, 0.3, 3), inputs=[own]), Object("dog", rng.normal(size=3))]
+        return [
+            Object("cat", rng.normal(0, 0.3, 3), inputs=[own]),
+            Object("dog", rng.normal(size=3)),
+        ]
 
     t = Trace.from_objects([scene(i) for i in range(240)])
     with Memory(f"{tmp_path}/m", Sketcher(dim=256)) as memory:
@@ -214,8 +220,10 @@ def test_a_named_concept_is_counted_like_a_module(named: Memory, world: Planted)
     assert abs(whole["estimate"][0] - 50) < 2
     months = recall.count(named, "parcel on the mat", by="month", unit="glances")
     times = BEGIN + 2 * HOUR * np.flatnonzero(world.compound == 2)
-    truth = np.bincount(times.astype("datetime64[us]").astype("datetime64[M]").astype(int) - 672,
-                        minlength=len(months))
+    truth = np.bincount(
+        times.astype("datetime64[us]").astype("datetime64[M]").astype(int) - 672,
+        minlength=len(months),
+    )
     assert np.abs(np.array(months["estimate"]) - truth).max() < 1.5
     assert named.info()["concepts"] == ["parcel on the mat"]
 
@@ -226,7 +234,9 @@ def test_intervals_of_hard_concepts_hold(tmp_path: object) -> None:
         world = plant(20 + seed, compounds=3, each=60, background=600, own_noise=0.6)
         hours = np.random.default_rng(seed).integers(0, 24, len(world.trace))
         with Memory(f"{tmp_path}/{seed}", Sketcher(dim=128)) as memory:
-            memory.add(world.trace, BEGIN + HOUR * hours + np.arange(len(hours)), ids=range(len(hours)))
+            memory.add(
+                world.trace, BEGIN + HOUR * hours + np.arange(len(hours)), ids=range(len(hours))
+            )
             for kind in range(3):
                 own = world.compound == kind
                 recall.name(memory, np.flatnonzero(own)[:20].tolist(), f"kind {kind}")
@@ -298,7 +308,7 @@ def test_what_cannot_be_found_is_refused(memory: Memory, found: recall.Emerging)
         recall.emerging(memory, chance=1.5)
     with pytest.raises(ValueError, match="at_least must be at least 3"):
         recall.emerging(memory, at_least=2)
-    with pytest.raises(ValueError, match="cannot be told from chance; say at_least=7"):
+    with pytest.raises(ValueError, match="cannot be told from chance; say at_least=10"):
         recall.emerging(memory, at_least=3)
     with pytest.raises(ValueError, match="too few to find"):
         recall.emerging(memory, until="2026-01-01T12:00Z")
@@ -310,14 +320,15 @@ def test_what_cannot_be_found_is_refused(memory: Memory, found: recall.Emerging)
 
 def test_without_records_and_skeletons_chance_cannot_be_told(tmp_path: object) -> None:
     world = plant(1, compounds=0, background=40)
-    with remember(f"{tmp_path}/m", world, reservoir=0, keep_skeletons=False) as memory, pytest.raises(
-        ValueError, match="keeps neither; make it with"
+    with (
+        remember(f"{tmp_path}/m", world, reservoir=0, keep_skeletons=False) as memory,
+        pytest.raises(ValueError, match="keeps neither; make it with"),
     ):
         recall.emerging(memory)
 
 
 def test_bad_names_are_refused(named: Memory, found: recall.Emerging) -> None:
-    with pytest.raises(ValueError, match="three or more|3 glances or more, got 2"):
+    with pytest.raises(ValueError, match="3 glances or more, got 2"):
         recall.name(named, [1, 2], "two")
     with pytest.raises(NotRemembered, match="no glance has the id 123456"):
         recall.name(named, [1, 2, 123456], "gone")

@@ -111,7 +111,7 @@ def test_it_is_drawn(memory: Memory, tmp_path: Path) -> None:
     found.draw(tmp_path / "g.svg")
     assert (tmp_path / "g.png").stat().st_size > 10_000
     assert "cat#" in (tmp_path / "g.svg").read_text()
-    with pytest.raises(ValueError, match="written as .svg or .png"):
+    with pytest.raises(ValueError, match=r"written as .svg or .png"):
         found.draw(tmp_path / "g.gif")
 
 

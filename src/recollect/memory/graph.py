@@ -13,6 +13,7 @@ Shape letters: n glances, o objects of all glances.
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
@@ -24,6 +25,7 @@ from recollect.memory.neighbours import NEIGHBOURS, Neighbours, digests
 from recollect.memory.parts import BYTES, SHOWN, Parts
 from recollect.memory.rows import PARTS, Rows
 from recollect.memory.structures import SkeletonTable
+from recollect.sketching.skeletons import unpack_structure
 
 if TYPE_CHECKING:
     from recollect.memory.engine import Engine
@@ -182,7 +184,8 @@ class Graph:
         ids = self.rows.index()[0]
         keys = self.rows.keys()
         fresh = [key for key in keys if key not in self._held]
-        held = {key: self._held[key] for key in keys if key in self._held}
+        known = set(self._held)
+        held = {key: self._held[key] for key in keys if key in known}
         for key, codes in zip(fresh, self._read(fresh), strict=True):
             held[key] = codes
         self._held = {key: held[key] for key in keys}
@@ -245,64 +248,91 @@ class Graph:
         self._signed = 0
         if data is None or PARTS not in data.schema.names:
             return found
-        glances, ranks, parents, modules, signs, times = [], [], [], [], [], []
-        for table in self.rows.scan(["id", "time", "skeleton", PARTS]):
-            block = _objects(table, self.engine.skeletons)
-            self._signed += block[0]
-            for out, value in zip(
-                (glances, ranks, parents, modules, signs, times), block[1:], strict=True
-            ):
-                out.append(value)
-        base = np.cumsum([0, *(len(g) for g in glances)])
-        parent = [np.where(p >= 0, p + b, -1) for p, b in zip(parents, base, strict=False)]
-        columns = [np.concatenate(x) if x else np.zeros(0, np.int64)
-                   for x in (glances, ranks, parent, modules, times)]  # fmt: skip
-        glance, rank, above, module, time = columns
+        blocks = [
+            _objects(table, self.engine.skeletons)
+            for table in self.rows.scan(["id", "time", "skeleton", PARTS])
+        ]
+        blocks = blocks or [_Objects.none()]
+        self._signed = sum(b.signed for b in blocks)
+        base = np.cumsum([0, *(len(b.glance) for b in blocks)])
+        above = np.concatenate(
+            [np.where(b.parent >= 0, b.parent + n, -1) for b, n in zip(blocks, base, strict=False)]
+        )
+        glance, rank, module, time = (
+            np.concatenate([getattr(b, name) for b in blocks])
+            for name in ("glance", "rank", "module", "time")
+        )
         order = np.lexsort((rank, glance, time))
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
         found.glance, found.rank = glance[order], rank[order]
         found.parent = np.where(above[order] >= 0, place[np.maximum(above[order], 0)], -1)
         parts = Parts()
-        if signs:
-            found.part = parts.add(module[order], np.concatenate(signs)[order])
+        found.part = parts.add(module[order], np.concatenate([b.signs for b in blocks])[order])
         found.module = np.array(parts.module, np.int64)
         found.count = np.array(parts.count, np.int64)
         return found
 
 
-def _objects(table: object, skeletons: SkeletonTable) -> tuple[int, ...]:
-    """Return signed glances, and glance, rank, parent, module, signature, time of objects."""
-    from recollect.sketching.skeletons import unpack_structure
+@dataclass(frozen=True, eq=False)
+class _Objects:
+    """The objects of some glances.
 
-    columns = table  # a pyarrow.Table
-    ids = columns.column("id").to_pylist()  # type: ignore[attr-defined]
-    numbers = columns.column("skeleton").to_pylist()  # type: ignore[attr-defined]
-    packed = columns.column(PARTS).to_pylist()  # type: ignore[attr-defined]
-    times = columns.column("time").cast("int64").to_pylist()  # type: ignore[attr-defined]
-    glance, rank, parent, module, when, raw = [], [], [], [], [], []
-    signed, start = 0, 0
+    Attributes:
+        signed: how many of the glances have signatures.
+        glance: (o,) id.
+        rank: (o,) in the glance.
+        parent: (o,) place here; -1 on top.
+        module: (o,) id.
+        time: (o,) of the glance.
+        signs: (o, 16) signatures.
+    """
+
+    signed: int
+    glance: IntArray
+    rank: IntArray
+    parent: IntArray
+    module: IntArray
+    time: IntArray
+    signs: npt.NDArray[np.uint8]
+
+    @classmethod
+    def none(cls) -> _Objects:
+        """No objects."""
+        empty = np.zeros(0, np.int64)
+        return cls(0, empty, empty, empty, empty, empty, np.zeros((0, BYTES), np.uint8))
+
+
+def _objects(table: Any, skeletons: SkeletonTable) -> _Objects:
+    """Return the objects of the glances in a ``pyarrow.Table``."""
+    ids, numbers = (table.column(n).to_pylist() for n in ("id", "skeleton"))
+    times, packed = table.column("time").cast("int64").to_pylist(), table.column(PARTS).to_pylist()
+    found: dict[str, list[IntArray]] = {
+        n: [] for n in ("glance", "rank", "parent", "module", "time")
+    }
+    raw: list[bytes] = []
+    start = 0
     for number, skeleton, data, time in zip(ids, numbers, packed, times, strict=True):
         if data is None or skeleton < 0:
             continue
-        signed += 1
         size = len(data) // BYTES
         s = unpack_structure(skeletons.bytes_of(skeleton))
         above = np.full(len(s.modules), -1, np.int64)
         # The first parent of each object, as paths name it.
         above[s.child[::-1]] = s.parent[::-1]
         above = above[:size]
-        glance.append(np.full(size, number, np.int64))
-        rank.append(np.arange(size))
-        parent.append(np.where((above >= 0) & (above < size), above + start, -1))
-        module.append(s.modules[:size])
-        when.append(np.full(size, time, np.int64))
+        found["glance"].append(np.full(size, number, np.int64))
+        found["rank"].append(np.arange(size))
+        found["parent"].append(np.where((above >= 0) & (above < size), above + start, -1))
+        found["module"].append(s.modules[:size])
+        found["time"].append(np.full(size, time, np.int64))
         raw.append(data)
         start += size
-    none = np.zeros(0, np.int64)
-    joined = [np.concatenate(x) if x else none for x in (glance, rank, parent, module)]
+    if not raw:
+        return _Objects.none()
     signs = np.frombuffer(b"".join(raw), np.uint8).reshape(-1, BYTES)
-    return (signed, *joined, signs, np.concatenate(when) if when else none)  # type: ignore[return-value]
+    columns = {name: np.concatenate(parts) for name, parts in found.items()}
+    return _Objects(signed=len(raw), signs=signs, **columns)
 
 
 def signatures_of(sketcher: Sketcher, trace: Trace) -> list[bytes]:
@@ -319,7 +349,9 @@ def signatures_of(sketcher: Sketcher, trace: Trace) -> list[bytes]:
     if packed.shape[1] < BYTES:
         packed = np.pad(packed, ((0, 0), (0, BYTES - packed.shape[1])))
     ends = np.cumsum(shown)
-    return [packed[e - n : e].tobytes() for e, n in zip(ends.tolist(), shown.tolist(), strict=True)]
+    return [
+        packed[e - n : e].tobytes() for e, n in zip(ends.tolist(), shown.tolist(), strict=True)
+    ]
 
 
 def _as_int8(codes: npt.NDArray[np.generic]) -> Codes:

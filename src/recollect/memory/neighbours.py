@@ -69,18 +69,20 @@ class Neighbours:
 
     def places(self, ids: IntArray) -> IntArray:
         """Return the place of each id; -1 where there is none."""
+        if not len(self.ids):
+            return np.full(len(ids), -1, np.int64)
         if self._order is None:
             self._order = np.argsort(self.ids, kind="stable")
         at = np.searchsorted(self.ids, ids, sorter=self._order)
-        found = self._order[np.minimum(at, len(self.ids) - 1)] if len(self.ids) else at * 0 - 1
-        return np.where((found >= 0) & (self.ids[found] == ids) if len(self.ids) else False,
-                        found, -1)  # fmt: skip
+        found = self._order[np.minimum(at, len(self.ids) - 1)]
+        return np.where(self.ids[found] == ids, found, -1)
 
     def of(self, glance: int) -> tuple[list[int], list[float]]:
         """Return the neighbours of a glance and their cosines, the most similar first."""
         row = int(self.places(np.array([glance]))[0])
-        there = self.cosine[row] > _NOTHING
-        return self.near[row][there].tolist(), self.cosine[row][there].astype(float).tolist()
+        near, cosine = self.near[row], self.cosine[row]
+        there = np.flatnonzero(cosine > _NOTHING)
+        return near[there].tolist(), cosine[there].astype(float).tolist()
 
     # -- changes --------------------------------------------------------------------------
 
@@ -201,9 +203,7 @@ class Neighbours:
             "cosine": self.cosine,
         }  # fmt: skip
 
-    def take_over(
-        self, ids: IntArray, codes: Codes, near: IntArray, cosine: Cosines
-    ) -> None:
+    def take_over(self, ids: IntArray, codes: Codes, near: IntArray, cosine: Cosines) -> None:
         """Take over what was kept of glances whose codes are the same as then."""
         self.ids, self.codes, self.near, self.cosine = ids, codes, near.copy(), cosine.copy()
         norms = np.sqrt(np.square(np.asarray(codes, np.float32)).sum(1))

@@ -17,7 +17,7 @@ chance with
     P(Poisson(lambda) >= m - 1) = chance / n,
 
 which fixes lambda, and its threshold is the similarity s with that lambda, read off worlds enough
-that at least three of their glances lie beyond it. So with probability 1 - chance no glance of a
+that at least six of their glances lie beyond it. So with probability 1 - chance no glance of a
 memory in which nothing recurs passes.
 
 Shape letters: n glances, d numbers of a sketch, B worlds, R glances kept whole.
@@ -53,13 +53,12 @@ FloatArray = npt.NDArray[np.float64]
 World = Callable[[int], npt.NDArray[np.floating]]
 
 
-
 # Glances of the worlds beyond a threshold that is read off them.
-_BEYOND = 3
+_BEYOND = 6
 # Most worlds of a kind; how many are made where the size of a group is not given, and how many
-# glances are so few that twice as many are. Larger groups are told from chance by fewer worlds
+# glances are so few that more are. Larger groups are told from chance by fewer worlds
 # and at lower thresholds.
-_MOST, _FEW, _SMALL = 64, 8, 200
+_MOST, _FEW, _SMALL = 64, 5, 200
 # Glances whose usual core similarity is looked up.
 _JUDGED = 512
 
@@ -100,9 +99,9 @@ def fewest_members(glances: int, chance: float) -> int:
     """Return the smallest group, 5 or more, that few worlds tell from chance.
 
     >>> fewest_members(78, 0.01), fewest_members(20_000, 0.01)
-    (5, 8)
+    (5, 12)
     """
-    members, worlds = 5, _FEW if glances > _SMALL else 2 * _FEW
+    members, worlds = 5, _FEW if glances > _SMALL else _MOST // 2
     while expected_by_chance(glances, members, chance) * worlds < _BEYOND:
         members += 1
     return members
@@ -175,9 +174,7 @@ def cloud_worlds(vectors: npt.NDArray[np.floating], seed: int) -> World:
     return world
 
 
-def block_worlds(
-    memory: Memory, trace: Trace, count: int, dim: int, seed: int
-) -> World | None:
+def block_worlds(memory: Memory, trace: Trace, count: int, dim: int, seed: int) -> World | None:
     """Return worlds whose glances are put together from blocks of a sample of glances.
 
     A block is what one module (or one family that is always there) has on top in one glance,

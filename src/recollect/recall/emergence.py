@@ -148,7 +148,8 @@ def emerging(
         ...     return [Object(name, x) for name, x in seen]
         >>> t = Trace.from_objects([scene(i) for i in range(60)])
         >>> memory = Memory(getfixture("tmp_path") / "room")
-        >>> _ = memory.add(t, time=[f"2026-01-{1 + i // 3:02d}T{i % 3:02d}:00Z" for i in range(60)])
+        >>> times = [f"2026-01-{1 + i // 3:02d}T{i % 3:02d}:00Z" for i in range(60)]
+        >>> _ = memory.add(t, time=times)
         >>> found = recall.emerging(memory)
         >>> found["glances"], found["made_of"]
         ([20], ['ball + dog + stick'])

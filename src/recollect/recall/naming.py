@@ -6,8 +6,9 @@ that show it, the reading of a sketch s is
     w' (s - mu),    w = A (p - mu) / m,    A = (shrunk C)^-1,
 
 the linear reading that best tells glances with the concept from the others (Fisher), with m such
-that a glance with it reads 1; how far C is shrunk is chosen by how clearly the examples stand out. What readings its own examples would have, had they not been
-examples, is told by leaving each out of p; the others tell what readings are usual without it.
+that a glance with it reads 1; how far C is shrunk is chosen by how clearly the examples stand
+out. What readings its own examples would have, had they not been examples, is told by leaving
+each out of p; the others tell what readings are usual without it.
 From both follows how much likelier a reading is with the concept than without, and from that a
 probability for every glance (Bayes' rule; the share of all is estimated from the glances that are
 asked about). Counts are sums of these, with the interval of a sum of independent events.
@@ -189,8 +190,8 @@ def _meaning(ours: FloatArray, rest: FloatArray) -> tuple[FloatArray, FloatArray
     """Return a grid of readings, how much likelier each is with the concept, and the share.
 
     Readings with the concept are normal around 1; those without have any distribution (a
-    kernel's estimate that falls beyond its top). Some of the rest may have the concept: which ones, and what both
-    distributions are, is found by expectation and maximisation.
+    kernel's estimate that falls beyond its top). Some of the rest may have the concept: which
+    ones, and what both distributions are, is found by expectation and maximisation.
     """
     k, n = len(ours), len(rest)
     # Few examples leave their own deviation open.
@@ -280,4 +281,3 @@ def _share_of(evidence: FloatArray, usual: float) -> float:
             break
         share = new
     return share
-

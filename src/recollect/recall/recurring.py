@@ -1,8 +1,8 @@
 """What recurs: dense places among vectors, with thresholds that somebody else has chosen.
 
 The core similarity of a vector is its cosine with its m-th nearest, itself counted: how alike m
-of them are there. Every vector has a threshold t of its own, what its core would hardly be by chance;
-its height is ``core - t``, and two vectors are linked as strongly as
+of them are there. Every vector has a threshold t of its own, what its core would hardly be by
+chance; its height is ``core - t``, and two vectors are linked as strongly as
 ``min(core_i - t_i, core_j - t_j, cosine_ij - max(t_i, t_j))``, if that is not negative. Going down
 from the strongest link, groups grow and meet. Where two meet at a link s, the one with the lower
 peak is taken in if its peak stands less than the *prominence* above s, or if it has fewer than m
@@ -151,12 +151,10 @@ def nearest_among(codes: Codes, others: Codes, keep: int) -> FloatArray:
 def _inverse_norms(codes: Codes) -> npt.NDArray[np.float32]:
     norm = np.sqrt(np.square(codes.astype(np.float32)).sum(1, dtype=np.float64))
     inverse = np.divide(1.0, norm, out=np.zeros(len(codes)), where=norm > 0)
-    return inverse.astype(np.float32)
+    return np.asarray(inverse, np.float32)
 
 
-def groups_of(
-    links: Links, members: int, threshold: FloatArray, prominence: float
-) -> IntArray:
+def groups_of(links: Links, members: int, threshold: FloatArray, prominence: float) -> IntArray:
     """Return the group of each vector, (n,), numbered by their first member; -1 for none.
 
     Args:

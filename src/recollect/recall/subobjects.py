@@ -77,7 +77,10 @@ def _of_trace(
     memory: Memory, module: str, trace: Trace, places: IntArray
 ) -> tuple[npt.NDArray[np.float32], IntArray]:
     rows = [
-        (c.glance[c.member == c.members.index(module)], c.rank[c.member == c.members.index(module)])
+        (
+            c.glance[c.member == c.members.index(module)],
+            c.rank[c.member == c.members.index(module)],
+        )
         for c in trace.columns.values()
         if module in c.members
     ]
