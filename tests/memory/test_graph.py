@@ -34,7 +34,7 @@ def trace() -> Trace:
 def fill(
     path: object, trace: Trace, order: np.ndarray, batch: int = 30, **options: object
 ) -> Memory:
-    scales = {name: 1.0 for name in trace.columns}
+    scales = dict.fromkeys(trace.columns, 1.0)
     sketcher = Sketcher(dim=320, scales=scales)
     memory = Memory(str(path), sketcher, graph=True, **options)  # type: ignore[arg-type]
     for start in range(0, len(order), batch):

@@ -143,7 +143,7 @@ class Graph:
 
     def keep_up(self) -> None:
         """Follow, if enough glances came since (the writer calls this after each commit)."""
-        total = sum(rows - gone for _, rows, gone in self.rows.keys())
+        total = len(self.rows.index()[0])
         if self._table is None or abs(total - len(self._table)) >= _TOGETHER:
             self.follow()
             if total - self._saved_at >= max(_SAVED, self._saved_at // 2):
@@ -184,7 +184,7 @@ class Graph:
         ids = self.rows.index()[0]
         keys = self.rows.keys()
         fresh = [key for key in keys if key not in self._held]
-        known = set(self._held)
+        known = frozenset(self._held)
         held = {key: self._held[key] for key in keys if key in known}
         for key, codes in zip(fresh, self._read(fresh), strict=True):
             held[key] = codes

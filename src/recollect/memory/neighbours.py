@@ -80,9 +80,9 @@ class Neighbours:
     def of(self, glance: int) -> tuple[list[int], list[float]]:
         """Return the neighbours of a glance and their cosines, the most similar first."""
         row = int(self.places(np.array([glance]))[0])
-        near, cosine = self.near[row], self.cosine[row]
-        there = np.flatnonzero(cosine > _NOTHING)
-        return near[there].tolist(), cosine[there].astype(float).tolist()
+        pairs = zip(self.near[row].tolist(), self.cosine[row].tolist(), strict=True)
+        there = [(i, c) for i, c in pairs if c > _NOTHING]
+        return [i for i, _ in there], [c for _, c in there]
 
     # -- changes --------------------------------------------------------------------------
 

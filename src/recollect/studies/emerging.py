@@ -15,6 +15,7 @@ Shape letters: N scenes, d numbers of a sketch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,7 +46,7 @@ LAYER, CELLS, SIZE = "add046", 8, (448, 256)
 
 
 def study(quick: bool = False, data: str | None = None) -> Answer:
-    """Return, for every method, how many planted compounds it found and how many it invented.
+    """Return how many planted compounds every method found, and how many it invented.
 
     Args:
         quick: three runs instead of twenty, one size of sketch.
@@ -58,8 +59,7 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
     rows: list[Row] = []
     for dim in (256,) if quick else (128, 256, 1024):
         rows += _table("prototypes", lambda s: plant(s), dim, range(runs if dim == 256 else 5))
-    rows += _table("prototypes, none planted",
-                   lambda s: plant(100 + s, compounds=0, background=900), 256, range(runs))  # fmt: skip
+    rows += _table("prototypes, none planted", _nothing, 256, range(runs))
     rows += _table("real digits", _digits, 256, range(min(runs, 5)))
     notes = [
         "found: of six planted, a cluster with half of its scenes or more and nine in ten of them "
@@ -166,6 +166,11 @@ def _judge(groups: IntArray, truth: IntArray) -> tuple[float, float, float]:
     return float(len(right)), float(invented), float(adjusted_rand_score(truth, groups))
 
 
+def _nothing(seed: int) -> Planted:
+    """Scenes without any compound."""
+    return plant(100 + seed, compounds=0, background=900)
+
+
 # -- real digits ----------------------------------------------------------------------------
 
 
@@ -245,8 +250,8 @@ def _told(memory: Memory, street: Any) -> list[str]:
     """Compare what ends and begins with the labels."""
     table = memory.glances(columns=["id", "time"]).to_pylist()
     labels = {r["time"]: r["labels"] for r in street.records}
-    by_time = {np.datetime64(t[:19]) - np.timedelta64(8, "h"): v for t, v in labels.items()}
-    about = {r["id"]: by_time[np.datetime64(r["time"].replace(tzinfo=None), "s")] for r in table}
+    by_time = {datetime.fromisoformat(t): v for t, v in labels.items()}
+    about = {r["id"]: by_time[r["time"]] for r in table}
     ended, begun, bikes, total = [], [], [], 0
     for cell in memory.modules.names:
         found = recall.emerging(memory, module=cell, by="day", at_least=FEWEST)
@@ -262,12 +267,13 @@ def _told(memory: Memory, street: Any) -> list[str]:
             if riding >= 0.6 * len(ids):
                 bikes.append((cell.split("/")[1], riding, len(ids)))
     both = sorted({c for c, _, _ in ended} & {c for c, _, _ in begun})
+    before, after = ([p for _, p, _ in some] or [float("nan")] for some in (ended, begun))
     return [
         f"street 4713, {len(table)} glimpses, cells of {LAYER}: {total} concepts in "
         f"{len(memory.modules.names)} cells",
-        f"retired on 24 or 25 January: {len(ended)} concepts, share of glimpses with the pruned "
-        f"tree {np.mean([p for _, p, _ in ended]) if ended else float('nan'):.2f}; new on "
-        f"26 January: {len(begun)}, share {np.mean([p for _, p, _ in begun]) if begun else 0:.2f}; "
+        f"retired, last seen on 24 or 25 January: {len(ended)} concepts, share of glimpses with "
+        f"the pruned tree {np.mean(before):.2f}; new, first seen on 26 January: {len(begun)}, "
+        f"share {np.mean(after):.2f}; "
         f"cells with both (row, column of {CELLS} x {CELLS}): {'; '.join(both) or 'none'}",
         f"concepts that are mostly glimpses with motorcycles on the near bridge: {len(bikes)}",
     ]
@@ -283,9 +289,11 @@ def draw(answer: Answer, path: str | Path) -> None:
         ImportError: if matplotlib is missing.
     """
     with figure(path, width=9.5, height=3.6) as drawn:
-        kinds = [("prototypes", "found", "found of six planted"),
-                 ("real digits", "found", "found of six, real digits"),
-                 ("prototypes, none planted", "invented", "invented where nothing recurs")]  # fmt: skip
+        kinds = [
+            ("prototypes", "found", "found of six planted"),
+            ("real digits", "found", "found of six, real digits"),
+            ("prototypes, none planted", "invented", "invented where nothing recurs"),
+        ]
         for axes, (glances, column, title) in zip(drawn.subplots(1, 3), kinds, strict=True):
             rows = [r for r in answer if r["glances"] == glances and r["numbers"] == 256]
             colours = ["#2563eb" if r["method"] == "emerging" else "#cbd5e1" for r in rows]

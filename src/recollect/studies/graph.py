@@ -50,8 +50,8 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
     for seed in range(2 if quick else 5):
         for redrawn in (0.02, 0.05, 0.1):
             found = _run(seed, redrawn, 1200 if quick else 4000)
-            for method, values in found.items():
-                scores.setdefault((redrawn, method), []).append(values)
+            for method, judged in found.items():
+                scores.setdefault((redrawn, method), []).append(judged)
     rows = []
     for (redrawn, method), values in scores.items():
         recall_, right, ms = (np.array(v) for v in zip(*values, strict=True))
