@@ -20,6 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from recollect import sketching
 from recollect.memory.layout import Folder
 from recollect.memory.neighbours import NEIGHBOURS, Neighbours, digests
 from recollect.memory.parts import BYTES, SHOWN, Parts
@@ -337,15 +338,13 @@ def _objects(table: Any, skeletons: SkeletonTable) -> _Objects:
 
 def signatures_of(sketcher: Sketcher, trace: Trace) -> list[bytes]:
     """Return the signatures of each glance's first objects, 16 bytes each, by rank."""
-    from recollect.sketching.subsketches import signatures, sub_sketches
-
     counts = np.zeros(len(trace), np.int64)
     for c in trace.columns.values():
         counts += np.bincount(c.glance, minlength=len(trace))
     shown = np.minimum(counts, SHOWN)
     glance = np.repeat(np.arange(len(trace)), shown)
     rank = np.arange(len(glance)) - np.repeat(np.cumsum(shown) - shown, shown)
-    packed = signatures(sub_sketches(sketcher, trace, glance, rank))
+    packed = sketching.signatures(sketching.sub_sketches(sketcher, trace, glance, rank))
     if packed.shape[1] < BYTES:
         packed = np.pad(packed, ((0, 0), (0, BYTES - packed.shape[1])))
     ends = np.cumsum(shown)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from recollect.sketching.sketcher import Sketcher
     from recollect.sketching.sketches import Sketches
     from recollect.sketching.structure import find_structure
+    from recollect.sketching.subsketches import signatures, sub_sketches
 
 _LAZY = {
     "Averages": "recollect.sketching.averages",
@@ -36,6 +37,8 @@ _LAZY = {
     "Sketches": "recollect.sketching.sketches",
     "features_of": "recollect.sketching.features",
     "find_structure": "recollect.sketching.structure",
+    "signatures": "recollect.sketching.subsketches",
+    "sub_sketches": "recollect.sketching.subsketches",
 }
 
 __all__ = [
@@ -57,6 +60,8 @@ __all__ = [
     "channel_recipe",
     "features_of",
     "find_structure",
+    "signatures",
+    "sub_sketches",
 ]
 
 

@@ -23,6 +23,7 @@ import torch
 from recollect import recall
 from recollect._answers import Answer
 from recollect.memory import Memory
+from recollect.memory.rows import PARTS
 from recollect.sketching import Sketcher
 from recollect.studies.figures import figure
 from recollect.tracing import Trace
@@ -160,8 +161,6 @@ class _Buckets:
 
 def _of_objects(memory: Memory) -> _Buckets:
     """Put every object's signature into buckets."""
-    from recollect.memory.rows import PARTS
-
     table = memory.graph.rows.take(np.arange(len(memory)), ["id", PARTS])
     signs, glance = [], []
     for number, data in zip(
