@@ -108,13 +108,13 @@ class Neighbours:
         gone = np.isin(self.ids, ids)
         if not gone.any():
             return
-        stale = np.isin(self.near, self.ids[gone]) & (self.cosine > _NOTHING)
-        again = stale.any(1)[~gone]
+        stale = np.isin(self.near, self.ids[gone])
+        stale &= self.cosine > _NOTHING
+        rows = np.flatnonzero(stale[~gone].any(axis=1))
         kept = ~gone
         self.ids, self.codes = self.ids[kept], self.codes[kept]
         self.near, self.cosine = self.near[kept], self.cosine[kept]
         self._inverse, self._order = self._inverse[kept], None
-        rows = np.flatnonzero(again)
         self.near[rows], self.cosine[rows] = -1, _NOTHING
         for start in range(0, len(rows), _ROWS):
             self._look(rows[start : start + _ROWS], up_to=len(self.ids), back=False)
