@@ -15,7 +15,6 @@ Shape letters: N scenes, d numbers of a sketch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -250,8 +249,7 @@ def _told(memory: Memory, street: Any) -> list[str]:
     """Compare what ends and begins with the labels."""
     table = memory.glances(columns=["id", "time"]).to_pylist()
     labels = {r["time"]: r["labels"] for r in street.records}
-    by_time = {datetime.fromisoformat(t): v for t, v in labels.items()}
-    about = {r["id"]: by_time[r["time"]] for r in table}
+    about = {r["id"]: labels[r["time"]] for r in table}
     ended, begun, bikes, total = [], [], [], 0
     for cell in memory.modules.names:
         found = recall.emerging(memory, module=cell, by="day", at_least=FEWEST)
