@@ -113,7 +113,9 @@ def test_a_faded_memory_is_whitened_by_what_all_glances_keep(tmp_path: Path) -> 
         answer = recall.similar(memory, Object("m3", prototypes[3, 0]), k=20, whiten=True)
         kept = memory.kept(answer["glance"])
         assert set(kept.tolist()) == {128, 256}
-        probe = memory.sketcher.probe(Trace.from_objects([[Object("m3", prototypes[3, 0])]])).numpy()
+        probe = memory.sketcher.probe(
+            Trace.from_objects([[Object("m3", prototypes[3, 0])]])
+        ).numpy()
         amounts = np.zeros(20)
         for length in (128, 256):  # each among its like
             mine = np.flatnonzero(kept == length)

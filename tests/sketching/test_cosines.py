@@ -19,7 +19,11 @@ def nearly_alike(glances: int, seed: int) -> Trace:
     """A static network whose glances differ in three directions only."""
     fixed, rng = np.random.default_rng(0), np.random.default_rng([1, seed])
     mean, directions = fixed.normal(size=60), fixed.normal(size=(3, 60))
-    x = mean + 0.3 * rng.normal(size=(glances, 3)) @ directions + 0.02 * rng.normal(size=(glances, 60))
+    x = (
+        mean
+        + 0.3 * rng.normal(size=(glances, 3)) @ directions
+        + 0.02 * rng.normal(size=(glances, 60))
+    )
     return Trace.from_columns({"net": torch.from_numpy(x.astype(np.float32))})
 
 

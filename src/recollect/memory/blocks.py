@@ -34,6 +34,8 @@ class Block:
             None where the recipe has none.
         kept: (B,) int64, numbers kept of each glance, or None where all are whole.
         epoch: (B,) int64, number of the epoch of each, or None where all are of the first.
+        parts: B signatures of the glance's objects (16 bytes each, by rank), or None; None where
+            the memory keeps no graph.
     """
 
     ids: IntArray
@@ -46,6 +48,7 @@ class Block:
     channel: tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]] | None = None
     kept: IntArray | None = None
     epoch: IntArray | None = None
+    parts: Sequence[bytes | None] | None = None
 
     @property
     def fixed(self) -> IntArray:
@@ -72,6 +75,7 @@ class Block:
             None if self.channel is None else (self.channel[0][rows], self.channel[1][rows]),
             None if self.kept is None else self.kept[rows],
             None if self.epoch is None else self.epoch[rows],
+            None if self.parts is None else [self.parts[r] for r in chosen],
         )
 
 

@@ -17,10 +17,12 @@ from recollect.memory.beginning import begin_epoch, encode_informed
 from recollect.memory.blocks import Block
 from recollect.memory.channels import channel_of
 from recollect.memory.clock import microseconds_of_all
+from recollect.memory.concepts import NamedConcepts
 from recollect.memory.engine import Engine
 from recollect.memory.epochs import Epoch, InformedSketchers
 from recollect.memory.fading import Faded, check_not_forgotten
 from recollect.memory.following import Follow, Following, following_of
+from recollect.memory.graph import Graph, signatures_of
 from recollect.memory.intake import Added, ids_of_all, labels_of_all, sources_of_all
 from recollect.memory.layout import Folder
 from recollect.memory.merging import extend, merge
@@ -70,6 +72,8 @@ class Memory(Readable):
             for 30 days, 256 dims for a year, roll-ups for ever"``); kept, default all for ever.
             It is applied by ``fade`` and by ``close``. Given anew it replaces the old one;
             ``"off"`` ends it.
+        graph: whether a knowledge graph is built while glances arrive (``recall.graph``); kept,
+            default no. An older memory may begin one.
 
     Raises:
         CorruptMemory: if the folder is no memory, of a newer format, or lost a file.
@@ -102,6 +106,7 @@ class Memory(Readable):
         read_only: bool = False,
         busy_timeout: float = 10.0,
         retention: str | Retention | None = None,
+        graph: bool = False,
     ) -> None:
         check_one_of("durability", durability, ("process", "power"))
         self._folder = Folder(Path(path), durability == "power")
@@ -138,10 +143,15 @@ class Memory(Readable):
         self._searcher = Searcher(self._engine.rows)
         self._priors = Priors(self._folder)
         self._informed = InformedSketchers(self._folder, self._priors)
+        self._concepts = NamedConcepts(self._engine)
         if sketcher is not None and not len(self.modules) and has_scales(sketcher):
             extend(self.modules, sketcher.modules)
         if retention is not None:
             store_policy(self._engine, retention)
+        self._graph = Graph(self._engine)
+        if graph and not meta.get("graph"):
+            self._begin_graph()
+        self._engine.rows.signed = self.keeps_graph
 
     def __enter__(self) -> Memory:
         return self
@@ -163,8 +173,26 @@ class Memory(Readable):
         try:
             if self._engine.lock.held and not self._faded and self.retention is not None:
                 self.fade()
+            if self._engine.lock.held and self.keeps_graph:
+                self._graph.save()
         finally:
             self._engine.close()
+
+    @property
+    def graph(self) -> Graph:
+        """The knowledge graph; ``recall.graph`` asks it."""
+        return self._graph
+
+    @property
+    def keeps_graph(self) -> bool:
+        """Whether the graph is built while glances arrive, and kept beside them."""
+        return bool(self._meta.get("graph"))
+
+    def _begin_graph(self) -> None:
+        with self._engine.writing():
+            self._engine.rows.add_part_signatures()
+            self._meta = {**self._folder.read_json("meta.json"), "graph": True}
+            self._folder.write_json("meta.json", self._meta)
 
     # -- writing --------------------------------------------------------------------------
 
@@ -250,11 +278,17 @@ class Memory(Readable):
         host = sketches.cpu()
         scale = None if host.scale is None else host.scale.numpy()
         channel = channel_of(host, self._recipe)
+        parts = None
+        if self.keeps_graph:
+            none: list[bytes | None] = [None] * len(ids)
+            parts = none if trace is None else signatures_of(self.sketcher, trace)
         block = Block(
             ids, times, sources, labels, skeleton, scale, host.codes.numpy(), channel,
-            epoch=np.full(len(ids), epoch, np.int64) if epoch else None,
+            epoch=np.full(len(ids), epoch, np.int64) if epoch else None, parts=parts,
         )  # fmt: skip
         replaced = self._engine.commit(block, trace)
+        if self.keeps_graph:
+            self._graph.keep_up()
         return Added(ids.tolist(), len(ids) - replaced, replaced)
 
     def watch(

@@ -14,6 +14,7 @@ from recollect._checks import check_integer, check_one_of
 from recollect.memory.aligning import values_of
 from recollect.memory.audit import export, info, lengths, verify
 from recollect.memory.channels import channels_at
+from recollect.memory.concepts import NamedConcepts
 from recollect.memory.engine import Engine
 from recollect.memory.epochs import Epoch, InformedSketchers
 from recollect.memory.followed import Streams
@@ -61,6 +62,7 @@ class Readable:
     _searcher: Searcher
     _priors: Priors
     _informed: InformedSketchers
+    _concepts: NamedConcepts
     _own: Sketcher | None = None
 
     # -- what it is -----------------------------------------------------------------------
@@ -93,6 +95,11 @@ class Readable:
     def timezone(self) -> str:
         """Name of the calendar's time zone."""
         return str(self._meta["timezone"])
+
+    @property
+    def concepts(self) -> NamedConcepts:
+        """Concepts that were given a name (``recall.name``): list, rename, forget them."""
+        return self._concepts
 
     @property
     def retention(self) -> Retention | None:
@@ -476,4 +483,4 @@ class Readable:
         self._engine.sync()
         policy = self.retention
         meta = {**self._meta, "retention": None if policy is None else str(policy)}
-        return info(self._engine, meta, self.prior_versions)
+        return {**info(self._engine, meta, self.prior_versions), "concepts": self.concepts.names}

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recollect.memory.rows import FOLDER, Rows, lance
-from recollect.memory.tables import EPOCH
+from recollect.memory.tables import EPOCH, PARTS
 from recollect.memory.tiers import CHANNEL, channel_columns, columns_of, is_part
 
 __all__ = ["ROWS", "add_parts", "append", "join", "rewrite"]
@@ -130,10 +130,11 @@ def _write(rows: Rows, path: str, tables: Iterator[Any]) -> list[Any]:
 
 def _tables(rows: Rows, places: IntArray, keep: int) -> Iterator[Any]:
     scaled = ["scale"] if rows.dtype == np.int8 else []
-    epoch = [EPOCH] if rows.has_epochs else []
+    names = rows.data().schema.names
+    more = [n for n in (EPOCH, PARTS) if n in names]
     vectors = [*rows.tiers, *(CHANNEL if rows.channel else ())]
     chosen = [
-        "id", "time", "source", "skeleton", *scaled, *epoch, *rows.label_names(), *vectors
+        "id", "time", "source", "skeleton", *scaled, *more, *rows.label_names(), *vectors
     ]  # fmt: skip
     for start in range(0, len(places), _BATCH):
         part = places[start : start + _BATCH]

@@ -20,7 +20,7 @@ from recollect._checks import CorruptMemory
 from recollect.memory.blocks import Block, Where
 from recollect.memory.index import Columns, Index, Key, fragment_keys
 from recollect.memory.layout import Folder, Moved
-from recollect.memory.tables import EPOCH, FIXED, Tables, epochs_of, integers
+from recollect.memory.tables import EPOCH, FIXED, PARTS, Tables, epochs_of, integers
 from recollect.memory.tiers import CHANNEL, is_part, kept_of, parts_of
 
 __all__ = ["FOLDER", "Rows", "newest_version"]
@@ -418,6 +418,15 @@ class Rows(Tables):
         if data is not None and not self.has_epochs:
             data.add_columns({EPOCH: "CAST(NULL AS SMALLINT)"})
             self.folder.flush_new(FOLDER)
+            self.refresh()
+
+    def add_part_signatures(self) -> None:
+        """Add the column of signatures, empty so far, if it is missing."""
+        import pyarrow as pa
+
+        data = self.data()
+        if data is not None and PARTS not in data.schema.names:
+            data.add_columns(pa.schema([pa.field(PARTS, pa.binary())]))
             self.refresh()
 
     def compact(self, everything: bool = False) -> None:

@@ -238,6 +238,16 @@ class SkeletonCounts:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def present(self) -> tuple[IntArray, IntArray]:
+        """Return glance (its place in ``ids``) and module id of all that was there, (P,) each."""
+        bags = [b.modules for b in self._bags] + [np.zeros(0, np.int64)]
+        many = np.array([len(m) for m in bags])
+        flat, first = np.concatenate(bags), np.cumsum(many) - many
+        each = many[self._index]
+        glance = np.repeat(np.arange(len(self.ids)), each)
+        within = np.arange(len(glance)) - np.repeat(np.cumsum(each) - each, each)
+        return glance, flat[np.repeat(first[self._index], each) + within]
+
     def count(self, module: str, unit: str = "objects") -> npt.NDArray[np.float64]:
         """Return (N,) counts of a module; zero where the skeleton is not known.
 

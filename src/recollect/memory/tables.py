@@ -12,14 +12,16 @@ from recollect.memory.blocks import Block, Counted
 from recollect.memory.sums import to_fixed_point
 from recollect.memory.tiers import CHANNEL, is_part, matrix_of, parts_of, tiers
 
-__all__ = ["EPOCH", "FIXED", "Tables", "epochs_of", "integers"]
+__all__ = ["EPOCH", "FIXED", "PARTS", "Tables", "epochs_of", "integers"]
 
 IntArray = npt.NDArray[np.int64]
 
-# The epoch; no label can have such a name.
+# The epoch, and signatures of a glance's objects where the memory keeps a graph; no label can
+# have such names.
 EPOCH = "sketch-epoch"
+PARTS = "part-signatures"
 # Columns that are ours; every other column is a label.
-FIXED = ("id", "time", "source", "skeleton", "scale", "s0", "s1", "s2", *CHANNEL, EPOCH)
+FIXED = ("id", "time", "source", "skeleton", "scale", "s0", "s1", "s2", *CHANNEL, EPOCH, PARTS)
 
 
 class Tables:
@@ -36,6 +38,8 @@ class Tables:
         self.channel = channel
         self.dtype = np.dtype(dtype)
         self.tiers = tiers(dim)
+        # Whether signatures of objects are kept.
+        self.signed = False
 
     # -- from a table ---------------------------------------------------------------------
 
@@ -97,6 +101,7 @@ class Tables:
             self.codes(table),
             self.channel_part(table) if self.channel else None,
             epoch=epochs_of(table),
+            parts=table.column(PARTS).to_pylist() if PARTS in table.column_names else None,
         )
 
     # -- to a table -----------------------------------------------------------------------
@@ -141,6 +146,8 @@ class Tables:
             columns[CHANNEL[1]] = pa.array(scale, pa.float32())
         if block.epoch is not None and (schema is None or EPOCH in schema.names):
             columns[EPOCH] = pa.array(block.epoch, pa.int16())
+        if self.signed or (schema is not None and PARTS in schema.names):
+            columns[PARTS] = pa.array(list(block.parts or [None] * size), pa.binary())
         for name in [*types, *[n for n in block.labels if n not in types]]:
             values = list(block.labels.get(name, [None] * size))
             columns[name] = pa.array(values, types.get(name) or _label_type(pa, values))

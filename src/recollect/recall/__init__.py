@@ -12,6 +12,9 @@
     recall.shared(memory, "cat", "person")          # which parts two kinds both use
     recall.concept(memory, [17, 23], [42])          # which others are like these, unlike that
     recall.label_next(memory, 10)                   # which glances are most worth a label
+    recall.graph(memory, 17)                        # what is related to this, through what
+    recall.emerging(memory)                         # what recurs and has no name yet
+    recall.name(memory, [17, 23, 42], "parcel")     # name it: count counts it, in the past too
 
 Every answer is a table with ``estimate``, ``low`` and ``high`` (90 %), and goes to Arrow and
 pandas. Names are loaded when first used, so that counting never waits for torch.
@@ -28,9 +31,12 @@ if TYPE_CHECKING:
     from recollect.recall.counts import count
     from recollect.recall.distributions import covariance, fraction_above, histogram, quantiles
     from recollect.recall.drifting import drift
+    from recollect.recall.emergence import Emerging, emerging
     from recollect.recall.labelling import label_next
+    from recollect.recall.naming import name
     from recollect.recall.novelty import what_was_new
     from recollect.recall.reasons import why
+    from recollect.recall.relations import Related, graph
     from recollect.recall.sharing import shared
     from recollect.recall.similarity import similar
     from recollect.recall.streams import statistics
@@ -39,16 +45,21 @@ if TYPE_CHECKING:
 # Files are not named like their functions: a loaded file would take the function's place.
 _WHERE = {
     "Concept": "recollect.recall.concepts",
+    "Emerging": "recollect.recall.emergence",
+    "Related": "recollect.recall.relations",
     "Unrolled": "recollect.recall.unrolling",
     "attribute": "recollect.recall.attributes",
     "concept": "recollect.recall.concepts",
     "count": "recollect.recall.counts",
     "covariance": "recollect.recall.distributions",
     "drift": "recollect.recall.drifting",
+    "emerging": "recollect.recall.emergence",
     "fraction_above": "recollect.recall.distributions",
+    "graph": "recollect.recall.relations",
     "histogram": "recollect.recall.distributions",
     "quantiles": "recollect.recall.distributions",
     "label_next": "recollect.recall.labelling",
+    "name": "recollect.recall.naming",
     "shared": "recollect.recall.sharing",
     "similar": "recollect.recall.similarity",
     "statistics": "recollect.recall.streams",
@@ -59,15 +70,20 @@ _WHERE = {
 
 __all__ = [
     "Concept",
+    "Emerging",
+    "Related",
     "Unrolled",
     "attribute",
     "concept",
     "count",
     "covariance",
     "drift",
+    "emerging",
     "fraction_above",
+    "graph",
     "histogram",
     "label_next",
+    "name",
     "quantiles",
     "shared",
     "similar",

@@ -13,7 +13,8 @@ from recollect._answers import Answer, interval
 from recollect._checks import check_one_of
 from recollect.recall.faded import Sums, by_length, left_notes, sums_over, sums_over_hours
 from recollect.recall.misreading import misread_of, numbers_seen
-from recollect.recall.presence import at_least_one, told_by_windows, usual_chance
+from recollect.recall.naming import probabilities
+from recollect.recall.presence import at_least_one, quantiles, told_by_windows, usual_chance
 from recollect.recall.reading import (
     Decoder,
     Selection,
@@ -61,7 +62,8 @@ def count(
 
     Args:
         memory: a Memory.
-        module: name of the module; None counts the glances themselves.
+        module: name of the module, or of a named concept (``recall.name``; it is there once in
+            a glance or not at all); None counts the glances themselves.
         by: None for one number; ``"hour"`` (of the calendar), ``"day"``, ``"month"``;
             ``"weekday"`` and ``"hour_of_day"`` fold the calendar and show empty windows too, as
             months between the first and the last do; or a column: ``"source"``, a label.
@@ -104,6 +106,8 @@ def count(
     chosen = Selection.of(where, since, until)
     if module is None:
         counted = _count_glances(memory, by, chosen)
+    elif module not in memory.modules.names and module in memory.concepts:
+        counted = _count_concept(memory, module, by, unit, chosen, source)
     else:
         memory.modules.id_of(module)
         counted = _count_module(memory, module, by, unit, chosen, source)
@@ -297,6 +301,25 @@ def _estimate_presence(
         high,
         [*notes, load_note(loads), *said],
     )
+
+
+# -- named concepts ---------------------------------------------------------------------------
+
+
+def _count_concept(
+    memory: Memory, name: str, by: str | None, unit: str, chosen: Selection, source: str | None
+) -> Counted:
+    """Add up, glance by glance, how likely a named concept is there."""
+    if unit == "weight" or source == "skeleton":
+        raise ValueError(
+            f"{name!r} is a named concept, read from sketches: it has no weights and stands in no "
+            "skeleton; ask unit='glances' and leave source out"
+        )
+    ids, windows = _glances(memory, by, chosen)
+    chance, notes = probabilities(memory, memory.concepts[name], ids)
+    low, high = quantiles(chance, windows)
+    notes += left_notes(memory, chosen, counted=False)
+    return Counted(windows, _sizes(windows), windows.total(chance), low, high, notes)
 
 
 # -- windows --------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from recollect.memory import Memory
     from recollect.sketching import Recipe, Sketches
 
-__all__ = ["Whitened", "coordinates_of", "whitened"]
+__all__ = ["Whitened", "coordinates_of", "second_moment", "whitened"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -102,7 +102,7 @@ def _inverse(memory: Memory, recipe: Recipe, dim: int) -> FloatArray:
         ids = np.sort(np.random.default_rng(0).choice(ids, most, replace=False))
     prefix = None if dim == memory.recipe.dim else dim
     values = coordinates_of(memory, memory.sketches(ids=ids, prefix=prefix))
-    inverse = np.linalg.inv(_second_moment(values)).astype(np.float64)
+    inverse = np.linalg.inv(second_moment(values)).astype(np.float64)
     known[recipe, dim] = (len(memory), inverse)
     return inverse
 
@@ -115,7 +115,7 @@ def coordinates_of(memory: Memory, sketches: Sketches) -> FloatArray:
     return sketches.values.numpy().astype(np.float64)
 
 
-def _second_moment(values: FloatArray) -> FloatArray:
+def second_moment(values: FloatArray) -> FloatArray:
     """Estimate the second moment of (n, d) rows, drawn towards a multiple of the identity.
 
     How far is told by how much the rows' own products differ: with few rows nearly all the way,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from recollect.sketching.sketcher import Sketcher
     from recollect.sketching.sketches import Sketches
     from recollect.sketching.structure import find_structure
+    from recollect.sketching.subsketches import signatures, sub_sketches
 
 _LAZY = {
     "Averages": "recollect.sketching.averages",
@@ -43,6 +44,8 @@ _LAZY = {
     "features_of": "recollect.sketching.features",
     "find_structure": "recollect.sketching.structure",
     "first_tier": "recollect.sketching.informed",
+    "signatures": "recollect.sketching.subsketches",
+    "sub_sketches": "recollect.sketching.subsketches",
 }
 
 __all__ = [
@@ -68,6 +71,8 @@ __all__ = [
     "features_of",
     "find_structure",
     "first_tier",
+    "signatures",
+    "sub_sketches",
 ]
 
 

@@ -45,6 +45,10 @@ _STUDIES = {
         "recollect.studies.drift",
         "what was new is named, and nothing else, beside tests of every object and of samples",
     ),
+    "emerging": (
+        "recollect.studies.emerging",
+        "what recurs and has no name: planted compounds found, none invented, beside clustering",
+    ),
     "erasure": (
         "recollect.studies.erasure",
         "what is left of each property at 1/2 to 1/16 of a sketch, beside PCA and fewer glances",
@@ -52,6 +56,10 @@ _STUDIES = {
     "frr": (
         "recollect.studies.frr",
         "heads that must carry every feature, where simple features turn random",
+    ),
+    "graph": (
+        "recollect.studies.graph",
+        "which scenes show the same thing: through the graph's parts, buckets, whole sketches",
     ),
     "hindsight": (
         "recollect.studies.hindsight",
