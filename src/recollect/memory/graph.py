@@ -24,8 +24,9 @@ from recollect import sketching
 from recollect.memory.layout import Folder
 from recollect.memory.neighbours import NEIGHBOURS, Neighbours, digests
 from recollect.memory.parts import BYTES, SHOWN, Parts
+from recollect.memory.rows import Rows
 from recollect.memory.structures import SkeletonTable
-from recollect.memory.tables import PARTS, Rows
+from recollect.memory.tables import PARTS
 from recollect.sketching.skeletons import unpack_structure
 
 if TYPE_CHECKING:
