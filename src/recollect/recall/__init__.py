@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from recollect.recall.labelling import label_next
     from recollect.recall.naming import name
     from recollect.recall.reasons import why
-    from recollect.recall.relations import Related, graph
+    from recollect.recall.related import Related
+    from recollect.recall.relations import graph
     from recollect.recall.similarity import similar
     from recollect.recall.streams import statistics
     from recollect.recall.unrolling import Unrolled, unroll
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "Concept": "recollect.recall.concepts",
     "Emerging": "recollect.recall.emergence",
-    "Related": "recollect.recall.relations",
+    "Related": "recollect.recall.related",
     "Unrolled": "recollect.recall.unrolling",
     "attribute": "recollect.recall.attributes",
     "concept": "recollect.recall.concepts",
