@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from recollect.recall.naming import name
     from recollect.recall.novelty import what_was_new
     from recollect.recall.reasons import why
-    from recollect.recall.relations import Related, graph
+    from recollect.recall.related import Related
+    from recollect.recall.relations import graph
     from recollect.recall.sharing import shared
     from recollect.recall.similarity import similar
     from recollect.recall.streams import statistics
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "Concept": "recollect.recall.concepts",
     "Emerging": "recollect.recall.emergence",
-    "Related": "recollect.recall.relations",
+    "Related": "recollect.recall.related",
     "Unrolled": "recollect.recall.unrolling",
     "attribute": "recollect.recall.attributes",
     "concept": "recollect.recall.concepts",

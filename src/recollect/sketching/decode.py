@@ -266,7 +266,7 @@ class Recollection:
         place = {name: i for i, name in enumerate(all_names)}
         asked = [i for i, name in enumerate(names) if name in place]
         picked = [place[names[i]] for i in asked]
-        shape = (len(values), len(names))
+        shape = (len(estimate), len(names))
         estimates, deviations = np.full(shape, np.nan), np.full(shape, np.inf)
         estimates[:, asked] = estimate[:, picked].numpy()
         deviations[:, asked] = std[:, picked].numpy()
