@@ -47,9 +47,9 @@ def measure(quick: bool, data: Path | None, seed: int) -> ViewRow:
         told = network(corpus.padded(rest)).argmax(1)
     right = float((told == corpus.topic[rest]).float().mean())
     common = float(torch.bincount(corpus.topic[rest]).max()) / len(rest)
-    year = a_year(corpus, rest, seed, 400 if quick else 2400)
-    past = looked_up(network, corpus, learn[: 300 if quick else 600])
-    some = year.places[: 300 if quick else 600]
+    year = a_year(corpus, rest, seed, 400 if quick else 1000)
+    past = looked_up(network, corpus, learn[:300])
+    some = year.places[:300]
     now = looked_up(network, corpus, some)
     with TemporaryDirectory() as folder:
         memory = remember(Path(folder) / "year", network, corpus, year, seed)

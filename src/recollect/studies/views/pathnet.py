@@ -29,6 +29,8 @@ from recollect.tracing import Trace, capture, trace
 __all__ = ["Life", "live", "measure", "tasks"]
 
 DIM, LOOKED_AT = 256, 64
+# Glances that are scored, half of them as the past.
+MOST = 480
 
 
 @dataclass(eq=False)
@@ -111,7 +113,7 @@ def measure(quick: bool, data: Folder | None, seed: int) -> ViewRow:
     fresh = live([known[1]], generations, seed + 1).right[known[1].name]
     every = Trace.concat(life.glances)
     paths = [str(p) for _, g in life.generations for p in g.population]
-    order = np.random.default_rng(seed).permutation(len(every))
+    order = np.random.default_rng(seed).permutation(len(every))[:MOST]
     half = len(order) // 2
     past, now = every[np.sort(order[:half])], every[np.sort(order[half:])]
     labels = np.array(paths)[np.sort(order[half:])]
