@@ -24,7 +24,7 @@ def graph(
     around: Annotated[
         str | None,
         typer.Option(
-            metavar="NODE", help="The number of a glance, a module, a concept or a part (cat#12)."
+            metavar="NODE", help="Number of a glance, a module, concept or part (cat#12)."
         ),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many of each kind.")] = 8,
