@@ -44,7 +44,9 @@ Floats = npt.NDArray[np.float64]
 
 # How much more the attributes of a window may vary than those of glances drawn alone, beside
 # what the prior's means are uncertain by.
-EXCESSES = (0.0, 0.5, 2.0, 8.0, 64.0, 512.0, 4096.0)
+EXCESSES = (0.0, 0.5, 2.0, 8.0, 64.0)
+# For means: counts are told by columns of their own, and their bars would only become too wide.
+FAR_EXCESSES = (512.0, 4096.0)
 # Variance of an attribute's size as a whole, in its mean's, at an excess of one: a window may be
 # darker than the prior's glances, which never varied in that way.
 INTENSITY = 0.1
@@ -73,11 +75,13 @@ class _Key(NamedTuple):
         size: glances in the sum, rounded to a power of two.
         excess: of the attributes' variance.
         rare: expected objects of each kind that no glance of the prior held.
+        whole: whether attributes may be larger or smaller as a whole, more so with the excess.
     """
 
     size: int
     excess: float
     rare: float
+    whole: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +237,8 @@ class Bags:
                 noise = max(noise, self.joint.ridge / max(len(self.joint.rows) - 1, 1))
             cross = self._features_covariance(key) @ self.map
             total = self.map.T @ cross + (1 + key.excess) * self._spread
-            total += key.excess * self._intensity
+            if key.whole:
+                total += key.excess * self._intensity
             total += key.rare * self._rare_parts[1]
             total = (total + total.T) / 2
             total.diagonal().add_(max(noise, 1e-12 * float(total.diagonal().mean()), 1e-30))
@@ -242,7 +247,7 @@ class Bags:
             self._systems[key] = (torch.linalg.cholesky(total), cross)
         return self._systems[key]
 
-    def _windows(self, values: Tensor, count: Tensor) -> Iterator[_Window]:
+    def _windows(self, values: Tensor, count: Tensor, *, whole: bool = False) -> Iterator[_Window]:
         """Group rows by their size, and by the excess that makes them most likely."""
         for number in torch.unique(count).tolist():
             rows = torch.nonzero(count == number)[:, 0]
@@ -250,7 +255,7 @@ class Bags:
             # So many powers of two that few systems are factored; only the counts' prior
             # depends on it.
             size = 1 << max(round(math.log2(max(number, 1))), 0)
-            keys = self._candidates(number, size)
+            keys = self._candidates(number, size, whole)
             likelihood = torch.stack([self._likelihood(centred, number, key) for key in keys])
             likelihood[[key.rare == 1 for key in keys]] += math.log(SURPRISE)
             best = likelihood.argmax(0)
@@ -258,13 +263,14 @@ class Bags:
                 some = best == i
                 yield _Window(rows[some], centred[some], number, keys[i])
 
-    def _candidates(self, number: int, size: int) -> list[_Key]:
+    def _candidates(self, number: int, size: int, whole: bool) -> list[_Key]:
         """The models that a sum of ``number`` sketches may follow."""
         usual = 1 / max(len(self.prior.sample), 1)
         if number == 1:
             return [_Key(1, 0.0, usual), *([_Key(1, 0.0, 1.0)] if self._rare else [])]
         unsure = size / max(self.prior.num_glances, size)
-        return [_Key(size, unsure + e, usual) for e in EXCESSES]
+        excesses = EXCESSES + FAR_EXCESSES if whole else EXCESSES
+        return [_Key(size, unsure + e, usual, whole) for e in excesses]
 
     def _likelihood(self, centred: Tensor, number: int, key: _Key) -> Tensor:
         """Log-likelihood (up to a constant) of centred sums of ``number`` sketches."""
@@ -369,7 +375,7 @@ class Bags:
         std = torch.empty_like(mean)
         usual_number = self._usual_number(module)
         image = self._deviation_image(places)
-        for w in self._windows(values, count):
+        for w in self._windows(values, count, whole=True):
             factor, _ = self._system(w.system)
             excess = w.system.excess
             cross = (1 + excess) * image + excess * self._intensity_image(places)

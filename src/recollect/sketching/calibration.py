@@ -84,7 +84,7 @@ def _means_factor(
         if not bool(some.any()):
             continue
         true = (own @ objects.attributes.to(torch.float64))[some] / n[some, None]
-        column = truth[some, judge.table.id_of(name)]
+        column = truth[some, judge.place[name]]
         mean, std = judge.means_among(name, total[some], count[some], column)
         errors.append((mean - true).reshape(-1))
         deviations.append(std.reshape(-1))
