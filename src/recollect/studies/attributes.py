@@ -194,19 +194,27 @@ def draw(answer: Answer, path: str) -> None:
     panels = (
         ("digits never shown", "numbers in the sketch", DIGITS,
          [(r["numbers"], r) for r in rows if r["glances"].endswith("never shown")]),
-        ("hand-built DAGs, half as many numbers as unknowns", "levels", DAGS,
+        ("DAGs, two unknowns to a number", "levels", DAGS,
          [(int(r["glances"].split()[2]), r) for r in rows if r["glances"].startswith("DAGs")]),
     )  # fmt: skip
+    every = dict.fromkeys([*DIGITS, *DAGS])
+    colours = {method: f"C{number}" for number, method in enumerate(every)}
     with figure(path, width=9.0, height=3.6) as drawn:
         for axes, (title, label, methods, points) in zip(
             drawn.subplots(1, 2), panels, strict=True
         ):
             for method in methods:
-                some = [(x, r["R2"]) for x, r in points if r["decoder"] == method]
+                # What refuses half of the glances has no R² of its own.
+                some = [
+                    (x, r["R2"])
+                    for x, r in points
+                    if r["decoder"] == method and r["refused"] <= 0.5
+                ]
                 # Below zero is worse than each module's mean: drawn at the lower edge.
                 some = [(x, max(y, -0.1)) for x, y in some if y == y]
                 if some:
-                    axes.plot(*zip(*some, strict=True), "o-", label=method, markersize=4)
+                    x, y = zip(*some, strict=True)
+                    axes.plot(x, y, "o-", label=method, markersize=4, color=colours[method])
             axes.set(title=title, xlabel=label, ylabel="R² within modules", ylim=(-0.12, 1.04))
             axes.set_xticks(sorted({x for x, _ in points}))
             if axes.lines:
