@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recollect._answers import Answer
-from recollect.studies import drift, street_tree
+from recollect.studies import drift, street_tree, trained_networks
 from recollect.studies.drift import BEFORE, CHANGED, CHANGES, WAYS, WINDOW, Year
 
 
@@ -53,10 +53,10 @@ def test_the_table_is_drawn(tmp_path: Path) -> None:
 
 def test_streets_outside_a_checkout_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Any:
-        raise ImportError(name)
+        raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(street_tree.importlib, "import_module", missing)
-    with pytest.raises(ImportError, match=r"read by benchmarks/ of a checkout"):
+    monkeypatch.setattr(trained_networks.importlib, "import_module", missing)
+    with pytest.raises(ImportError, match="from a checkout of the repository"):
         street_tree.street_rows(Path("data"))
 
 

@@ -11,7 +11,6 @@ Shape letters: n glances, m features.
 
 from __future__ import annotations
 
-import importlib
 import math
 import time
 import warnings
@@ -24,14 +23,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from recollect import recall
 from recollect._answers import Answer
 from recollect._seeds import seed_of
 from recollect.memory import Memory
 from recollect.sketching import Sketcher
+from recollect.studies.digit_readers import shuffled_digits, trained_reader
 from recollect.studies.figures import figure
+from recollect.studies.trained_networks import loaders
 from recollect.tracing import Trace, trace
 
 __all__ = ["calibration_error", "draw", "study"]
@@ -214,51 +214,20 @@ WAYS: dict[str, Callable[[Task], FloatArray]] = {
 
 def _digits(held_back: tuple[int, ...], draws: int) -> Iterator[Task]:
     """Yield tasks: a network that learned nine digits watches all ten."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
-        ) from error
-    x, y = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(x))
-    pictures = torch.from_numpy((x[order] / 16).astype(np.float32))
-    labels = y[order].astype(np.int64)
+    pictures, labels = shuffled_digits()
     for digit in held_back:
-        rows = np.flatnonzero(labels[:LEARNED] != digit)
-        network = _train(pictures[rows], torch.from_numpy(labels[rows]), digit)
-        seen = trace(network, pictures[LEARNED:], modules=["1", "3"])
-        truth = labels[LEARNED:] == digit
-        yield from _tasks(seen, truth, DIM, (SHOWN, OTHERS), draws)
-
-
-def _train(pictures: torch.Tensor, labels: torch.Tensor, seed: int) -> nn.Module:
-    """Train two hidden layers on some digits."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = nn.Sequential(
-            nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 10)
+        rows = torch.nonzero(labels[:LEARNED] != digit)[:, 0]
+        network = trained_reader(
+            (64, 96, 64, 10), pictures[rows], labels[rows], epochs=30, rate=3e-3, seed=digit
         )
-        optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
-        for _ in range(30):
-            for rows in torch.split(torch.randperm(len(pictures)), 64):
-                loss = nn.functional.cross_entropy(network(pictures[rows]), labels[rows])
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-    return network.eval()
+        seen = trace(network, pictures[LEARNED:], modules=["1", "3"])
+        truth = (labels[LEARNED:] == digit).numpy()
+        yield from _tasks(seen, truth, DIM, (SHOWN, OTHERS), draws)
 
 
 def _street(data: Path, draws: int) -> Iterator[Task]:
     """Yield tasks: motorcycles on the near bridge of camera 4713."""
-    try:
-        networks = importlib.import_module("benchmarks.networks")
-        pictures = importlib.import_module("benchmarks.pictures")
-    except ImportError as error:
-        raise ImportError(
-            "the street camera is read by benchmarks/ of a checkout: run this there, or leave "
-            "--data out"
-        ) from error
+    networks, pictures = loaders("networks"), loaders("pictures")
     street = pictures.load("street_stream", data)
     records = street.records
     street = street.subset([i for i, r in enumerate(records) if r["camera"] == "4713"])

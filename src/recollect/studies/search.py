@@ -19,7 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from recollect._answers import Answer
 from recollect._seeds import seed_of
 from recollect.sketching import Sketcher
+from recollect.studies.digit_readers import shuffled_digits
 from recollect.studies.figures import figure
 from recollect.tracing import Trace, trace
 
@@ -271,15 +271,8 @@ def _remembered(network: nn.Sequential, looked: Tensor, seed: int) -> tuple[Tens
 
 
 def _digits() -> Pictures:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
-        ) from error
-    x, y = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(x))
-    return _split(x[order] / 16, y[order], (600, 200, 600))
+    pictures, labels = shuffled_digits()
+    return _split(pictures, labels, (600, 200, 600))
 
 
 def _mnist(data: Path, quick: bool) -> Pictures:
@@ -288,12 +281,12 @@ def _mnist(data: Path, quick: bool) -> Pictures:
     order = np.random.default_rng(0).permutation(len(x))
     sizes = (1000, 500, 4000) if quick else (3000, 1000, 10000)
     order = order[: sum(sizes) + 300]
-    return _split(x[order].reshape(len(order), -1) / 255, y[order], sizes)
+    pictures = torch.from_numpy((x[order].reshape(len(order), -1) / 255).astype(np.float32))
+    return _split(pictures, torch.from_numpy(y[order].astype(np.int64)), sizes)
 
 
-def _split(x: Any, y: Any, sizes: tuple[int, int, int]) -> Pictures:
+def _split(pictures: Tensor, labels: Tensor, sizes: tuple[int, int, int]) -> Pictures:
     """Cut into learned, held back, judged, and up to 300 to look at."""
-    pictures, labels = torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.int64))
     ends = np.cumsum(sizes).tolist()
     parts = [(pictures[a:b], labels[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
     return Pictures(parts[0], parts[1], parts[2], pictures[ends[2] : ends[2] + 300])

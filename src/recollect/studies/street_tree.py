@@ -7,7 +7,6 @@ the exact activations; at the two other cameras nothing is known to have changed
 
 from __future__ import annotations
 
-import importlib
 import math
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from recollect.recall.drifting import compare
 from recollect.recall.units import Units
 from recollect.recall.windows import by_time
 from recollect.sketching import Sketcher
+from recollect.studies.trained_networks import loaders
 from recollect.tracing import trace
 
 __all__ = ["street_rows"]
@@ -42,14 +42,7 @@ def street_rows(data: Path) -> tuple[list[dict[str, Any]], list[str]]:
     Raises:
         ImportError: outside a checkout, whose ``benchmarks`` load pictures and networks.
     """
-    try:
-        networks = importlib.import_module("benchmarks.networks")
-        pictures = importlib.import_module("benchmarks.pictures")
-    except ImportError as error:
-        raise ImportError(
-            "the street cameras are read by benchmarks/ of a checkout: run this there, or leave "
-            "--data out"
-        ) from error
+    networks, pictures = loaders("networks"), loaders("pictures")
     street = pictures.load("street_stream", data)
     network, preprocess = networks.mobilenet_v2(data)
     exact, cameras, times = [], [], []
