@@ -24,6 +24,7 @@ from torch.utils.data import Dataset, TensorDataset
 from recollect._answers import Answer
 from recollect._seeds import seed_of
 from recollect.studies.bars import bars
+from recollect.studies.denormals import denormals_flushed
 from recollect.studies.pictures import digits, mnist
 from recollect.training import DAFT, Attack, DAFTConfig, leave_one_domain_out
 from recollect.training.adversarial import robust_loss
@@ -56,6 +57,7 @@ class Budget:
     student: int = 400
 
 
+@denormals_flushed()
 def study(quick: bool = False, data: str | None = None) -> Answer:
     """Return accuracy on domains left out, for DAFT and its rivals.
 
@@ -67,7 +69,6 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
         ImportError: if scikit-learn is missing.
         FileNotFoundError: if the folder holds no such file.
     """
-    torch.set_flush_denormal(True)
     seeds = range(5)
     budget = Budget(300, 150, 300) if quick else Budget()
     readings = {k: READINGS[k] for k in (QUICK if quick else READINGS)}

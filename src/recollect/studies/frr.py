@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from recollect._answers import Answer
 from recollect._seeds import seed_of
 from recollect.studies.bars import bars
+from recollect.studies.denormals import denormals_flushed
 from recollect.studies.domino_tasks import Task, of_folder, strips
 from recollect.studies.pictures import Shuffled, digits, refit
 from recollect.training import (
@@ -43,6 +44,7 @@ Halves = tuple[Tensor, Tensor]
 Found = dict[str, dict[str, float]]
 
 
+@denormals_flushed()
 def study(quick: bool = False, data: str | None = None) -> Answer:
     """Return accuracy with the simple half at random, ERM beside FRR, DAFT and their like.
 
@@ -54,7 +56,6 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
         ImportError: if scikit-learn is missing.
         FileNotFoundError: if the folder holds no such files.
     """
-    torch.set_flush_denormal(True)
     seeds = range(5 if quick else 10)
     rows: list[dict[str, Any]] = []
     for number in (5,) if quick else (5, 20):

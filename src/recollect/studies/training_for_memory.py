@@ -25,6 +25,7 @@ from recollect._answers import Answer
 from recollect._seeds import seed_of
 from recollect.sketching import Prior, Sketcher
 from recollect.studies.bars import bars
+from recollect.studies.denormals import denormals_flushed
 from recollect.studies.pictures import Shuffled, digits
 from recollect.tracing import Trace
 from recollect.training import (
@@ -39,6 +40,7 @@ __all__ = ["TRAININGS", "draw", "measure", "study"]
 WIDTH, BYTES, PER_SCENE = 32, 64, 3
 
 
+@denormals_flushed()
 def study(quick: bool = False, data: str | None = None) -> Answer:
     """Return what 130-byte sketches recall of a network, for each way of training it.
 
@@ -49,7 +51,6 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
     Raises:
         ImportError: if scikit-learn is missing.
     """
-    torch.set_flush_denormal(True)
     seeds = range(5 if quick else 10)
     rows: list[dict[str, Any]] = []
     for name, train in TRAININGS.items():
