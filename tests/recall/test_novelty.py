@@ -14,6 +14,7 @@ from tests.recall.test_distributions import HOUR, keep, scenes
 
 from recollect import Memory, NotRemembered, Object, Sketcher, Trace, recall
 from recollect.recall.novelty import Change, _holm
+from recollect.recall.reading import Decoder
 from recollect.recall.units import Units
 
 DAY = 24 * HOUR
@@ -168,6 +169,38 @@ def test_glances_whose_number_decides_get_the_unit(tmp_path: Any) -> None:
         for since, unit in ((96, "hour"), (119, "glance")):
             said = recall.what_was_new(m, moment(since), looks=False).notes[-1]
             assert f"from {unit}s" in said
+
+
+def test_every_glance_is_decoded_once_for_all_modules(
+    changed: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+    whole = Decoder.decode
+
+    def counted(self: Decoder, sketches: Any) -> Any:
+        decoded.append(len(sketches))
+        return whole(self, sketches)
+
+    monkeypatch.setattr(Decoder, "decode", counted)
+    recall.what_was_new(changed, moment(504), unit="glance", show=0)
+    assert sum(decoded) == (672 if changed.recipe.channel is None else 0)
+
+
+def test_glances_that_are_left_in_rollups_only_are_counted_and_said(tmp_path: Any) -> None:
+    trace = Trace.concat([year(336, 1, BEFORE, {}), year(168, 2, NOW, {})])
+    with Memory(tmp_path / "room", sketcher=Sketcher(dim=128)) as m:
+        m.add(trace, time=np.arange(504) * HOUR)
+        whole = recall.what_was_new(m, moment(336), looks=False, everything=True, show=0)
+        m.fade(now=504 * HOUR, policy="full for 15 days, roll-ups for ever")
+        assert m.forgotten() > 100
+        faded = recall.what_was_new(m, moment(336), looks=False, everything=True, show=0)
+        assert {r["module"]: r["before"] for r in faded if r["module"] != "all"} == {
+            r["module"]: r["before"] for r in whole if r["module"] != "all"
+        }
+        assert "they are counted" in " ".join(faded.notes)
+        # A filter does not reach them, and says so.
+        some = recall.what_was_new(m, moment(336), where="source is null", looks=False)
+        assert "which no filter reaches" in " ".join(some.notes)
 
 
 def test_refusals(changed: Memory, tmp_path: Any) -> None:

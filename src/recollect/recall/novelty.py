@@ -25,9 +25,10 @@ import numpy.typing as npt
 from recollect._answers import Z90, Answer
 from recollect._checks import NotRemembered, check_integer, check_one_of
 from recollect.recall.drifting import FEWEST, UNITS, compare
+from recollect.recall.faded import left_notes
 from recollect.recall.reading import Selection, plural
-from recollect.recall.units import Units, glances_as_units, units_of
-from recollect.recall.windows import by_time
+from recollect.recall.units import Units, glances_as_units, units_of_each
+from recollect.recall.windows import by_time, fits_hours
 
 if TYPE_CHECKING:
     from recollect.memory import Memory
@@ -164,11 +165,17 @@ def what_was_new(
     names = _names(memory, modules)
     tests = len(names) * (1 + looks) + (modules is None)
     windows = (history, window)
-    times, counts = _counted(memory, windows, names)
-    unit = unit or _unit(times, tests, memory.timezone)
-    _check_enough(times, unit, memory.timezone)
-    changes = _rates(memory, times, counts, names, unit, seed)
-    notes = [f"{plural(len(times[1]), 'glance')} compared with {len(times[0]):,} before"]
+    counted = _counted(memory, windows, names, unit)
+    if unit is None:
+        unit = _unit(counted, tests, memory.timezone)
+        if unit == "glance":
+            counted = _counted(memory, windows, names, unit)
+    _check_enough(counted, unit, memory.timezone)
+    changes = _rates(memory, counted, names, unit, seed)
+    number = [int(c.glances.sum()) for c in counted]
+    notes = [f"{plural(number[1], 'glance')} compared with {number[0]:,} before"]
+    span = Selection.of(where, before, until)
+    notes += left_notes(memory, span, counted=counted[0].hourly)
     if looks or modules is None:
         asked: list[str | None] = [*([None] if modules is None else []), *(names if looks else [])]
         more, said = _looks(memory, asked, windows, unit, seed)
@@ -213,55 +220,91 @@ def _names(memory: Memory, modules: Sequence[str] | None) -> list[str]:
 # -- units ----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """What was counted in one window, glance by glance or hour by hour.
+
+    Attributes:
+        times: (n,) microseconds UTC, of glances or of the starts of hours.
+        glances: (n,) in each.
+        objects: (n, P) of each module.
+        hourly: whether these are hours, from roll-ups: then glances that are left in roll-ups only
+            are among them.
+    """
+
+    times: npt.NDArray[np.int64]
+    glances: npt.NDArray[np.int64]
+    objects: FloatArray
+    hourly: bool
+
+
 def _counted(
-    memory: Memory, windows: tuple[Selection, Selection], names: Sequence[str]
-) -> tuple[list[npt.NDArray[np.int64]], list[FloatArray]]:
-    """Return times (n,) and counts (n, P) of both windows' glances.
+    memory: Memory, windows: tuple[Selection, Selection], names: Sequence[str], unit: str | None
+) -> list[Counted]:
+    """Count both windows: in roll-ups where these answer, else in skeletons.
 
     Raises:
         NotRemembered: if a window is empty.
         ValueError: if skeletons were not kept.
     """
-    times, counts = [], []
-    for words, w in zip(("before the window", "in the window"), windows, strict=True):
-        found = memory.skeleton_counts(**w.arguments)
-        if len(found) == 0:
+    found = None
+    if unit != "glance" and all(w.is_hours for w in windows):
+        found = _in_hours(memory, windows, names)
+    if found is None:
+        found = [_in_glances(memory, w, names) for w in windows]
+    for words, w, one in zip(("before the window", "in the window"), windows, found, strict=True):
+        if len(one.times) == 0:
             raise NotRemembered(f"no glance is {words}{w.words}; widen it, or the filter")
-        if not found.known.all():
-            raise ValueError(
-                f"{plural(int((~found.known).sum()), 'glance')} {words} were kept without "
-                "skeletons, so that the number of objects is not known; recall.drift(memory, "
-                "...) compares whole sketches"
-            )
-        times.append(found.time)
-        counts.append(np.stack([found.count(n) for n in names], 1) if names else _none(found))
-    return times, counts
+    return found
 
 
-def _none(found: Any) -> FloatArray:
-    return np.zeros((len(found), 0))
+def _in_hours(
+    memory: Memory, windows: tuple[Selection, Selection], names: Sequence[str]
+) -> list[Counted] | None:
+    """Count in roll-ups; None if a local day cuts their hours, or skeletons are missing."""
+    parts = [memory.rollups(since=w.since, until=w.until) for w in windows]
+    if not all(fits_hours(p.start, memory.timezone) and (p.known == p.n).all() for p in parts):
+        return None
+    places = [memory.modules.id_of(n) for n in names]
+    return [Counted(p.start, p.n, p.counts()[:, places], True) for p in parts]
 
 
-def _number(times: npt.NDArray[np.int64], unit: str, timezone: str) -> int:
-    return len(times) if unit == "glance" else len(by_time(times, unit, timezone))
+def _in_glances(memory: Memory, window: Selection, names: Sequence[str]) -> Counted:
+    """Count in the skeletons of single glances."""
+    found = memory.skeleton_counts(**window.arguments)
+    unknown = int((~found.known).sum())
+    if unknown:
+        raise ValueError(
+            f"{plural(unknown, 'glance')}{window.words} were kept without skeletons, so that the "
+            "number of objects is not known; recall.drift(memory, ...) compares whole sketches"
+        )
+    objects = [found.count(n) for n in names]
+    table = np.stack(objects, 1) if objects else np.zeros((len(found), 0))
+    return Counted(found.time, np.ones(len(found), np.int64), table, False)
 
 
-def _unit(times: Sequence[npt.NDArray[np.int64]], tests: int, timezone: str) -> str:
+def _number(counted: Counted, unit: str, timezone: str) -> int:
+    if unit == "glance":
+        return int(counted.glances.sum())
+    return len(by_time(counted.times, unit, timezone))
+
+
+def _unit(counted: Sequence[Counted], tests: int, timezone: str) -> str:
     """Choose the longest unit with which the surest of all tests could still be told."""
     for unit in ("day", "hour"):
-        a, b = (_number(t, unit, timezone) for t in times)
+        a, b = (_number(c, unit, timezone) for c in counted)
         if min(a, b) >= FEWEST and math.comb(a + b, a) >= ENOUGH * ENOUGH * tests:
             return unit
     return "glance"
 
 
-def _check_enough(times: Sequence[npt.NDArray[np.int64]], unit: str, timezone: str) -> None:
+def _check_enough(counted: Sequence[Counted], unit: str, timezone: str) -> None:
     """Refuse windows in which nothing could be told.
 
     Raises:
         ValueError: if there are too few units.
     """
-    a, b = (_number(t, unit, timezone) for t in times)
+    a, b = (_number(c, unit, timezone) for c in counted)
     if min(a, b) < FEWEST:
         raise ValueError(
             f"a p-value needs at least {FEWEST} {unit}s before the window and in it, there are "
@@ -273,22 +316,17 @@ def _check_enough(times: Sequence[npt.NDArray[np.int64]], unit: str, timezone: s
 
 
 def _rates(
-    memory: Memory,
-    times: Sequence[npt.NDArray[np.int64]],
-    counts: Sequence[FloatArray],
-    names: Sequence[str],
-    unit: str,
-    seed: int,
+    memory: Memory, counted: Sequence[Counted], names: Sequence[str], unit: str, seed: int
 ) -> list[Change]:
     """Compare how many objects of each module a glance has."""
     totals, weights = [], []
-    for t, c in zip(times, counts, strict=True):
-        ones = np.ones(len(t))
+    for c in counted:
+        objects, glances = c.objects, c.glances.astype(np.float64)
         if unit != "glance":
-            span = by_time(t, unit, memory.timezone)
-            c, ones = span.total(c), span.total(ones)
-        totals.append(c)
-        weights.append(ones)
+            span = by_time(c.times, unit, memory.timezone)
+            objects, glances = span.total(objects), span.total(glances)
+        totals.append(objects)
+        weights.append(glances)
     first = np.repeat([True, False], [len(w) for w in weights])
     total, weight = np.concatenate(totals), np.concatenate(weights)
     out = []
@@ -307,12 +345,11 @@ def _looks(
 ) -> tuple[list[Change], list[str]]:
     """Compare the attributes of each module (of None: whole sketches)."""
     out, notes, silent = [], [], []
-    for name in names:
-        try:
-            units, said = units_of(memory, name, windows, unit, None)
-        except ValueError as error:
-            silent.append(str(error))
+    for name, found in units_of_each(memory, names, windows, unit):
+        if isinstance(found, ValueError):
+            silent.append(str(found))
             continue
+        units, said = found
         held = [int((units.weight[s] > 0).sum()) for s in (units.first, ~units.first)]
         if min(held) < FEWEST:
             continue

@@ -5,6 +5,7 @@ Shape letters: u units, D features.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from recollect.recall.windows import by_time, fits_hours
 if TYPE_CHECKING:
     from recollect.memory import Memory, RollUps
 
-__all__ = ["Units", "glances_as_units", "units_of"]
+__all__ = ["Units", "glances_as_units", "units_of", "units_of_each"]
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -30,6 +31,8 @@ MOST = 50_000
 FEATURES = 128
 # Glances of a window that are looked at one by one for what they show.
 SHOWN = 4_096
+# Numbers that the features of several modules may take while glances are decoded once for all.
+HELD = 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +76,44 @@ def units_of(
     read_channel = _reads_channel(memory, module, source)
     summed = unit != "glance" and all(w.is_hours for w in windows)
     if module is not None and not read_channel:
-        return _from_decoded(memory, module, windows, unit)
+        read = _from_decoded(memory, [module], windows, unit)[module]
+        if isinstance(read, ValueError):
+            raise read
+        return read
     if summed:
         found = _from_rollups(memory, module, windows, unit, read_channel)
         if found is not None:
             return found
     return _from_rows(memory, module, windows, unit, read_channel)
+
+
+def units_of_each(
+    memory: Memory, names: Sequence[str | None], windows: tuple[Selection, Selection], unit: str
+) -> Iterator[tuple[str | None, tuple[Units, list[str]] | ValueError]]:
+    """Yield the units of each module, in order, or why they cannot be read.
+
+    Where objects must be decoded, every glance is decoded once for as many modules as fit
+    ``HELD`` numbers, not once for each.
+    """
+    decoding = [n for n in names if n is not None and not _reads_channel(memory, n, None)]
+    longest = max((len(memory.glances(**w.arguments, columns=["id"])) for w in windows), default=0)
+    together = max(1, HELD // (FEATURES * max(longest, 1)))
+    decoded: dict[str, tuple[Units, list[str]] | ValueError] = {}
+    for name in names:
+        if name not in decoding:
+            try:
+                yield name, units_of(memory, name, windows, unit, None)
+            except ValueError as error:
+                yield name, error
+            continue
+        if name not in decoded:
+            start = decoding.index(name)
+            some = decoding[start : start + together]
+            try:
+                decoded = _from_decoded(memory, some, windows, unit)
+            except ValueError as error:
+                decoded = dict.fromkeys(some, error)
+        yield name, decoded[name]
 
 
 def glances_as_units(
@@ -99,7 +134,7 @@ def glances_as_units(
     ids, weight = counts.ids[rows], weight[rows]
     channel = _reads_channel(memory, module, source)
     if module is not None and not channel:
-        return ids, _Decoded(memory, module)(ids)[0], weight
+        return ids, _Decoded(memory, [module]).of(ids, module)[0], weight
     unmix = _Unmixed(memory, module, channel, like.kept)
     values = [np.zeros((0, unmix.width))]
     for some in chunks(ids):
@@ -217,51 +252,74 @@ def _from_rows(
 
 
 def _from_decoded(
-    memory: Memory, module: str, windows: tuple[Selection, Selection], unit: str
-) -> tuple[Units, list[str]]:
-    """Units from decoded glances: random features of the module's estimated attributes."""
-    features = _Decoded(memory, module)
-    gathered = []
+    memory: Memory, modules: Sequence[str], windows: tuple[Selection, Selection], unit: str
+) -> dict[str, tuple[Units, list[str]] | ValueError]:
+    """Units from decoded glances: random features of the modules' estimated attributes."""
+    features = _Decoded(memory, modules)
+    gathered: dict[str, list[Units]] = {name: [] for name in modules}
     for side, w in enumerate(windows):
         table = memory.glances(**w.arguments, columns=["id", "time"])
         ids, times = table["id"].to_numpy().astype(np.int64), microseconds_of(table["time"])
         _check_number(len(ids), unit)
-        values, weight = features(ids)
-        gathered.append(_group(values, weight, times, side == 0, unit, memory.timezone))
-    return _joined(gathered), ["features of decoded attributes", features.note]
+        for name, (values, weight) in features(ids).items():
+            units = _group(values, weight, times, side == 0, unit, memory.timezone)
+            gathered[name].append(units)
+    said = ["features of decoded attributes", features.note]
+    return {
+        name: features.refused.get(name) or (_joined(gathered[name]), said) for name in modules
+    }
 
 
 class _Decoded:
-    """Random features of a module's attributes as they are decoded from sketches.
+    """Random features of modules' attributes as they are decoded from sketches.
 
-    Called with the ids of b glances, it returns (b, ``FEATURES``) sums over the objects of each
-    and (b,) their numbers.
+    Called with the ids of b glances, it returns for each module (b, ``FEATURES``) sums over the
+    objects of each glance and (b,) their numbers. ``refused`` holds the modules that cannot be
+    decoded, and why.
     """
 
-    def __init__(self, memory: Memory, module: str) -> None:
-        self._memory, self._module = memory, module
+    def __init__(self, memory: Memory, modules: Sequence[str]) -> None:
+        self._memory = memory
         self._decoder = Decoder.of(memory)
-        self._entry = memory.modules.family_of(memory.modules.id_of(module))
+        self._entries = {m: memory.modules.family_of(memory.modules.id_of(m)) for m in modules}
         self._features = sketching.Channel(features=FEATURES)
         self.note = self._decoder.note
+        self.refused: dict[str, ValueError] = {}
 
-    def __call__(self, ids: IntArray) -> tuple[FloatArray, FloatArray]:
+    def of(self, ids: IntArray, module: str) -> tuple[FloatArray, FloatArray]:
+        """Return what calling gives of one module.
+
+        Raises:
+            ValueError: if it cannot be decoded.
+        """
+        found = self(ids)
+        if module in self.refused:
+            raise self.refused[module]
+        return found[module]
+
+    def __call__(self, ids: IntArray) -> dict[str, tuple[FloatArray, FloatArray]]:
         import torch
 
-        values, weight = np.zeros((len(ids), FEATURES)), np.zeros(len(ids))
+        out = {m: (np.zeros((len(ids), FEATURES)), np.zeros(len(ids))) for m in self._entries}
         for _, part in by_length(self._memory, ids):
-            sketches = self._memory.sketches(ids=ids[part])
-            found = self._decoder.decode(sketches).objects(self._module)
-            if bool(torch.isnan(found.attributes).any()):
-                raise ValueError(
-                    f"objects of module {self._module!r} cannot be decoded: more unknowns than "
-                    "numbers and no prior; fit one, or keep a distribution channel"
-                )
-            phi = sketching.features_of(found.attributes, self._entry, self._features, 0).numpy()
-            place = part[found.glance.numpy()]
-            np.add.at(values, place, phi * (2 / FEATURES) ** 0.5)
-            np.add.at(weight, place, 1.0)
-        return values, weight
+            found = self._decoder.decode(self._memory.sketches(ids=ids[part]))
+            for module, (values, weight) in out.items():
+                objects = found.objects(module)
+                if module in self.refused or bool(torch.isnan(objects.attributes).any()):
+                    self._refuse(module)
+                    continue
+                entry = self._entries[module]
+                phi = sketching.features_of(objects.attributes, entry, self._features, 0).numpy()
+                place = part[objects.glance.numpy()]
+                np.add.at(values, place, phi * (2 / FEATURES) ** 0.5)
+                np.add.at(weight, place, 1.0)
+        return out
+
+    def _refuse(self, module: str) -> None:
+        self.refused[module] = ValueError(
+            f"objects of module {module!r} cannot be decoded: more unknowns than numbers and no "
+            "prior; fit one, or keep a distribution channel"
+        )
 
 
 class _Means:
