@@ -498,3 +498,15 @@ def test_mixed_epochs_are_no_one_table_of_sketches(tmp_path):
         true = memory.sketcher.unrounded(ALL).numpy()
         lost = np.square(values[USUAL:] - true[USUAL:]).sum() / np.square(true[USUAL:]).sum()
         assert lost < 0.1
+
+
+@pytest.mark.parametrize(
+    ("sketcher", "message"),
+    [("informed", "a memory begins with a Sketcher, got InformedSketcher"), (256, "got int")],
+)
+def test_a_memory_begins_with_a_plain_sketcher(tmp_path, sketcher, message):
+    prior = Prior.fit(glances(80, 1))
+    given = InformedSketcher(prior, dim=128) if sketcher == "informed" else sketcher
+    with pytest.raises(TypeError, match=message):
+        Memory(tmp_path / "m", given)
+    assert not (tmp_path / "m").exists()

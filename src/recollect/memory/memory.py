@@ -78,6 +78,7 @@ class Memory(Readable):
     Raises:
         CorruptMemory: if the folder is no memory, of a newer format, or lost a file.
         RecipeMismatch: if the memory was made with another recipe; both are shown.
+        TypeError: if a new memory is given anything but a ``Sketcher`` to begin with.
         ValueError: if an option differs from the one that the memory was made with, or a
             retention policy cannot be read or would grow data.
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from recollect import sketching
 from recollect._checks import CorruptMemory
 from recollect.memory.layout import Folder
 from recollect.memory.migrations import AS_IT_IS, FORMAT, check_format, migrate
@@ -75,7 +76,17 @@ def has_scales(sketcher: Sketcher) -> bool:
 
 
 def recipe_and_scales(sketcher: Sketcher | None) -> dict[str, Any]:
-    """Return what a new memory takes over from a sketcher, as plain values."""
+    """Return what a new memory takes over from a sketcher, as plain values.
+
+    Raises:
+        TypeError: if it is no plain ``Sketcher``.
+    """
     if sketcher is None:
         return {"recipe": Recipe().to_dict(), "scales": {}}
+    if not isinstance(sketcher, sketching.Sketcher):
+        raise TypeError(
+            f"a memory begins with a Sketcher, got {type(sketcher).__name__}; for an informed one "
+            "add glances, memory.fit_prior(), and then memory.new_epoch(), because what it is "
+            "informed by has to stand in the memory"
+        )
     return {"recipe": sketcher.recipe.to_dict(), "scales": dict(sketcher.scales)}
