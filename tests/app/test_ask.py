@@ -70,6 +70,17 @@ SENTENCES = {
     "unroll glance 123": Question("unroll", query="123"),
     "why 1 2": Question("why", query="1", other="2"),
     "why are 1 and 2 alike": Question("why", query="1", other="2"),
+    "what is related to 17": Question("related", query="17", k=8),
+    "what is related to glance 17 top 3?": Question("related", query="17", k=3),
+    "what is related to cats": Question("related", "cat", k=8),
+    "what is related to traffic light top 2": Question("related", "traffic light", k=2),
+    "what was related with cat#12": Question("related", "cat#12", k=8),
+    'what is related to "17"': Question("related", "17", k=8),
+    "what is emerging": Question("emerging"),
+    "what recurs in hall": Question("emerging", where="source = 'hall'"),
+    "what is emerging as cats last week": Question(
+        "emerging", "cat", since=at(2026, 1, 19), until=at(2026, 1, 26)
+    ),
     "what was new last week": Question("new", since=at(2026, 1, 19), until=at(2026, 1, 26)),
 }  # fmt: skip
 
@@ -147,6 +158,10 @@ def test_the_calendar_is_the_zone_of_now() -> None:
         ("why 1", "two glances"),
         ("like", "like what"),
         ("what is in the box", "a glance is a number"),
+        ("what is related to", "related to what"),
+        ("what is related to cat by hour", "related to what"),
+        ("what is related to cat top 0", "related to what"),
+        ("what is emerging by day", "only counts"),
         ("how often cat between 2026-02-01 and 2026-01-01", "ends before it begins"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from recollect import Memory, Object, Sketcher, Trace
+from recollect import Memory, Object, Sketcher, Trace, recall
 from recollect.app.ask import GRAMMAR
 from recollect.app.cli import app
 from recollect.app.shown import plain
@@ -106,6 +106,34 @@ def test_ask_for_attributes_and_glances(room: tuple[str, list[int]]) -> None:
     # Without a window: seven days, and before them nothing was seen.
     assert "no glance is before the window" in run("ask", path, "what was new", code=2)
     assert "nearest: " in run("ask", path, "sing a song", code=2)
+
+
+def test_ask_for_what_is_related_and_what_emerges(room: tuple[str, list[int]]) -> None:
+    path, ids = room
+    with Memory(path, read_only=True) as memory:
+        around = recall.graph(memory, ids[3], k=2)
+        cats = recall.graph(memory, "cat")
+        recurs = recall.emerging(memory, module="dog")
+    found = run_json("ask", path, f"what is related to {ids[3]} top 2")
+    assert found["understood"] == f"what is related to glance {ids[3]}"
+    assert [r["to"] for r in found["rows"]] == around["to"]
+    assert [r["node"] for r in run_json("ask", path, "what is related to cats")["rows"]] == (
+        cats["node"]
+    )
+    shown = run_json("ask", path, "what is emerging as dog")
+    assert shown["understood"] == "what is emerging among objects of 'dog'"
+    assert (shown["title"], shown["notes"]) == (recurs.title, recurs.notes)
+    assert "too few to find" in run("ask", path, "what is emerging in hall", code=2)
+    with Memory(path) as memory:
+        recall.name(memory, ids[:4], "the morning")
+    try:
+        found = run_json("ask", path, "how often the morning by day")
+        assert found["understood"] == "count glances of 'the morning' by day"
+        assert run_json("ask", path, "what is related to the morning")["rows"]
+    finally:
+        with Memory(path) as memory:
+            memory.concepts.forget("the morning")
+    assert "no module" in run("ask", path, "what is related to the morning", code=2)
 
 
 def test_similar_unroll_and_why(room: tuple[str, list[int]]) -> None:

@@ -36,13 +36,24 @@ OLD, NEW = glances(USUAL, 0), glances(LATER, 1)
 ALL = Trace.concat([OLD, NEW])
 
 
-def begun(path: Path, **options) -> Memory:
-    """A memory with glances of the first epoch, and a second one begun."""
+def usual(path: Path, **options) -> Memory:
+    """A memory with glances of the first epoch, and a prior."""
     memory = Memory(path, Sketcher(dim=DIM), reservoir=USUAL, **options)
     memory.add(OLD, TIMES[:USUAL], "hall", ids=IDS[:USUAL])
     memory.fit_prior()
+    return memory
+
+
+def begun(path: Path, **options) -> Memory:
+    """The same, and a second epoch begun."""
+    memory = usual(path, **options)
     memory.new_epoch()
     return memory
+
+
+def plain(memory: Memory, **options) -> Sketcher:
+    """The sketcher of the first epoch, with the scales that a memory has frozen."""
+    return Sketcher(dim=DIM, scales={e.name: e.scale for e in memory.modules}, **options)
 
 
 @cache

@@ -25,7 +25,9 @@ from tests.memory.epochs_made import (
     USUAL,
     begun,
     glances,
+    plain,
     two_epochs,
+    usual,
 )
 
 from recollect import CorruptMemory, Memory, Object, Prior, RecipeMismatch, Sketcher, Trace
@@ -54,9 +56,8 @@ def test_old_sketches_stay_and_new_ones_are_those_of_the_informed_sketcher(tmp_p
     with Memory(tmp_path / "m", read_only=True) as memory:
         assert memory.epochs[1] == epoch
         assert memory.sketches(ids=IDS[:USUAL]).equal(before)
-        plain = Sketcher(dim=DIM, scales={e.name: e.scale for e in memory.modules})
-        assert plain.encode(OLD).codes.equal(before.codes)
-        twin = InformedSketcher(memory.prior(1), DIM, scales=plain.scales)
+        assert plain(memory).encode(OLD).codes.equal(before.codes)
+        twin = InformedSketcher(memory.prior(1), DIM, scales=plain(memory).scales)
         stored = memory.sketches(ids=IDS[USUAL:])
         assert stored.equal(twin.encode(NEW))
         mine, theirs = memory.sketcher_of(1).decode(stored), twin.decode(stored)
@@ -227,8 +228,7 @@ def test_merging_what_has_faded_keeps_epochs_apart(tmp_path):
 
 def test_a_memory_without_the_epoch_refuses_and_can_take_it_over(tmp_path):
     with two_epochs(tmp_path / "a") as a:
-        scales = Sketcher(dim=DIM, scales={e.name: e.scale for e in a.modules})
-        with Memory(tmp_path / "b", scales, reservoir=10) as b:
+        with Memory(tmp_path / "b", plain(a), reservoir=10) as b:
             with pytest.raises(RecipeMismatch, match=r"an epoch that .*new_epoch\(like=other\)"):
                 b.merge(a)
             assert len(b) == 0
@@ -265,8 +265,7 @@ def test_export_tells_the_epoch(tmp_path):
 
 def test_older_formats_are_one_epoch_and_become_new_when_one_begins(tmp_path):
     path = tmp_path / "m"
-    with Memory(path, Sketcher(dim=DIM), reservoir=USUAL) as memory:
-        memory.add(OLD, TIMES[:USUAL], ids=IDS[:USUAL])
+    usual(path).close()
     meta = json.loads((path / "meta.json").read_text())
     assert (meta["format"], meta["epochs"]) == (FORMAT, [])
     assert FORMAT == 3
@@ -290,22 +289,17 @@ def test_older_formats_are_one_epoch_and_become_new_when_one_begins(tmp_path):
 
 def test_a_reader_that_is_open_follows(tmp_path):
     path = tmp_path / "m"
-    with Memory(path, Sketcher(dim=DIM), reservoir=USUAL) as memory:
-        memory.add(OLD, TIMES[:USUAL], ids=IDS[:USUAL])
-        memory.fit_prior()
-        with Memory(path, read_only=True) as reader:
-            assert reader.rollups().epochs == [0]
-            memory.new_epoch()
-            memory.add(NEW, TIMES[USUAL:], ids=IDS[USUAL:])
-            assert reader.rollups().of_epoch(1).n.sum() == LATER
-            assert reader.sketches(ids=IDS[USUAL:]).equal(memory.sketches(ids=IDS[USUAL:]))
+    with usual(path) as memory, Memory(path, read_only=True) as reader:
+        assert reader.rollups().epochs == [0]
+        memory.new_epoch()
+        memory.add(NEW, TIMES[USUAL:], ids=IDS[USUAL:])
+        assert reader.rollups().of_epoch(1).n.sum() == LATER
+        assert reader.sketches(ids=IDS[USUAL:]).equal(memory.sketches(ids=IDS[USUAL:]))
 
 
 def test_a_writer_that_was_open_writes_into_the_epoch_that_another_began(tmp_path):
     path = tmp_path / "m"
-    with Memory(path, Sketcher(dim=DIM), reservoir=USUAL) as memory:
-        memory.add(OLD, TIMES[:USUAL], ids=IDS[:USUAL])
-        memory.fit_prior()
+    usual(path).close()
     first, second = Memory(path), Memory(path)
     first.new_epoch()
     first.close()
@@ -317,9 +311,7 @@ def test_a_writer_that_was_open_writes_into_the_epoch_that_another_began(tmp_pat
 @pytest.mark.parametrize("step", ["keep", "make_room_for_epochs", "write_json"])
 def test_an_interruption_leaves_the_old_epochs_whole(tmp_path, monkeypatch, step):
     path = tmp_path / "m"
-    with Memory(path, Sketcher(dim=DIM), reservoir=USUAL) as memory:
-        memory.add(OLD, TIMES[:USUAL], ids=IDS[:USUAL])
-        memory.fit_prior()
+    with usual(path) as memory:
         place = {"keep": memory._informed, "make_room_for_epochs": memory._engine,
                  "write_json": memory._folder}[step]  # fmt: skip
         real = getattr(place, step)

@@ -20,6 +20,7 @@ from tests.memory.epochs_made import (
     USUAL,
     begun,
     glances,
+    plain,
     two_epochs,
 )
 
@@ -135,8 +136,7 @@ def test_means_of_what_is_left_in_roll_ups_only(tmp_path: Path) -> None:
 
 def test_decoding_is_the_twins(unrecorded: Memory) -> None:
     prior = unrecorded.prior(1)
-    scales = {e.name: e.scale for e in unrecorded.modules}
-    twin = InformedSketcher(prior, DIM, scales=scales)
+    twin = InformedSketcher(prior, DIM, scales=plain(unrecorded).scales)
     read = twin.decode(twin.encode(NEW))
     found = recall.unroll(unrecorded, USUAL + 7)
     for name, estimate, std in zip(found["module"], found["estimate"], found["std"], strict=True):
@@ -166,9 +166,7 @@ def test_the_distribution_channel_runs_through(tmp_path: Path) -> None:
         memory.new_epoch()
         memory.add(NEW, TIMES[USUAL:], ids=IDS[USUAL:])
         kept = memory.channels()
-        plain = Sketcher(dim=DIM, channel=sketcher.recipe.channel,
-                         scales={e.name: e.scale for e in memory.modules})  # fmt: skip
-        assert kept.equal(plain.encode(ALL).channel)
+        assert kept.equal(plain(memory, channel=sketcher.recipe.channel).encode(ALL).channel)
         assert np.array_equal(memory.rollups().channel.sum(0), kept.sum().codes[0].numpy())
         found = recall.fraction_above(memory, "three", 1.0, feature=2, source="channel")
         true = float((ALL.columns["three"].attributes[:, 2] > 1.0).float().mean())
@@ -183,8 +181,7 @@ def test_the_distribution_channel_runs_through(tmp_path: Path) -> None:
 def test_a_trace_finds_its_like_in_both_epochs(memory: Memory, one: int) -> None:
     found = recall.similar(memory, ALL[one], k=len(IDS))
     assert found["glance"][0] == one
-    plain = Sketcher(dim=DIM, scales={e.name: e.scale for e in memory.modules})
-    epochs = [(plain, memory.sketches(ids=IDS[:USUAL])),
+    epochs = [(plain(memory), memory.sketches(ids=IDS[:USUAL])),
               (memory.sketcher_of(1), memory.sketches(ids=IDS[USUAL:]))]  # fmt: skip
     twin = similar_across(epochs, ALL[one], k=len(IDS))
     scores = {USUAL * epoch + row: score for epoch, row, score in twin}

@@ -25,7 +25,7 @@ def answer(memory: Memory, question: Question, model: str | None = None) -> Answ
 
     Raises:
         ValueError: on a window in which nothing can be told.
-        NotRemembered: on a module or glance that the memory has never seen.
+        NotRemembered: on a module, concept or glance that the memory has never seen.
     """
     from recollect import recall
 
@@ -47,6 +47,11 @@ def answer(memory: Memory, question: Question, model: str | None = None) -> Answ
         return recall.unroll(memory, int(question.query or 0))
     if question.kind == "why":
         return recall.why(memory, int(question.query or 0), int(question.other or 0))
+    if question.kind == "related":
+        around = int(question.query or 0) if question.module is None else question.module
+        return recall.graph(memory, around, k=question.k)
+    if question.kind == "emerging":
+        return recall.emerging(memory, module=question.module, **window)
     return _new(memory, question)
 
 

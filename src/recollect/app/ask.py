@@ -9,10 +9,10 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from recollect.app.times import read_time
+from recollect.app.spans import TIME, WEEKDAYS, span_of
 
 __all__ = ["FORMS", "GRAMMAR", "NotAQuestion", "Question", "parse"]
 
@@ -28,6 +28,8 @@ FORMS = (
     "what is in GLANCE",
     "why A B",
     "what was new last week",
+    "what is related to GLANCE",
+    "what is emerging",
 )
 
 GRAMMAR = """\
@@ -41,6 +43,8 @@ like PICTURE|GLANCE [as MODULE] [top N] the most similar glances
 what is in GLANCE                       one glance as a tree
 why A B                                 what makes two glances alike
 what was new [FILTER]                   what came, went, or looks otherwise
+what is related to NODE [top N]         what it is a part of, similar to, a kind of
+what is emerging [as MODULE] [FILTER]   what recurs and has no name yet
 
 UNIT    hour (of day), calendar hour, day, weekday, month
 FILTER  any number of: TIME, on TIME, since TIME, until TIME,
@@ -50,7 +54,8 @@ TIME    today, yesterday, Tuesday (the latest), January [2026], 2026,
         2026-01, 2026-01-20, "2026-01-20 06:40", last 3 days,
         3 days ago, this|last week|month|year
 MODULE  a name that recollect info lists; in quotes if it holds a
-        word of the grammar"""
+        word of the grammar
+NODE    a glance, MODULE, a named concept, or a part such as cat#12"""
 
 _UNITS = {
     "calendar hour": "hour",
@@ -67,26 +72,9 @@ _UNITS = {
     "months": "month",
     "month": "month",
 }
-_WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-# calendar.month_name follows the locale; the grammar is English.
-_MONTHS = (
-    "january", "february", "march", "april", "may", "june",
-    "july", "august", "september", "october", "november", "december",
-)  # fmt: skip
-_SPAN = {"hour": 3600, "day": 86400, "week": 7 * 86400}
-_TIME = (
-    r"(?:today|yesterday|now"
-    r"|(?:last )?(?:" + "|".join(_WEEKDAYS) + r")"
-    r"|(?:" + "|".join(_MONTHS) + r")(?: \d{4})?"
-    r"|(?:this|last) (?:week|month|year)"
-    r"|(?:the )?last \d+ (?:hour|day|week|month|year)s?"
-    r"|\d+ (?:hour|day|week|month|year)s? ago"
-    r'|"?\d{4}-\d\d-\d\d(?:[ t]\d\d:\d\d(?::\d\d)?(?:z|[+-]\d\d:?\d\d)?)?"?'
-    r"|\d{4}-\d\d?|\d{4})"
-)
 _STOP = (
     r"by|in|at|from|since|after|until|before|between|on|during|this|last|today|yesterday|where"
-    r"|" + "|".join(_WEEKDAYS)
+    r"|" + "|".join(WEEKDAYS)
 )
 _QUOTED = r"""(?:"(?P<q1>[^"]+)"|'(?P<q2>[^']+)')"""
 
@@ -100,8 +88,10 @@ class Question:
     """What was asked.
 
     Attributes:
-        kind: ``"count"``, ``"attribute"``, ``"similar"``, ``"unroll"``, ``"why"`` or ``"new"``.
-        module: name of the module, None for whole glances.
+        kind: ``"count"``, ``"attribute"``, ``"similar"``, ``"unroll"``, ``"why"``, ``"new"``,
+            ``"related"`` or ``"emerging"``.
+        module: name of the module (of a concept or part, where it is asked what is related),
+            None for whole glances.
         by: as for ``recall.count``, None for one number.
         unit: as for ``recall.count``.
         query: a glance id or the path of a picture.
@@ -134,6 +124,8 @@ class Question:
             "unroll": f"unroll glance {self.query}",
             "why": f"why are {self.query} and {self.other} alike",
             "new": "what was new",
+            "related": f"what is related to {self.module or f'glance {self.query}'}",
+            "emerging": "what is emerging" + (f" among objects of {what}" if self.module else ""),
         }[self.kind]
         parts = [head + (f" by {self.by}" if self.by else "")]
         parts += [f"since {self.since:%Y-%m-%d %H:%M}"] if self.since else []
@@ -179,6 +171,9 @@ def _refuse(sentence: str, reason: str) -> NotAQuestion:
 _SEEN = r"(?:(?:was|were|is|are|did|do|does|has|have)\b ?)?(?:(?:there|we see|i see|you see)\b ?)?"
 _SENTENCES: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"what (?:was|is|were|are) new\b ?", {"kind": "new"}),
+    (r"what (?:was|is|were|are) related (?:to|with)\b ?(?:glance )?", {"kind": "related"}),
+    (r"what (?:(?:was|is|were|are) (?:emerging|recurring)|emerges|recurs)\b ?",
+     {"kind": "emerging"}),
     (r"(?:when|how often) (?:was|is) .* looked at\b ?", {"kind": "count", "bare": True}),
     (r"how often\b ?" + _SEEN, {"kind": "count"}),
     (r"how many\b ?", {"kind": "count", "unit": "objects"}),
@@ -207,12 +202,16 @@ class _Reader:
             return self._why(rest)
         if kind == "similar":
             return self._similar(rest)
+        if kind == "related":
+            return self._related(rest)
         if kind == "unroll":
             if not re.fullmatch(r"-?\d+", rest):
                 raise _refuse(self.sentence, f"a glance is a number, got {rest!r}")
             return Question("unroll", query=rest)
         if kind == "count" and not build.get("bare"):
             values["module"], rest = self._module(rest)
+        elif kind == "emerging" and (named := re.match(r"as ", rest, re.IGNORECASE)):
+            values["module"], rest = self._module(rest[named.end() :])
         elif kind == "attribute":
             values["module"], rest = self._module(rest, build.get("after"))
             if values["module"] is None:
@@ -231,6 +230,17 @@ class _Reader:
             raise _refuse(self.sentence, "why needs the numbers of two glances")
         return Question("why", query=match[1], other=match[2])
 
+    def _related(self, rest: str) -> Question:
+        k = 8
+        if match := re.search(r" top (\d+)$", rest, re.IGNORECASE):
+            k, rest = int(match[1]), rest[: match.start()]
+        if re.fullmatch(r"-?\d+", rest):
+            return Question("related", query=rest, k=k)
+        module, left = self._module(rest)
+        if module is None or left or k < 1:
+            raise _refuse(self.sentence, "related to what? give a glance, a module or a part")
+        return Question("related", module=module, k=k)
+
     def _similar(self, rest: str) -> Question:
         k, module = 10, None
         if match := re.search(r" top (\d+)$", rest, re.IGNORECASE):
@@ -247,7 +257,6 @@ class _Reader:
 
     def _module(self, rest: str, after: str | None = None) -> tuple[str | None, str]:
         """Split off a module's name; ``after`` is a word that must follow it."""
-        rest = re.sub(r"^(?:the|an|a|any) ", "", rest, flags=re.IGNORECASE)
         name, rest = self._name(rest, after)
         if after is not None:
             follows = re.match(rf" ?(?:{after})\b", rest, re.IGNORECASE)
@@ -260,11 +269,14 @@ class _Reader:
         return name, rest.strip()
 
     def _name(self, rest: str, after: str | None) -> tuple[str | None, str]:
-        if match := re.match(_QUOTED, rest):
+        article = r"(?:(?:the|an|a|any) )?"
+        if match := re.match(article + _QUOTED, rest, re.IGNORECASE):
             return match["q1"] or match["q2"], rest[match.end() :]
         for name in sorted(self.modules, key=len, reverse=True):
-            if match := re.match(rf"{re.escape(name)}(?:e?s)?(?=\s|$)", rest, re.IGNORECASE):
+            pattern = rf"{article}{re.escape(name)}(?:e?s)?(?=\s|$)"
+            if match := re.match(pattern, rest, re.IGNORECASE):
                 return name, rest[match.end() :]
+        rest = re.sub(f"^{article}", "", rest, flags=re.IGNORECASE)
         stop = _STOP + "|here|there|seen|around|visible" + (f"|{after}" if after else "")
         match = re.match(rf"(?!(?:{stop})\b)(\S+(?: (?!(?:{stop})\b)\S+)*)", rest, re.IGNORECASE)
         if match is None:
@@ -301,16 +313,16 @@ class _Reader:
 
     def _time_filter(self, rest: str, values: dict[str, Any]) -> str:
         patterns = {
-            "between": rf"between ({_TIME}) and ({_TIME})(?=[ ,]|$)",
-            "since": rf"(?:since|after) ({_TIME})(?=[ ,]|$)",
-            "until": rf"(?:until|before) ({_TIME})(?=[ ,]|$)",
-            "within": rf"(?:(?:on|in|during|at) )?(?:the )?({_TIME})(?=[ ,]|$)",
+            "between": rf"between ({TIME}) and ({TIME})(?=[ ,]|$)",
+            "since": rf"(?:since|after) ({TIME})(?=[ ,]|$)",
+            "until": rf"(?:until|before) ({TIME})(?=[ ,]|$)",
+            "within": rf"(?:(?:on|in|during|at) )?(?:the )?({TIME})(?=[ ,]|$)",
         }
         for name, pattern in patterns.items():
             match = re.match(pattern, rest, re.IGNORECASE)
             if match is None:
                 continue
-            first = self.window(match[1])
+            first = span_of(match[1], self.now)
             if name in {"since", "within", "between"}:
                 self._narrow(values, "since", first[0])
             if name == "within":
@@ -318,7 +330,7 @@ class _Reader:
             elif name == "until":
                 self._narrow(values, "until", first[0])
             elif name == "between":
-                self._narrow(values, "until", self.window(match[2])[0])
+                self._narrow(values, "until", span_of(match[2], self.now)[0])
             return rest[match.end() :]
         return rest
 
@@ -335,66 +347,3 @@ class _Reader:
         source = (match["q1"] or match["q2"] or match["word"]).replace("'", "''")
         conditions.append(f"source = '{source}'")
         return rest[match.end() :]
-
-    def window(self, text: str) -> tuple[datetime, datetime]:
-        """Return start and end of a time of the grammar."""
-        text = text.lower().strip('"').removeprefix("the ")
-        today = self.now.replace(hour=0, minute=0, second=0, microsecond=0)
-        if text in {"today", "yesterday"}:
-            start = today - timedelta(days=text == "yesterday")
-            return start, start + timedelta(days=1)
-        if text == "now":
-            return self.now, self.now
-        if (day := text.removeprefix("last ")) in _WEEKDAYS:
-            back = (today.weekday() - _WEEKDAYS.index(day)) % 7
-            start = today - timedelta(days=back or (7 if text.startswith("last ") else 0))
-            return start, start + timedelta(days=1)
-        if match := re.fullmatch(rf"({'|'.join(_MONTHS)})(?: (\d+))?", text):
-            month = _MONTHS.index(match[1]) + 1
-            year = int(match[2]) if match[2] else today.year - (month > today.month)
-            return _month(today, year, month), _month(today, year, month + 1)
-        if match := re.fullmatch(r"(this|last) (week|month|year)", text):
-            return self._calendar(match[2], int(match[1] == "last"))
-        if match := re.fullmatch(r"(last )?(\d+) (hour|day|week|month|year)s?( ago)?", text):
-            start = self._back(int(match[2]), match[3])
-            if match[1]:
-                return start, self.now
-            return start, start + timedelta(seconds=_SPAN.get(match[3], 86400))
-        return self._written(text)
-
-    def _written(self, text: str) -> tuple[datetime, datetime]:
-        zone = self.now.tzinfo
-        assert zone is not None, "now carries a zone"
-        start = read_time(text.upper(), zone)
-        if re.fullmatch(r"\d{4}", text):
-            return start, _month(start, start.year + 1, 1)
-        if re.fullmatch(r"\d{4}-\d\d?", text):
-            return start, _month(start, start.year, start.month + 1)
-        if ":" in text:
-            return start, start + timedelta(minutes=1)
-        return start, start + timedelta(days=1)
-
-    def _calendar(self, span: str, back: int) -> tuple[datetime, datetime]:
-        today = self.now.replace(hour=0, minute=0, second=0, microsecond=0)
-        if span == "week":
-            start = today - timedelta(days=today.weekday() + 7 * back)
-            return start, start + timedelta(days=7)
-        if span == "month":
-            number = today.month - back
-            return _month(today, today.year, number), _month(today, today.year, number + 1)
-        return _month(today, today.year - back, 1), _month(today, today.year - back + 1, 1)
-
-    def _back(self, number: int, span: str) -> datetime:
-        if span in _SPAN:
-            return self.now - timedelta(seconds=number * _SPAN[span])
-        months = number * (12 if span == "year" else 1)
-        start = _month(self.now, self.now.year, self.now.month - months)
-        last = (_month(start, start.year, start.month + 1) - timedelta(days=1)).day
-        clock = self.now.timetz()
-        return datetime.combine(start.date().replace(day=min(self.now.day, last)), clock)
-
-
-def _month(like: datetime, year: int, month: int) -> datetime:
-    """Return the first moment of a month; months beyond 1..12 carry over."""
-    year, month = year + (month - 1) // 12, (month - 1) % 12 + 1
-    return like.replace(year=year, month=month, day=1, hour=0, minute=0, second=0, microsecond=0)

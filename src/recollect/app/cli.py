@@ -147,7 +147,8 @@ def ask(
     with open_memory(path) as memory:
         zone = zone_of(memory.timezone)
         current = datetime.now(zone) if now is None else read_time(now, zone)
-        understood = parse(" ".join(question), memory.modules.names, current.astimezone(zone))
+        names = [*memory.modules.names, *memory.concepts.names]
+        understood = parse(" ".join(question), names, current.astimezone(zone))
         show(answer(memory, understood, model), as_json, str(understood))
 
 

@@ -70,6 +70,15 @@ class NamedConcept:
     readings: dict[int, Reading] = field(default_factory=dict)
     origin: str = ""
 
+    def reads_like(self, other: NamedConcept) -> bool:
+        """Whether both are read from a sketch in the same way, whatever they are called."""
+        mine, theirs = self.readings, other.readings
+        return mine.keys() == theirs.keys() and all(
+            np.array_equal(getattr(r, part), getattr(theirs[size], part))
+            for size, r in mine.items()
+            for part in ("vector", "offset", "grid", "ratio")
+        )
+
     def reading(self, kept: int) -> Reading | None:
         """Return how it is read from sketches that keep some numbers; None if they are too few."""
         fitting = [size for size in self.readings if size <= kept]
@@ -146,6 +155,31 @@ class NamedConcepts:
             _ = self[name]
             self._store({n: c for n, c in found.items() if n != name})
 
+    def taken_over(self, other: NamedConcepts) -> dict[str, NamedConcept]:
+        """Return another memory's concepts that are not here: what ``take_over`` would add.
+
+        A concept of the same name and the same readings is here already.
+
+        Raises:
+            ValueError: if a name means two things, one here and one there.
+        """
+        ours, theirs = self._all(), other._all()
+        for name in theirs:
+            if name in self._engine.modules.names:
+                raise _clash(name, "a module here and a named concept there", "other")
+            if name in ours and not ours[name].reads_like(theirs[name]):
+                raise _clash(name, "named after other glances here than there", "memory")
+        for name in ours:
+            if name in other._engine.modules.names:
+                raise _clash(name, "a named concept here and a module there", "memory")
+        return {n: c for n, c in theirs.items() if n not in ours}
+
+    def take_over(self, concepts: dict[str, NamedConcept]) -> None:
+        """Keep concepts of another memory, whose readings fit sketches of the same recipe."""
+        if concepts:
+            with self._engine.writing():
+                self._store({**self._all(), **concepts})
+
     def _check(self, name: str) -> None:
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"a concept's name is a text that is not empty, got {name!r}")
@@ -174,6 +208,14 @@ class NamedConcepts:
     def _store(self, concepts: dict[str, NamedConcept]) -> None:
         _write(self._engine.folder, concepts)
         self._held = (None, {})
+
+
+def _clash(name: str, meaning: str, where: str) -> ValueError:
+    """Say which name means two things, and in which memory to change it."""
+    return ValueError(
+        f"{name!r} is {meaning}, and after a merge it could mean one thing only; give the concept "
+        f"another name first, {where}.concepts.rename({name!r}, ...), or forget it"
+    )
 
 
 def _write(folder: Folder, concepts: dict[str, NamedConcept]) -> None:

@@ -117,6 +117,7 @@ class Graph:
         self._saved_at = 0
         self._occurrences: tuple[int, Occurrences] = (-1, Occurrences())
         self._held: dict[tuple[int, int, int], Codes] = {}
+        self._signed = 0
 
     # -- following ------------------------------------------------------------------------
 
@@ -186,8 +187,7 @@ class Graph:
         ids = self.rows.index()[0]
         keys = self.rows.keys()
         fresh = [key for key in keys if key not in self._held]
-        known = frozenset(self._held)
-        held = {key: self._held[key] for key in keys if key in known}
+        held = {key: self._held[key] for key in keys if key in self._held}
         for key, codes in zip(fresh, self._read(fresh), strict=True):
             held[key] = codes
         self._held = {key: held[key] for key in keys}
@@ -241,8 +241,6 @@ class Graph:
     def unsigned(self) -> int:
         """Return how many glances were kept without signatures of their objects."""
         return len(self.rows.index()[0]) - self._signed
-
-    _signed = 0
 
     def _assigned(self) -> Occurrences:
         found = Occurrences()

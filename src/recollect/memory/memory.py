@@ -346,11 +346,12 @@ class Memory(Readable):
     def merge(self, other: Memory) -> Added:
         """Take in all glances of another memory; equal ids replace ours, unless they have faded.
 
-        Roll-ups take in what the other has forgotten, too.
+        Roll-ups take in what the other has forgotten, too, and its named concepts are kept here.
 
         Raises:
             RecipeMismatch: if the recipes differ.
-            ValueError: if a module has another size or scale there.
+            ValueError: if a module has another size or scale there, or if a name means one thing
+                here and another there (two concepts, or a concept and a module).
         """
         keep = bool(self._meta["keep_skeletons"])
         ids, replaced = merge(self._engine, other._engine, keep)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from recollect._checks import RecipeMismatch
 from recollect.memory.blocks import Block, Where
+from recollect.memory.concepts import NamedConcepts
 from recollect.memory.engine import Engine
 from recollect.memory.fading import add_faded
 from recollect.memory.rewriting import rewrite
@@ -54,6 +55,8 @@ def merge(engine: Engine, other: Engine, keep_skeletons: bool) -> tuple[list[int
     with engine.writing():
         other.sync()
         epochs = _epochs_here(engine, other)
+        concepts = NamedConcepts(engine)
+        named = concepts.taken_over(NamedConcepts(other))
         extend(engine.modules.copy(), other.modules)  # refuses before anything changes
         extend(engine.modules, other.modules)
         engine.store_modules()
@@ -75,6 +78,7 @@ def merge(engine: Engine, other: Engine, keep_skeletons: bool) -> tuple[list[int
                     part = add_faded(engine, part, keep, again)
                 ids += part.ids.tolist()
         _absorb(engine, other, len(ids), replaced)
+        concepts.take_over(named)
     return ids, replaced
 
 

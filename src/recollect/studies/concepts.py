@@ -105,7 +105,10 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
             for way, ask in WAYS.items():
                 found[way].append(_judged(task, ask))
         rows += [{"concept": world, "way": way, **_summed(runs)} for way, runs in found.items()]
-    notes.append("a nearest neighbour has no probability; deviation: of average precision")
+    notes.append(
+        "a nearest neighbour has no probability; deviation: of average precision; share of the "
+        "examples: how common the concept is among them is taken for how common it is"
+    )
     return Answer({k: [r[k] for r in rows] for k in rows[0]}, "concepts by example", notes)
 
 
@@ -154,9 +157,9 @@ def _summed(runs: list[dict[str, float]]) -> dict[str, float]:
 # -- ways -------------------------------------------------------------------------------------
 
 
-def _concept(over: str) -> Callable[[Task], FloatArray]:
+def _concept(over: str, share: str | None = None) -> Callable[[Task], FloatArray]:
     def ask(task: Task) -> FloatArray:
-        found = recall.concept(task.memory, task.positive, task.negative, over=over)
+        found = recall.concept(task.memory, task.positive, task.negative, over=over, share=share)
         chance = np.zeros(len(task.truth))
         chance[found["glance"]] = found["estimate"]
         return chance
@@ -202,6 +205,7 @@ def _nearest(features: Callable[[Task], FloatArray]) -> Callable[[Task], FloatAr
 WAYS: dict[str, Callable[[Task], FloatArray]] = {
     "recall.concept, sketches": _concept("sketches"),
     "recall.concept, decoded attributes": _concept("attributes"),
+    "recall.concept, sketches, share of the examples": _concept("sketches", "examples"),
     "logistic regression, exact activations": _logistic(lambda t: t.exact),
     "logistic regression, sketches": _logistic(lambda t: t.sketches),
     "nearest neighbour, exact activations": _nearest(lambda t: t.exact),

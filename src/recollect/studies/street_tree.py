@@ -30,6 +30,7 @@ ZONE = "Asia/Singapore"
 CUT = "2026-01-26T00:00+08:00"
 CAMERAS = {"4713": "the tree is cut back", "4703": "nothing known", "2702": "nothing known"}
 MODULES = ["conv*", "add*"]
+BY_HOUR = "recall.drift, sketches, hours of the night"
 DIM = 1024
 
 
@@ -53,7 +54,8 @@ def street_rows(data: Path) -> tuple[list[dict[str, Any]], list[str]]:
                 seen = trace(network, x, modules=MODULES)
                 when = [r["time"] for r in records]
                 where = [r["camera"] for r in records]
-                memory.add(seen, time=when, source=where)
+                light = [r["labels"]["light"] for r in records]
+                memory.add(seen, time=when, source=where, labels={"light": light})
                 parts = [seen.objects(m).attributes.flatten(1) for m in seen.modules]
                 exact.append(np.concatenate([p.numpy() for p in parts], 1))
                 cameras += where
@@ -65,7 +67,8 @@ def street_rows(data: Path) -> tuple[list[dict[str, Any]], list[str]]:
     notes = [
         f"streets: {len(times)} real pictures, MobileNetV2, one sketch of {DIM} bytes each; days "
         "before 26 January 2026 against days since, whole days dealt out anew; found: p <= 0.05",
-        "exact activations: the same test of all channel means, each module of unit deviation",
+        "exact activations: the same test of all channel means, each module of unit deviation; "
+        "hours of the night: glances by night alone, whole hours dealt out anew",
     ]
     return rows, notes
 
@@ -81,10 +84,12 @@ def _rows(memory: Memory, exact: Any, cameras: Any, times: Any) -> list[dict[str
     rows = []
     for camera, change in CAMERAS.items():
         start = time.process_time()
-        told = recall.drift(
-            memory, (None, CUT), (CUT, None), where=f"source = '{camera}'", unit="day"
-        )
+        windows, where = ((None, CUT), (CUT, None)), f"source = '{camera}'"
+        told = recall.drift(memory, *windows, where=where, unit="day")
         middle = time.process_time()
+        night = f"{where} AND light = 'night'"
+        dark = recall.drift(memory, *windows, where=night, unit="hour")
+        after = time.process_time()
         own = cameras == camera
         sides = []
         for late in (False, True):
@@ -102,7 +107,8 @@ def _rows(memory: Memory, exact: Any, cameras: Any, times: Any) -> list[dict[str
             _row(
                 camera, change, "recall.drift, sketches", told["p_value"][0], DIM, middle - start
             ),
-            _row(camera, change, "exact activations", p, 2 * size, end - middle),
+            _row(camera, change, "exact activations", p, 2 * size, end - after),
+            _row(camera, change, BY_HOUR, dark["p_value"][0], DIM, after - middle),
         ]
     return rows
 
