@@ -8,9 +8,9 @@ the numbers n_M of objects of each module. Given these, a sketch has the mean
 and around it the covariance of the attributes. The prior's sample gives mean and covariance of
 (c, n) and how much the attributes vary; the estimate is LMMSE. For a sum of N sketches all
 covariances grow with N. What a whole window has in common (its hours are unlike the year) grows
-with N^2: the counts are left free to do so, and how much more the attributes vary than N glances
-drawn alone would, their *excess*, is read from the sum itself, by likelihood. So is whether a
-single glance holds more objects of a module than any glance of the prior did.
+with N^2. How freely the counts moved, between the two, and how much more the attributes vary than
+those of N glances drawn alone, their *excess*, are read from the sum itself, by likelihood. So is
+whether a single glance holds more objects of a module than any glance of the prior did.
 
 Shape letters: B rows, d numbers, F features (paths, then modules), P modules, G glances.
 """
@@ -50,6 +50,9 @@ FAR_EXCESSES = (512.0, 4096.0)
 # Variance of an attribute's size as a whole, in its mean's, at an excess of one: a window may be
 # darker than the prior's glances, which never varied in that way.
 INTENSITY = 0.1
+# Counts of a window are held to those of glances drawn alone only where that is so much likelier
+# (logarithm) than that they moved together.
+FREEDOM = 5.0
 # Siblings of a module beyond the most that the prior has seen in a glance, and how likely a
 # glance is to hold them.
 FURTHER, SURPRISE = 2, 1e-4
@@ -72,7 +75,8 @@ class _Key(NamedTuple):
     """What a model of a sum depends on.
 
     Attributes:
-        size: glances in the sum, rounded to a power of two.
+        size: how freely the counts moved: their covariance in the sum, over that of as many
+            glances drawn alone; at most the glances in the sum, as powers of two.
         excess: of the attributes' variance.
         rare: expected objects of each kind that no glance of the prior held.
         whole: whether attributes may be larger or smaller as a whole, more so with the excess.
@@ -260,8 +264,27 @@ class Bags:
             likelihood[[key.rare == 1 for key in keys]] += math.log(SURPRISE)
             best = likelihood.argmax(0)
             for i in torch.unique(best).tolist():
-                some = best == i
-                yield _Window(rows[some], centred[some], number, keys[i])
+                some = torch.nonzero(best == i)[:, 0]
+                yield from self._tightened(rows[some], centred[some], number, keys[i])
+
+    def _tightened(
+        self, rows: Tensor, centred: Tensor, number: int, key: _Key
+    ) -> Iterator[_Window]:
+        """Group rows by how freely their counts moved: as those of glances drawn alone, or more."""
+        # The prior's own means are uncertain: a sum of as many glances moves twice as freely.
+        least = 1 << round(math.log2(1 + number / max(self.prior.num_glances, 1)))
+        sizes = [key.size, *(s for s in (key.size // 4, key.size // 16) if s > least)]
+        sizes += [least] if least < key.size else []
+        if len(sizes) == 1:
+            yield _Window(rows, centred, number, key)
+            return
+        keys = [key._replace(size=s) for s in sizes]
+        likelihood = torch.stack([self._likelihood(centred, number, k) for k in keys])
+        likelihood[0] += FREEDOM
+        best = likelihood.argmax(0)
+        for i in torch.unique(best).tolist():
+            some = best == i
+            yield _Window(rows[some], centred[some], number, keys[i])
 
     def _candidates(self, number: int, size: int, whole: bool) -> list[_Key]:
         """The models that a sum of ``number`` sketches may follow."""

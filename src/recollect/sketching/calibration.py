@@ -26,6 +26,9 @@ CALIBRATION_GLANCES = 256
 FEWEST = 5
 # Ways in which these are grouped to sums.
 GROUPINGS = 8
+# Windows may be more unlike the usual than sums of held-back glances are: where these ask for
+# narrower bars than the model's, so much wider than they ask, and at most the model's.
+UNLIKE = 1.2
 
 
 class Stretch(NamedTuple):
@@ -43,7 +46,8 @@ def calibrate(bags: Bags) -> Stretch:
     sums of held-back glances, and are not below the root mean square of the errors over
     their deviations: larger sums tend to a normal distribution. Half of the sums are drawn
     at random, half are of glances whose counts are alike: people ask about windows (an hour
-    of the day, a season) that are unlike the whole.
+    of the day, a season) that are unlike the whole. Where attributes of several modules go
+    together in a glance, the model's bars are too wide, and both kinds of sums say so.
     """
     if len(bags.prior.sample) < 64:
         return Stretch()
@@ -65,8 +69,8 @@ def calibrate(bags: Bags) -> Stretch:
         error, std = judge.errors(total, count, which @ truth)
         sums.append(_factor(error[:, varies], std[:, varies]))
         means.append(_means_factor(judge, back, which, total, count, which @ truth))
-    # Counts of a window may be far more unlike the usual than these groups: never narrower.
-    return Stretch(single_factor, max(1.0, *sums), max(means))
+    asked = max(sums)
+    return Stretch(single_factor, asked if asked >= 1 else min(1.0, UNLIKE * asked), max(means))
 
 
 def _means_factor(
