@@ -33,7 +33,7 @@ Key = tuple[PathKey, str]
 # Siblings of a module beyond the most that the prior has seen in a glance.
 FURTHER = 2
 # A place's mean leans on the module's as on so many objects.
-LEANING = 5
+LEANING = 50
 
 
 @dataclass(frozen=True, eq=False)
