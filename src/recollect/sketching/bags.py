@@ -8,9 +8,9 @@ the numbers n_M of objects of each module. Given these, a sketch has the mean
 and around it the covariance of the attributes. The prior's sample gives mean and covariance of
 (c, n) and how much the attributes vary; the estimate is LMMSE. For a sum of N sketches all
 covariances grow with N. What a whole window has in common (its hours are unlike the year) grows
-with N^2: the counts are left free to do so, and how much more the attributes vary than N glances
-drawn alone would, their *excess*, is read from the sum itself, by likelihood. So is whether a
-single glance holds more objects of a module than any glance of the prior did.
+with N^2. How freely the counts moved, between the two, and how much more the attributes vary than
+those of N glances drawn alone, their *excess*, are read from the sum itself, by likelihood. So is
+whether a single glance holds more objects of a module than any glance of the prior did.
 
 Shape letters: B rows, d numbers, F features (paths, then modules), P modules, G glances.
 """
@@ -30,9 +30,10 @@ from torch import Tensor
 
 from recollect.sketching.calibration import Stretch, calibrate
 from recollect.sketching.joint import JointPrior
-from recollect.sketching.prior import ModuleStatistics, Prior
+from recollect.sketching.places import Place, Stood, further, stood_at
+from recollect.sketching.prior import Prior
 from recollect.sketching.solve import misfit
-from recollect.sketching.unfolding import PathKey, glance_starts
+from recollect.sketching.unfolding import PathKey
 from recollect.tracing import Trace
 
 if TYPE_CHECKING:
@@ -50,29 +51,19 @@ FAR_EXCESSES = (512.0, 4096.0)
 # Variance of an attribute's size as a whole, in its mean's, at an excess of one: a window may be
 # darker than the prior's glances, which never varied in that way.
 INTENSITY = 0.1
-# Siblings of a module beyond the most that the prior has seen in a glance, and how likely a
-# glance is to hold them.
-FURTHER, SURPRISE = 2, 1e-4
-
-
-@dataclass(frozen=True, eq=False)
-class _Place:
-    """Where objects of one module may stand: a path, and how often they stand there."""
-
-    path: PathKey
-    module: str
-    columns: Tensor  # (m, d) float64, of unit scaled attributes
-    statistics: ModuleStatistics  # raw units
-    scale: float
-    coefficient: float  # E[sum of coefficients]
-    square: float  # E[sum of squared coefficients]
+# Counts of a window are held to those of glances drawn alone only where that is so much likelier
+# (logarithm) than that they moved together.
+FREEDOM = 5.0
+# How likely a glance is to hold more siblings of a module than the prior has seen in any.
+SURPRISE = 1e-4
 
 
 class _Key(NamedTuple):
     """What a model of a sum depends on.
 
     Attributes:
-        size: glances in the sum, rounded to a power of two.
+        size: how freely the counts moved: their covariance in the sum, over that of as many
+            glances drawn alone; at most the glances in the sum, as powers of two.
         excess: of the attributes' variance.
         rare: expected objects of each kind that no glance of the prior held.
         whole: whether attributes may be larger or smaller as a whole, more so with the excess.
@@ -128,34 +119,36 @@ class Bags:
         static = set(self.joint.slices) if self.joint is not None else set()
         glances = len(self.prior.sample)
         counts = self.true_counts(self.prior.sample)
-        self.places: list[_Place] = []
-        sums: list[Tensor] = []
         left_out = static | {name for name in self.prior.sample.columns if name not in self.table}
-        found = _path_sums(self.prior.sample, self.decoder, left_out)
+        found = stood_at(self.prior.sample, self.decoder, left_out)
         siblings_have_ordinals = not (
             self.decoder.encoder.slots or self.decoder.encoder.scheme == "paper"
         )
-        further = _further(list(found)) if siblings_have_ordinals else []
-        found |= {key: (np.zeros(glances), np.zeros(glances)) for key in further}
-        for (path, module), (total, square) in sorted(found.items()):
-            entry = self.table.family_of(self.table.id_of(module))
-            j = entry.members.index(module)
-            columns = self.decoder.cache.columns(path, entry)
-            rows = columns[j * entry.size : (j + 1) * entry.size, : self.dim].to(torch.float64)
-            sums.append(torch.from_numpy(total))
-            self.places.append(
-                _Place(path, module, rows, self.prior.statistics[module], entry.scale,
-                       float(total.mean()), float(square.mean()))
-            )  # fmt: skip
+        rare = further(list(found)) if siblings_have_ordinals else []
+        nowhere = Stood(np.zeros(glances), np.zeros(glances), np.zeros(0), torch.zeros(0, 0))
+        found |= dict.fromkeys(rare, nowhere)
+        self.places = [self._place(key, stood) for key, stood in sorted(found.items(), key=_key)]
+        sums = [torch.from_numpy(stood.total) for _, stood in sorted(found.items(), key=_key)]
         every = torch.cat([torch.stack(sums, 1), counts], 1) if sums else counts
         self.mean = every.mean(0)
         centred = every - self.mean
         covariance = centred.T @ centred / max(glances - 1, 1)
-        self._rare = [i for i, p in enumerate(self.places) if (p.path, p.module) in set(further)]
+        self._rare = [i for i, p in enumerate(self.places) if (p.path, p.module) in set(rare)]
         # A place may be taken a little more often than the sample shows: half an object in G
         # glances, counted and standing there at once.
         seen = [i for i in range(len(self.places)) if i not in set(self._rare)]
         self.covariance = covariance + self._objects_at(seen) * 0.5 / glances
+
+    def _place(self, key: tuple[PathKey, str], stood: Stood) -> Place:
+        """Describe a place by the objects of the sample that stood there."""
+        path, module = key
+        entry = self.table.family_of(self.table.id_of(module))
+        j = entry.members.index(module)
+        columns = self.decoder.cache.columns(path, entry)
+        rows = columns[j * entry.size : (j + 1) * entry.size, : self.dim].to(torch.float64)
+        statistics = self.prior.statistics[module]
+        return Place(path, module, rows, statistics, entry.scale, float(stood.total.mean()),
+                     float(stood.square.mean()), stood.mean(statistics))  # fmt: skip
 
     @cached_property
     def map(self) -> Tensor:
@@ -163,7 +156,7 @@ class Bags:
         rows = []
         paper = self.decoder.encoder.scheme == "paper"
         for p in self.places:
-            image = (p.statistics.mean / p.scale) @ p.columns
+            image = (p.mean / p.scale) @ p.columns
             if paper:
                 image = image + self.decoder.encoder.counter(p.path)[: self.dim]
             rows.append(image)
@@ -200,7 +193,7 @@ class Bags:
         """(d, d) covariance where attributes of a window are larger or smaller as a whole."""
         total = torch.zeros(self.dim, self.dim, dtype=torch.float64)
         for p in self.places:
-            image = (p.statistics.mean / p.scale) @ p.columns
+            image = (p.mean / p.scale) @ p.columns
             total += INTENSITY * p.square * torch.outer(image, image)
         return total
 
@@ -260,8 +253,27 @@ class Bags:
             likelihood[[key.rare == 1 for key in keys]] += math.log(SURPRISE)
             best = likelihood.argmax(0)
             for i in torch.unique(best).tolist():
-                some = best == i
-                yield _Window(rows[some], centred[some], number, keys[i])
+                some = torch.nonzero(best == i)[:, 0]
+                yield from self._tightened(rows[some], centred[some], number, keys[i])
+
+    def _tightened(
+        self, rows: Tensor, centred: Tensor, number: int, key: _Key
+    ) -> Iterator[_Window]:
+        """Group rows by how freely their counts moved, see ``_Key``."""
+        # The prior's own means are uncertain: a sum of as many glances moves twice as freely.
+        least = 1 << round(math.log2(1 + number / max(self.prior.num_glances, 1)))
+        sizes = [key.size, *(s for s in (key.size // 4, key.size // 16) if s > least)]
+        sizes += [least] if least < key.size else []
+        if len(sizes) == 1:
+            yield _Window(rows, centred, number, key)
+            return
+        keys = [key._replace(size=s) for s in sizes]
+        likelihood = torch.stack([self._likelihood(centred, number, k) for k in keys])
+        likelihood[0] += FREEDOM
+        best = likelihood.argmax(0)
+        for i in torch.unique(best).tolist():
+            some = best == i
+            yield _Window(rows[some], centred[some], number, keys[i])
 
     def _candidates(self, number: int, size: int, whole: bool) -> list[_Key]:
         """The models that a sum of ``number`` sketches may follow."""
@@ -389,7 +401,7 @@ class Bags:
             std[w.rows] = (left_here * w.number).sqrt() / n
         return mean, std
 
-    def _deviation_image(self, places: list[_Place]) -> Tensor:
+    def _deviation_image(self, places: list[Place]) -> Tensor:
         """(m, d) covariance of one glance's summed deviations of a module with its sketch."""
         image = torch.zeros(len(places[0].statistics.mean), self.dim, dtype=torch.float64)
         for p in places:
@@ -397,7 +409,7 @@ class Bags:
             image += p.coefficient * (t.factor.T @ (t.factor @ a) + t.floor[:, None] * a)
         return image
 
-    def _intensity_image(self, places: list[_Place]) -> Tensor:
+    def _intensity_image(self, places: list[Place]) -> Tensor:
         """(m, d) covariance of a window's larger or smaller attributes with its sketch."""
         image = torch.zeros(len(places[0].statistics.mean), self.dim, dtype=torch.float64)
         for p in places:
@@ -450,50 +462,5 @@ def _left_over(prior: Tensor, left: Tensor, share: Tensor) -> Tensor:
     return 1 / (1 / (prior * share) + 1 / left - 1 / prior)
 
 
-def _further(found: list[tuple[PathKey, str]]) -> list[tuple[PathKey, str]]:
-    """Return the next siblings of each module that stands on some path."""
-    last: dict[tuple[PathKey, str, str], int] = {}
-    for path, module in found:
-        ordinal = int(path[-1][1]) if len(path[-1]) > 1 else 0
-        key = (path[:-1], path[-1][0], module)
-        last[key] = max(last.get(key, 0), ordinal)
-    return [
-        ((*above, (family, str(ordinal + step))), module)
-        for (above, family, module), ordinal in last.items()
-        for step in range(1, FURTHER + 1)
-    ]
-
-
-def _path_sums(
-    trace: Trace, decoder: Decoder, left_out: set[str]
-) -> dict[tuple[PathKey, str], tuple[Floats, Floats]]:
-    """Return (path, module) -> sums of coefficients and of their squares in each glance, (G,).
-
-    Args:
-        trace: G glances.
-        decoder: unfolds them.
-        left_out: families that are of no interest.
-    """
-    if not set(trace.columns) - left_out:
-        return {}
-    begin = glance_starts(trace)
-    member = np.zeros(int(begin[-1]), dtype=np.int64)
-    for c in trace.columns.values():
-        member[begin[c.glance] + c.rank] = c.member
-    glances = trace.num_glances
-    sums: dict[tuple[PathKey, str], tuple[Floats, Floats]] = {}
-    for level in decoder.encoder.unfold(trace):
-        path = level.path[level.pair]
-        for number, key in enumerate(level.paths):
-            family = key[-1][0]
-            if family in left_out:
-                continue
-            rows = np.flatnonzero(path == number)
-            glance, factor = level.glance[level.pair[rows]], level.coefficient[rows]
-            for j in np.unique(member[level.object[rows]]).tolist():
-                some = member[level.object[rows]] == j
-                sums[(key, trace.columns[family].members[j])] = (
-                    np.bincount(glance[some], factor[some], glances).astype(np.float64),
-                    np.bincount(glance[some], factor[some] ** 2, glances).astype(np.float64),
-                )
-    return sums
+def _key(item: tuple[tuple[PathKey, str], Stood]) -> tuple[PathKey, str]:
+    return item[0]

@@ -26,6 +26,9 @@ CALIBRATION_GLANCES = 256
 FEWEST = 5
 # Ways in which these are grouped to sums.
 GROUPINGS = 8
+# Windows may be more unlike the usual than sums of held-back glances are: where these ask for
+# narrower bars than the model's, so much wider than they ask, and at most the model's.
+UNLIKE = 1.1
 
 
 class Stretch(NamedTuple):
@@ -43,7 +46,8 @@ def calibrate(bags: Bags) -> Stretch:
     sums of held-back glances, and are not below the root mean square of the errors over
     their deviations: larger sums tend to a normal distribution. Half of the sums are drawn
     at random, half are of glances whose counts are alike: people ask about windows (an hour
-    of the day, a season) that are unlike the whole.
+    of the day, a season) that are unlike the whole. Where attributes of several modules go
+    together in a glance, the model's bars are too wide, and both kinds of sums say so.
     """
     if len(bags.prior.sample) < 64:
         return Stretch()
@@ -52,21 +56,36 @@ def calibrate(bags: Bags) -> Stretch:
     sketches = bags.decoder.sketcher.encode(back).prefix(bags.dim)
     values, truth = sketches.values.to(torch.float64), bags.true_counts(back)
     # Of a module that never varied for the judge it expects no error, and knows nothing.
-    varies = judge.covariance.diagonal()[len(judge.places) :] > 0
-    if not bool(varies.any()):
+    expected = judge.covariance.diagonal()[len(judge.places) :] > 0
+    if not bool(expected.any()):
         return Stretch()
-    size = max(4, len(back) // 12)
     single = judge.errors(values, sketches.count, truth)
-    single_factor = stretch_factor(single[0][:, varies], single[1][:, varies])
-    sums, means = [], []
-    for along in (None, truth):
-        which = torch.cat([_grouping(len(back), size, t, along) for t in range(GROUPINGS)])
-        total, count = which @ values, which.sum(1).to(torch.int64)
-        error, std = judge.errors(total, count, which @ truth)
-        sums.append(_factor(error[:, varies], std[:, varies]))
-        means.append(_means_factor(judge, back, which, total, count, which @ truth))
-    # Counts of a window may be far more unlike the usual than these groups: never narrower.
-    return Stretch(single_factor, max(1.0, *sums), max(means))
+    single_factor = stretch_factor(single[0][:, expected], single[1][:, expected])
+    # Modules that are as often in every glance are always right: they would hide the others.
+    varies = expected & (judge.true_counts(fitted.sample).std(0) > 0)
+    varies = varies if bool(varies.any()) else expected
+    small = max(4, len(back) // 12)
+    factors: list[float] = []
+    means: list[float] = []
+    # Errors of the means grow with the glances, noise with their root: large sums see the former.
+    for size in (small, max(small, len(back) // 2)):
+        for along in (None, truth):
+            which = torch.cat([_grouping(len(back), size, t, along) for t in range(GROUPINGS)])
+            total, count = which @ values, which.sum(1).to(torch.int64)
+            error, std = judge.errors(total, count, which @ truth)
+            factors.append(_factor(error[:, varies], std[:, varies]))
+            if size == small:
+                means.append(_means_factor(judge, back, which, total, count, which @ truth))
+    return Stretch(single_factor, _allowed(factors[:2], factors[2:]), max(means))
+
+
+def _allowed(small: list[float], large: list[float]) -> float:
+    """Return the factor for sums, from what small and large sums of held-back glances ask for.
+
+    The few large ones may keep bars from shrinking, but do not widen them.
+    """
+    asked = max(small)
+    return asked if asked >= 1 else min(1.0, UNLIKE * max(asked, *large))
 
 
 def _means_factor(
