@@ -62,3 +62,15 @@ def test_the_pictures_of_the_vae_are_drawn(tmp_path: Path) -> None:
     tiled = script.tiles(rows)
     assert tiled.shape == (4, 6)
     assert tiled[::2, ::2].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_the_memory_of_the_vae_counts_and_draws(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("vae_memory", EXAMPLES / "vae_memory.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    lines = script.main([str(tmp_path / "memory.png")], small=True)
+    assert lines[1].endswith("all classes: 0")
+    assert lines[2].endswith("R2 1.0000")
+    assert (tmp_path / "memory.png").read_bytes().startswith(b"\x89PNG")

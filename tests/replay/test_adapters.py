@@ -92,17 +92,23 @@ def test_the_buffer_refuses() -> None:
         sb3.model_surprise(object(), None)
 
 
+def quiet(model):
+    """The model with a logger that neither prints nor makes a folder."""
+    model.set_logger(pytest.importorskip("stable_baselines3.common.logger").Logger(None, []))
+    return model
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_dqn_learns_through_the_callback() -> None:
     gym = pytest.importorskip("gymnasium")
     library = pytest.importorskip("stable_baselines3")
 
     def make(buffer):
-        return library.DQN(
+        return quiet(library.DQN(
             "MlpPolicy", gym.make("CartPole-v1"), replay_buffer_class=buffer, seed=0,
             learning_starts=64, train_freq=16, gradient_steps=4, batch_size=8, device="cpu",
             policy_kwargs={"net_arch": [16]},
-        )  # fmt: skip
+        ))  # fmt: skip
 
     model = make(sb3.IntrospectiveReplayBuffer)
     before = [p.clone() for p in model.q_net.parameters()]
@@ -117,11 +123,11 @@ def test_dqn_learns_through_the_callback() -> None:
 def test_td3_learns_through_the_callback() -> None:
     gym = pytest.importorskip("gymnasium")
     library = pytest.importorskip("stable_baselines3")
-    model = library.TD3(
+    model = quiet(library.TD3(
         "MlpPolicy", gym.make("Pendulum-v1"), seed=0, learning_starts=50, batch_size=8,
         replay_buffer_class=sb3.IntrospectiveReplayBuffer, device="cpu", train_freq=25,
         gradient_steps=-1, policy_kwargs={"net_arch": [8]},
-    )  # fmt: skip
+    ))  # fmt: skip
     model.learn(150, callback=sb3.IntrospectionCallback())
     assert model.replay_buffer.phases == 4
 

@@ -200,3 +200,22 @@ def test_a_data_loader_follows_the_sampler() -> None:
     first = [b.tolist() for (b,) in loader]
     assert first != [b.tolist() for (b,) in loader]  # another order of buffers in another epoch
     assert list(chain(*first)) == list(ReverseBufferSampler(20, 6, 2, shuffle_buffers=True))
+
+
+def test_the_average_is_of_the_targets_of_the_second_half() -> None:
+    t = wandering(95, 5, 3)
+    options = {"gamma": 0.9, "step": 0.3, "buffer": 5, "buffers_per_target": 2}
+    agent = QRex(3, 5, average=True, **options)
+    assert (agent.values([0]) == 0).all()
+    with pytest.raises(ValueError, match="no mean yet"):
+        _ = agent.averaged_
+    targets = []
+    for first in range(0, 95, 10):
+        part = Transitions(*(getattr(t, k)[first : first + 10] for k in t.__dataclass_fields__))
+        targets.append(agent.fit_transitions(part).w_.copy())
+    np.testing.assert_allclose(agent.averaged_, np.mean(targets[5:], 0), atol=1e-12)
+    np.testing.assert_allclose(agent.values([2])[0], agent.averaged_[2])
+    plain = QRex(3, 5, **options).fit_transitions(t)
+    np.testing.assert_array_equal(plain.w_, agent.w_)
+    np.testing.assert_array_equal(plain.values([2])[0], agent.w_[2])
+    assert agent.act(2) == agent.averaged_[2].argmax()

@@ -69,6 +69,21 @@ def test_labels_are_chosen_within_the_month(year: continual.Year) -> None:
         assert all(w == 1 for _, w in found) == (name != "IWeS") or name == "IWeS"
 
 
+def test_a_year_that_was_lived_is_not_lived_again(
+    year: continual.Year, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    runs = {("all labels", f"memory, {n}"): lambda n=n: (n / 4, n / 8) for n in range(3)}
+    monkeypatch.setattr(continual, "make_year", lambda folder, seed: year)
+    monkeypatch.setattr(continual, "_runs", lambda *given: runs)
+    found = continual.study(quick=True, keep=str(tmp_path))
+    assert found["this month"] == [0.0, 0.25, 0.5]
+    assert found["seeds"] == [2, 2, 2]
+    assert found["kept"][0].startswith("1200 sketches")
+    monkeypatch.setattr(continual, "make_year", None)
+    again = continual.study(quick=True, keep=str(tmp_path))
+    assert again["whole year"] == found["whole year"] == [0.0, 0.125, 0.25]
+
+
 def test_only_a_few_labels_are_shown() -> None:
     task = vae_tasks.digits(True)
     y = task.shown(3)
@@ -88,7 +103,11 @@ def test_the_study_of_the_vae_makes_one_table(
     )  # fmt: skip
     monkeypatch.setattr(vae, "digits", lambda quick: task)
     threads = torch.get_num_threads()
-    found = vae.study(quick=True)
+    found = vae.study(quick=True, keep=str(tmp_path))
+    monkeypatch.setattr(vae, "compare", None)  # what is known is not trained again
+    monkeypatch.setattr(vae, "fit", None)
+    again = vae.study(quick=True, keep=str(tmp_path))
+    assert all(again[column] == found[column] for column in vae.COLUMNS)
     assert torch.get_num_threads() == threads
     assert len(set(found["part"])) == 9
     told = {r["setting"]: r["measured"] for r in found if r["part"] == "where it normalises"}

@@ -5,7 +5,8 @@
     fit(model, x, y, epochs=10)      # y: -1 where the class is unknown
     model.classify(x), model.generate(torch.tensor([3, 3])), model.reconstruct(x)
 
-Of use without any memory.
+Of use without any memory; with one, ``glance_columns`` makes its class and latent an object and
+an attribute of a glance.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from recollect.generative.diagnostics import (
     gradient_correlation,
 )
 from recollect.generative.fitting import Epoch, Judged, evaluate, fit, sweep
+from recollect.generative.glancing import glance_columns
 from recollect.generative.model import ConvM2, DenseM2
 from recollect.generative.similarity import (
     class_similarity,
@@ -45,6 +47,7 @@ __all__ = [
     "evaluate",
     "fit",
     "gated_similarity",
+    "glance_columns",
     "gradient_correlation",
     "rotate",
     "sweep",

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from recollect._checks import check_integer, check_one_of
 from recollect._seeds import seed_of
+from recollect.replay.averaging import TailMean
 from recollect.replay.compiling import compiled
 from recollect.replay.reverse import Diverged
 
@@ -111,6 +112,7 @@ class QRex:
     Attributes:
         w_: weights: a table (S, A), or (p,) with a feature function.
         num_targets_: how often the target was renewed.
+        averaged_: the mean of the targets of the second half, as ``w_``.
 
     Args:
         num_actions: A.
@@ -124,6 +126,10 @@ class QRex:
         buffers_per_target: N, after which the target is renewed.
         reuse: passes over all transitions given to one ``fit_transitions`` (DaRe if above 1).
         reverse: False steps in the order of time: the control.
+        average: whether ``values`` and ``act`` read ``averaged_`` instead of the latest weights.
+            Targets are renewed from the latest weights in either case. What a constant step
+            leaves behind is noise, which the mean removes, and in the order of time a bias,
+            which it does not; give it several passes, or the start is in the mean.
 
     Raises:
         ValueError: if a number is out of range, or neither or both of ``num_states`` and
@@ -155,6 +161,7 @@ class QRex:
         buffers_per_target: int = 4,
         reuse: int = 1,
         reverse: bool = True,
+        average: bool = False,
     ) -> None:
         self.num_actions = check_integer("num_actions", num_actions, minimum=1)
         if (num_states is None) == (features is None):
@@ -184,7 +191,8 @@ class QRex:
         else:
             shape = (check_integer("num_features", num_features, minimum=1),)
         self.w_: FloatArray = np.zeros(shape)
-        self.num_targets_ = 0
+        self.num_targets_, self.average = 0, bool(average)
+        self._tail = TailMean(shape)
 
     def fit_transitions(self, transitions: Transitions) -> QRex:
         """Learn from transitions in the order of time, ``reuse`` times over.
@@ -240,11 +248,21 @@ class QRex:
                 rows = []
         return self
 
+    @property
+    def averaged_(self) -> FloatArray:
+        """The mean of the targets of the second half of all so far, as ``w_``.
+
+        Raises:
+            ValueError: if nothing has been learned yet.
+        """
+        return self._tail.mean()
+
     def values(self, states: Any) -> FloatArray:
         """Return Q of every action, (n, A), for states (n, ...)."""
+        weights = self.averaged_ if self.average and self.num_targets_ else self.w_
         if self.features is None:
-            return np.asarray(self.w_[np.asarray(states, np.int64)])
-        return np.asarray(self._featured(np.asarray(states)) @ self.w_)
+            return np.asarray(weights[np.asarray(states, np.int64)])
+        return np.asarray(self._featured(np.asarray(states)) @ weights)
 
     def act(self, state: Any) -> int:
         """Return the action of the highest value in one state."""
@@ -302,6 +320,7 @@ class QRex:
                 f"the weights grew beyond 1e12 with step {self.step:.3g}: it must be below "
                 "1 / (largest squared norm of a feature)"
             )
+        self._tail.extend(self.w_[None])
 
     def _check_spaces(self, env: Any) -> None:
         """Refuse an environment that a table or these actions cannot hold."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,76 +25,51 @@ from torch.nn import functional as F
 
 from recollect._answers import Answer
 from recollect._seeds import seed_of
-from recollect.generative import rotate
-from recollect.memory import Memory
 from recollect.recall import label_next
 from recollect.replay import MemorySampler, Remembered
 from recollect.selection import Random, Selection, Uncertain
-from recollect.sketching import Sketcher
+from recollect.studies.drifting_year import (
+    A_MONTH,
+    BATCH,
+    DIM,
+    FEATURES,
+    MONTHS,
+    SIDE,
+    Year,
+    features,
+    make_year,
+    step,
+)
 from recollect.studies.learning_figures import draw_year as draw
-from recollect.tracing import Trace
+from recollect.studies.running import Journal
 
 __all__ = ["Year", "draw", "learn", "make_year", "study"]
 
-MONTHS, A_MONTH, TESTED = 12, 100, 60
-SIDE, FEATURES, DIM = 24, 64, 64
-BATCH = 32
 PICTURE_BYTES = SIDE * SIDE + 1  # one byte a pixel, one for the label
 Ints = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
-class Year:
-    """Pictures by month, what a watching network makes of them, and the memory of it.
-
-    Attributes:
-        pictures: (12, 100, 1, 24, 24) seen, in the order of time.
-        classes: (12, 100).
-        test: (12, 60, 1, 24, 24) of the same months, not seen.
-        test_classes: (12, 60).
-        network: pictures (N, 1, 24, 24) -> features (N, 64).
-        memory: of the pictures seen; glance m * 100 + n is picture n of month m.
-        bytes: of the memory on disk.
-    """
-
-    pictures: Tensor
-    classes: Tensor
-    test: Tensor
-    test_classes: Tensor
-    network: nn.Module
-    memory: Memory
-    bytes: int
-
-    @torch.no_grad()
-    def sketched(self, pictures: Tensor) -> Tensor:
-        """Return what the memory would keep of pictures: (N, d)."""
-        return self.memory.sketcher.encode(glances(self.network, pictures)).values
-
-
-def study(quick: bool = False, data: str | None = None) -> Answer:
+def study(quick: bool = False, data: str | None = None, *, keep: str | None = None) -> Answer:
     """Return the accuracy of each way to go on learning: this month's, and the whole year's.
 
     Args:
         quick: 2 seeds instead of 10.
         data: not used; the digits come with scikit-learn.
+        keep: folder for the seeds run so far, from which a run that was broken off goes on.
 
     Raises:
         ImportError: if scikit-learn is missing.
     """
     seeds = range(2 if quick else 10)
+    journal = Journal(keep, "continual")
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
     kept: dict[str, str] = {}
     for seed in seeds:
-        with TemporaryDirectory() as folder:
-            year = make_year(folder, seed)
-            pictures = min(year.bytes // PICTURE_BYTES, MONTHS * A_MONTH)
-            kept = {
-                "memory": f"{MONTHS * A_MONTH} sketches, {year.bytes:,} bytes",
-                "reservoir": f"{pictures} pictures, {pictures * PICTURE_BYTES:,} bytes",
-                "nothing": "this month's pictures",
-            }
-            for key, run in _runs(year, pictures, seed).items():
-                found.setdefault(key, []).append(run())
+        lived = journal.row({"seed": seed}, partial(_live, seed))
+        assert lived is not None
+        kept = lived["kept"]
+        for part, method, now, whole in lived["runs"]:
+            found.setdefault((part, method), []).append((now, whole))
     rows = [_row(*key, kept, runs) for key, runs in found.items()]
     return Answer(
         {k: [r[k] for r in rows] for k in rows[0]},
@@ -108,6 +82,20 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
             "the bytes of the memory are all that is on disk: rows, roll-ups, tables",
         ],
     )
+
+
+def _live(seed: int) -> dict[str, Any]:
+    """Live through a year with every method: what was kept, and (part, method, now, year)."""
+    with TemporaryDirectory() as folder:
+        year = make_year(folder, seed)
+        pictures = min(year.bytes // PICTURE_BYTES, MONTHS * A_MONTH)
+        kept = {
+            "memory": f"{MONTHS * A_MONTH} sketches, {year.bytes:,} bytes",
+            "reservoir": f"{pictures} pictures, {pictures * PICTURE_BYTES:,} bytes",
+            "nothing": "this month's pictures",
+        }
+        runs = [[*key, *run()] for key, run in _runs(year, pictures, seed).items()]
+    return {"kept": kept, "runs": runs}
 
 
 def _row(
@@ -186,7 +174,7 @@ def learn(
         for ids in sampler:
             x, y = remembered.batch(ids)
             by_weight = torch.tensor([weights.get(i, 1.0) for i in ids])
-            _step(optimizer, head(x), y, by_weight)
+            step(optimizer, head(x), y, by_weight)
         now.append(_accuracy(head(test[month]), year.test_classes[month]))
     end = [_accuracy(head(x), y) for x, y in zip(test, year.test_classes, strict=True)]
     return float(np.mean(now)), float(np.mean(end))
@@ -262,7 +250,7 @@ def from_pictures(
     optimizer = torch.optim.Adam(learned, 3e-3)
     rng = np.random.default_rng(seed_of(seed, "reservoir"))
     x, y = year.pictures.flatten(0, 1), year.classes.flatten()
-    fixed = None if whole else _features(body, x)
+    fixed = None if whole else features(body, x)
     kept: Ints = np.empty(0, np.int64)
     now = []
     for month in range(MONTHS):
@@ -271,7 +259,7 @@ def from_pictures(
         for _ in range(steps):
             rows = torch.from_numpy(rng.choice(kept, min(BATCH, len(kept)), replace=False))
             out = model(x[rows]) if fixed is None else head(fixed[rows])
-            _step(optimizer, out, y[rows], torch.ones(len(rows)))
+            step(optimizer, out, y[rows], torch.ones(len(rows)))
         now.append(_tested(model, year, month))
     return float(np.mean(now)), float(np.mean([_tested(model, year, m) for m in range(MONTHS)]))
 
@@ -292,13 +280,6 @@ def _head(d: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
-def _step(optimizer: torch.optim.Optimizer, out: Tensor, y: Tensor, w: Tensor) -> None:
-    optimizer.zero_grad()
-    loss = (F.cross_entropy(out, y, reduction="none") * w).sum() / w.sum()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-
-
 @torch.no_grad()
 def _tested(model: nn.Module, year: Year, month: int) -> float:
     return _accuracy(model(year.test[month]), year.test_classes[month])
@@ -306,94 +287,3 @@ def _tested(model: nn.Module, year: Year, month: int) -> float:
 
 def _accuracy(out: Tensor, y: Tensor) -> float:
     return float((out.argmax(1) == y).float().mean())
-
-
-# -- the year ---------------------------------------------------------------------------------
-
-
-def make_year(folder: str, seed: int) -> Year:
-    """Live through a year, and remember it in a folder.
-
-    Raises:
-        ImportError: if scikit-learn is missing.
-    """
-    digits, classes = _digits(seed)
-    network = _train(digits[:400], classes[:400], seed)
-    rng = np.random.default_rng(seed_of(seed, "year"))
-    seen = [_month(digits[400:1200], classes[400:1200], m, A_MONTH, rng) for m in range(MONTHS)]
-    test = [_month(digits[1200:], classes[1200:], m, TESTED, rng) for m in range(MONTHS)]
-    memory = Memory(f"{folder}/year", Sketcher(dim=DIM, seed=seed), reservoir=0)
-    with memory:
-        for month, (x, _) in enumerate(seen):
-            start = np.datetime64(f"2026-{month + 1:02d}-10T08:00")
-            times = start + 6 * np.arange(A_MONTH) * np.timedelta64(1, "m")
-            ids = range(month * A_MONTH, (month + 1) * A_MONTH)
-            memory.add(glances(network, x), times, ids=ids)
-        memory.compact()
-    size = int(memory.info()["bytes"])
-    x, y = (torch.stack(part) for part in zip(*seen, strict=True))
-    x_test, y_test = (torch.stack(part) for part in zip(*test, strict=True))
-    return Year(x, y, x_test, y_test, network, memory, size)
-
-
-def glances(network: nn.Module, pictures: Tensor) -> Trace:
-    """Return what the network makes of pictures: one object a glance, its features."""
-    return Trace.from_columns({"features": _features(network, pictures)})
-
-
-@torch.no_grad()
-def _features(network: nn.Module, pictures: Tensor) -> Tensor:
-    return torch.as_tensor(network(pictures))
-
-
-def _month(
-    digits: Tensor, classes: Tensor, month: int, count: int, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """Return pictures (count, 1, 24, 24) and classes of one month: turned, and unbalanced."""
-    common = np.exp(1.5 * np.cos(2 * np.pi * (np.arange(10) / 10 - month / MONTHS)))
-    chance = common[classes.numpy()]
-    rows = torch.from_numpy(rng.choice(len(digits), count, p=chance / chance.sum()))
-    angle = 120 * month / (MONTHS - 1)
-    return _placed(rotate(digits[rows], angle), rng), classes[rows]
-
-
-def _placed(digits: Tensor, rng: np.random.Generator) -> Tensor:
-    """Put digits (N, 1, 8, 8), twice as large, somewhere in noisy pictures (N, 1, 24, 24)."""
-    large = F.interpolate(digits, scale_factor=2, mode="bilinear")
-    noise = 0.2 * torch.from_numpy(rng.random((len(digits), 1, SIDE, SIDE))).float()
-    for n, (top, left) in enumerate(rng.integers(0, SIDE - 15, (len(digits), 2))):
-        noise[n, :, top : top + 16, left : left + 16] += large[n]
-    return noise.clamp(0, 1)
-
-
-def _train(digits: Tensor, classes: Tensor, seed: int, epochs: int = 12) -> nn.Module:
-    """Train a network to read upright digits, and return it up to its 64 features."""
-    rng = np.random.default_rng(seed_of(seed, "before the year"))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, "network"))
-        body = nn.Sequential(
-            nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(),
-            nn.Conv2d(32, FEATURES, 3, 2, 1), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(),
-        )  # fmt: skip
-        model = nn.Sequential(body, nn.Linear(FEATURES, 10))
-        optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-        for _ in range(epochs):
-            x = _placed(digits, rng)
-            order = torch.randperm(len(x))
-            for rows in (order[i : i + BATCH] for i in range(0, len(x), BATCH)):
-                _step(optimizer, model(x[rows]), classes[rows], torch.ones(len(rows)))
-    return body.eval()
-
-
-def _digits(seed: int) -> tuple[Tensor, Tensor]:
-    """Return scikit-learn's digits in random order: (1797, 1, 8, 8) in [0, 1], and (1797,)."""
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise ImportError(
-            'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
-        ) from error
-    found = datasets.load_digits()
-    order = np.random.default_rng(seed_of(seed, "digits")).permutation(len(found.target))
-    x = torch.from_numpy(found.images[order] / 16).float()[:, None]
-    return x, torch.from_numpy(found.target[order]).long()

@@ -1,12 +1,13 @@
-"""Introspective replay where rewards are sparse, where a goal is asked for, and on CartPole.
+"""Introspective replay where rewards are sparse, where a goal is asked for, and in control.
 
 A frozen lake of 8 x 8 fields with a table of Q; tasks with goals, with and without hindsight; and
-DQN on CartPole. Every mode collects, explores and updates alike; only the choice of batches
-differs.
+DQN on four tasks of control. Every mode collects, explores and updates alike; only the choice of
+batches differs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,8 +19,10 @@ from recollect._seeds import seed_of
 from recollect.replay import IntrospectiveSampler
 from recollect.replay.compiling import compiled
 from recollect.replay.qrex import table_pass
-from recollect.studies import dqn, goals
-from recollect.studies.reliability import over_seeds
+from recollect.studies import goals
+from recollect.studies.control_tasks import METHODS, control
+from recollect.studies.reliability import over_seeds, steadiest
+from recollect.studies.running import Journal
 
 __all__ = ["study"]
 
@@ -39,6 +42,7 @@ LAKE = (
 SIZE, GAMMA, STEP, LIMIT = 8, 0.95, 0.5, 200
 PHASE, TARGET_EVERY, STEPS = 16, 4, 6000
 SEEDS = 30
+WHENCE = {"gymnasium": "recollect[rl]", "Box2D": "gymnasium[box2d]"}
 MODES = {
     "uniform": "uer",
     "prioritised": "per",
@@ -48,83 +52,81 @@ MODES = {
     "introspective": "ier",
     "introspective, 30 % uniform": "uier",
 }
-# What DQN is trained with: keywords of ``dqn.train``.
-DQN: dict[str, dict[str, Any]] = {
-    "uniform": {"mode": "uer"},
-    "prioritised": {"mode": "per"},
-    "reverse": {"mode": "rer"},
-    "most surprising only": {"mode": "oer"},
-    "introspective": {"mode": "ier"},
-    "introspective, 30 % uniform": {"mode": "uier"},
-    "introspective, 70 % uniform": {"mode": "uier", "mix": 0.3},
-    "introspective, pivots 64 apart": {"mode": "ier", "min_gap": 64},
-}
-QUICK_DQN = {name: DQN[name] for name in ("uniform", "introspective, 30 % uniform")}
 
 
-def study(quick: bool = False, data: str | None = None) -> Answer:
+def study(quick: bool = False, data: str | None = None, *, keep: str | None = None) -> Answer:
     """Return, by task and method, how many seeds solve it and what they earned.
 
     Args:
         quick: fewer settings and methods; 30 seeds of tables and 10 of networks in any case.
         data: not used; all worlds are built in or come with gymnasium.
+        keep: folder for the rows found so far, from which a run that was broken off goes on.
     """
-    rows = [*_lake(quick), *_goals(quick)]
+    journal = Journal(keep, "introspective-replay")
+    rows = [*_lake(quick, journal), *_goals(quick, journal)]
     notes = [
         "estimate: inter-quartile mean over seeds of the return, with a bootstrapped 90 % "
-        "interval (tables: while training; CartPole: of the last fifth); deviation: standard "
-        "error of the share solved (CartPole: of seeds with a return of 195 or more)",
+        "interval (tables: while training; networks: of the last fifth); deviation: standard "
+        "error of the share solved (networks: of seeds with a return of 195, -100, -110, 200)",
         "the table begins with small random values, which send the first walks in different "
         "directions; from zeros most seeds never find the goal, whatever the batches",
         f"lake: {PHASE} steps of the environment a phase, {STEPS} in all",
         "hindsight: every episode is told again with 4 other goals; in 'walks' whole ways to "
         "them, in 'future' each step with a goal of its own",
+        "distinct: share of a phase's transitions that are; ends: share that end an episode",
     ]
-    if find_spec("gymnasium") is None:
-        notes.append('CartPole was left out: pip install "recollect[rl]"')
-    else:
-        rows += _cartpole(quick)
+    for module, what in (("gymnasium", "networks"), ("Box2D", "LunarLander")):
+        if find_spec(module) is None:
+            notes.append(f'{what} left out, {module} is missing: pip install "{WHENCE[module]}"')
+    if find_spec("gymnasium") is not None:
+        rows += control(quick, journal)
+    calm = steadiest([r for r in rows if r["method"] in METHODS])
+    notes += [
+        f"{name}: smallest quartile range in {narrow:g}, highest lower decile in {high:g} of "
+        f"{tasks} tasks"
+        for name, (narrow, high, tasks) in calm.items()
+    ]
+    columns = dict.fromkeys(k for r in rows for k in r)
     return Answer(
-        {k: [r[k] for r in rows] for k in rows[0]},
+        {k: [r.get(k, "-") for r in rows] for k in columns},
         title="seeds whose greedy policy arrives, and what they earned, by choice of batches",
         notes=notes,
     )
 
 
-def _lake(quick: bool) -> list[dict[str, Any]]:
+def _lake(quick: bool, journal: Journal) -> Iterator[dict[str, Any]]:
     """One lake, one goal: by gradient steps and batch."""
-    rows = []
     for updates, batch in ((4, 16),) if quick else ((4, 16), (2, 16), (2, 8)):
+        task = f"frozen lake, {updates} steps of {batch} a phase"
         for name, mode in MODES.items():
-            solved, earned = np.array([run(mode, s, updates, batch) for s in range(SEEDS)]).T
-            task = f"frozen lake, {updates} steps of {batch} a phase"
-            rows.append({"task": task, "method": name, **over_seeds(solved, earned)})
-    return rows
+            seeds = [(mode, s, updates, batch) for s in range(SEEDS)]
+            yield _told(journal, task, name, lambda: [run(*s) for s in seeds])  # noqa: B023
 
 
-def _goals(quick: bool) -> list[dict[str, Any]]:
+def _goals(quick: bool, journal: Journal) -> Iterator[dict[str, Any]]:
     """Bits to flip, and the lake with any goal: with and without hindsight."""
-    rows = []
     after, _, _ = fields()
     holes = np.array([LAKE[s // SIZE][s % SIZE] == "H" for s in range(SIZE * SIZE)])
     worlds = {"bits to flip": goals.flipping(), "frozen lake, any goal": goals.lake(after, holes)}
     names = [n for n in goals.METHODS if not quick or "hindsight" in n or n == "uniform"]
     for world, task in worlds.items():
         for name in names:
-            solved, earned = np.array([goals.run(task, name, s) for s in range(SEEDS)]).T
-            rows.append({"task": world, "method": name, **over_seeds(solved, earned)})
-    return rows
+            seeds = [(task, name, s) for s in range(SEEDS)]
+            yield _told(journal, world, name, lambda: [goals.run(*s) for s in seeds])  # noqa: B023
 
 
-def _cartpole(quick: bool) -> list[dict[str, Any]]:
-    """DQN on CartPole, ten seeds side by side."""
-    rows = []
-    for name, keys in (QUICK_DQN if quick else DQN).items():
-        found = dqn.train(steps=5000 if quick else 8000, seeds=10, **keys)
-        told = over_seeds(found.returns >= 195, found.returns)
-        seen = f"{found.distinct:.0%} distinct, {found.ends:.1%} ends"
-        rows.append({"task": "CartPole, DQN", "method": f"{name} ({seen})", **told})
-    return rows
+def _told(
+    journal: Journal, task: str, method: str, find: Callable[[], Sequence[tuple[float, float]]]
+) -> dict[str, Any]:
+    """Return the row of one task and method, found or known already."""
+
+    def row() -> dict[str, Any]:
+        solved, earned = np.array(find(), np.float64).T
+        return {"task": task, "method": method, **over_seeds(solved, earned)}
+
+    found = journal.row({"task": task, "method": method, "seeds": SEEDS}, row)
+    assert found is not None
+    return found
 
 
 def run(mode: str, seed: int, updates: int, batch: int) -> tuple[bool, float]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["bootstrapped", "middle_mean", "over_seeds"]
+__all__ = ["bootstrapped", "middle_mean", "over_seeds", "steadiest"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -52,3 +52,34 @@ def over_seeds(solved: npt.ArrayLike, earned: npt.ArrayLike) -> dict[str, Any]:
         "lower decile": float(np.quantile(found, 0.1)),
         "seeds": len(found),
     }
+
+
+def steadiest(rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[float, float, int]]:
+    """Return by method in how many tasks it is the steadiest, and how many tasks there are.
+
+    Args:
+        rows: of ``over_seeds`` with ``task`` and ``method``. A task counts if all methods stand
+            in it; k methods that are level in it share it, 1 / k each.
+
+    Returns:
+        Of each method: tasks with the smallest quartile range, tasks with the highest lower
+        decile (a method that always fails is steady too, but low), tasks in all.
+
+    Example:
+        >>> a, b = over_seeds([0, 0], [1.0, 9.0]), over_seeds([0, 0], [2.0, 2.0])
+        >>> steadiest([{"task": "t", "method": "a", **a}, {"task": "t", "method": "b", **b}])
+        {'a': (0.0, 0.0, 1), 'b': (1.0, 1.0, 1)}
+    """
+    tasks: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        tasks.setdefault(row["task"], {})[row["method"]] = row
+    methods = list(dict.fromkeys(m for found in tasks.values() for m in found))
+    whole = [found for found in tasks.values() if len(found) == len(methods)]
+    counts = {m: [0.0, 0.0] for m in methods}
+    for found in whole:
+        for place, (column, sign) in enumerate((("quartile range", -1), ("lower decile", 1))):
+            best = max(sign * r[column] for r in found.values())
+            level = [m for m, r in found.items() if sign * r[column] >= best - 1e-12]
+            for m in level:
+                counts[m][place] += 1 / len(level)
+    return {m: (narrow, high, len(whole)) for m, (narrow, high) in counts.items()}

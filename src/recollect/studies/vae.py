@@ -35,6 +35,7 @@ from recollect.generative import (
     sweep,
 )
 from recollect.studies.learning_figures import draw_vae as draw
+from recollect.studies.running import Journal
 from recollect.studies.vae_tasks import Task, digits, mnist
 
 __all__ = ["compare", "draw", "study"]
@@ -54,12 +55,13 @@ COLUMNS = (
 ANGLES = (0, -20, -40, -60, -90, 20, 40)
 
 
-def study(quick: bool = False, data: str | None = None) -> Answer:
+def study(quick: bool = False, data: str | None = None, *, keep: str | None = None) -> Answer:
     """Return what each part measured, one row for each setting.
 
     Args:
         quick: narrower models, fewer epochs, settings and seeds.
         data: folder with ``mnist/mnist.npz``, which is then studied instead of the digits.
+        keep: folder for the rows found so far, from which a run that was broken off goes on.
 
     Raises:
         ImportError: if scikit-learn is missing and no folder is given.
@@ -77,7 +79,13 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
             parts = (
                 placement, batches, class_dimension, tilt, position_dimension, width, subspace,
             )  # fmt: skip
-        rows = [row for part in parts for row in part(task, quick)]
+        rows = []
+        journal = Journal(keep, "vae")
+        about = {"task": task.name, "seeds": len(task.seeds), "epochs": task.epochs}
+        for part, setting, find in (todo for each in parts for todo in each(task, quick)):
+            found = journal.row({"part": part, "setting": setting, **about}, find)
+            assert found is not None
+            rows.append({"part": part, "setting": setting, **found})
     finally:
         torch.set_num_threads(before)
     return Answer(
@@ -94,38 +102,33 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
     )
 
 
-Part = Callable[[Task, bool], Iterable[dict[str, Any]]]
+# What a row is about, and what finds it.
+Todo = tuple[str, str, Callable[[], dict[str, Any]]]
+Part = Callable[[Task, bool], Iterable[Todo]]
 
 
 def compare(
     task: Task,
-    settings: Iterable[Mapping[str, Any]],
+    setting: Mapping[str, Any],
     *,
     build: Callable[..., M2] = ConvM2,
     labels: Tensor | None = None,
     **fitting: Any,
-) -> list[list[dict[str, Any]]]:
-    """Train the task's model with each setting and every seed; return the runs by setting."""
-    found = []
+) -> list[dict[str, Any]]:
+    """Train the task's model with a setting and every seed; return the runs."""
     y = task.shown() if labels is None else labels
-    for setting in settings:
-        found.append(
-            sweep(
-                partial(build, **{**task.model, **setting}), [{}], task.x, y, task.test,
-                seeds=task.seeds, **{"epochs": task.epochs, **task.fitting, **fitting},
-            )
-        )  # fmt: skip
-    return found
+    return sweep(
+        partial(build, **{**task.model, **setting}), [{}], task.x, y, task.test,
+        seeds=task.seeds, **{"epochs": task.epochs, **task.fitting, **fitting},
+    )  # fmt: skip
 
 
-def row(part: str, setting: str, runs: Sequence[Mapping[str, Any]], measured: str = "") -> Any:
-    """Return one row of the table: means and deviations over seeds."""
+def row(runs: Sequence[Mapping[str, Any]], measured: str = "") -> dict[str, Any]:
+    """Return the numbers of one row of the table: means and deviations over seeds."""
     elbo, right = (np.array([r[k] for r in runs]) for k in ("elbo", "accuracy"))
     first = [r["history"][0].judged.elbo for r in runs]
     few = len(runs) < 2
     return {
-        "part": part,
-        "setting": setting,
         "first ELBO": float(np.mean(first)),
         "ELBO": float(elbo.mean()),
         "deviation": "-" if few else float(elbo.std(ddof=1)),
@@ -136,143 +139,186 @@ def row(part: str, setting: str, runs: Sequence[Mapping[str, Any]], measured: st
     }
 
 
-def placement(task: Task, quick: bool) -> Iterable[dict[str, Any]]:
+def placement(task: Task, quick: bool) -> Iterable[Todo]:
     """Where it normalises: bound, classifier, and the dependence in the decoder."""
-    x, y = task.test
-    found = compare(task, PLACEMENTS.values())
-    for (name, setting), runs in zip(PLACEMENTS.items(), found, strict=True):
-        torch.manual_seed(0)
-        fresh = ConvM2(**{**task.model, **setting})
-        model = runs[0]["model"]
-        gap = runs[0]["elbo"] - runs[0]["elbo_train"]
-        dependence = " -> ".join(
-            f"{decoder_dependence(m, x, y, min(64, len(x))).train:.3f}" for m in (fresh, model)
-        )
-        gradients = gradient_correlation(model, x, y, 8)
-        yield row(
-            "where it normalises", name, runs,
-            f"dependence {dependence}; Jacobian {decoder_jacobian(model, x[:16], y[:16]):.3f}; "
-            f"cosine {gradients.own:.4f}, of pairs {gradients.pairs:.3f}; gap {gap:+.3f}",
-        )  # fmt: skip
+    for name, setting in PLACEMENTS.items():
+        yield "where it normalises", name, partial(_placed, task, setting)
 
 
-def batches(task: Task, quick: bool) -> Iterable[dict[str, Any]]:
-    """Where normalising the decoder does harm: size of the batch, momentum, depth."""
+def _placed(task: Task, setting: Mapping[str, str]) -> dict[str, Any]:
+    """Train with one placement, and diagnose the decoder of the first seed."""
     x, y = task.test
     torch.manual_seed(0)
-    model = ConvM2(**task.model, norm_decoder="batch")
-    found = [decoder_dependence(model, x, y, n).train for n in (2, 4, 8, 16, 64)]
-    yield {
-        "part": "decoder, size of the batch",
-        "setting": "untrained",
-        "measured": "dependence at 2, 4, 8, 16, 64: " + ", ".join(f"{v:.3f}" for v in found),
-        "seeds": 1,
-    }
+    fresh = ConvM2(**{**task.model, **setting})
+    runs = compare(task, setting)
+    model = runs[0]["model"]
+    gap = np.mean([r["elbo"] - r["elbo_train"] for r in runs])
+    dependence = " -> ".join(
+        f"{decoder_dependence(m, x, y, min(64, len(x))).train:.3f}" for m in (fresh, model)
+    )
+    gradients = gradient_correlation(model, x, y, 8)
+    return row(
+        runs,
+        f"dependence {dependence}; Jacobian {decoder_jacobian(model, x[:16], y[:16]):.3f}; "
+        f"cosine {gradients.own:.4f}, of pairs {gradients.pairs:.3f}; gap {gap:+.3f}",
+    )
+
+
+def batches(task: Task, quick: bool) -> Iterable[Todo]:
+    """Where normalising the decoder does harm: size of the batch, momentum, depth."""
+    yield "decoder, size of the batch", "untrained", partial(_untrained, task)
     harder: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         ("batch 4", {}, {"batch_size": 4, "labelled_size": 4}),
         ("momentum 0.005", {"momentum": 0.005}, {}),
         ("three convolutions deeper", {"depth": 3}, {}),
     ]
-    half = replace(task, x=task.x[::4], y=task.y[::4])
+    if not quick:
+        harder += [
+            ("batch 2", {}, {"batch_size": 2, "labelled_size": 2}),
+            ("momentum 0.02", {"momentum": 0.02}, {}),
+            ("six convolutions deeper", {"depth": 6}, {}),
+        ]
+    part = replace(task, x=task.x[::4], y=task.y[::4])
     for name, model_keys, fit_keys in harder:
-        for norm in ("none", "batch"):
-            runs = compare(half, [{**model_keys, "norm_decoder": norm}], **fit_keys)[0]
-            gap = np.mean([r["elbo"] - r["elbo_train"] for r in runs])
-            yield row(
-                "decoder, a quarter of the pictures",
-                f"{name}, {norm}",
-                runs,
-                f"gap {gap:+.3f}",
-            )
+        for norm in ("none", "batch", *(() if quick else ("group",))):
+            setting = {**model_keys, "norm_decoder": norm}
+            find = partial(_gap, part, setting, fit_keys)
+            yield "decoder, a quarter of the pictures", f"{name}, {norm}", find
 
 
-def class_dimension(task: Task, quick: bool) -> Iterable[dict[str, Any]]:
+def _untrained(task: Task) -> dict[str, Any]:
+    """Return the dependence of a fresh decoder by the size of the batch."""
+    x, y = task.test
+    torch.manual_seed(0)
+    model = ConvM2(**task.model, norm_decoder="batch")
+    found = [decoder_dependence(model, x, y, n).train for n in (2, 4, 8, 16, 64)]
+    told = "dependence at 2, 4, 8, 16, 64: " + ", ".join(f"{v:.3f}" for v in found)
+    return {"measured": told, "seeds": 1}
+
+
+def _gap(task: Task, setting: Mapping[str, Any], fitting: Mapping[str, Any]) -> dict[str, Any]:
+    """Train, and compare eval mode with train mode."""
+    runs = compare(task, setting, **fitting)
+    return row(runs, f"gap {np.mean([r['elbo'] - r['elbo_train'] for r in runs]):+.3f}")
+
+
+def class_dimension(task: Task, quick: bool) -> Iterable[Todo]:
     """How many numbers a class embedding needs, with few labels and with all of them."""
     dims = (1, 2, 4, 16, 64) if quick else (1, 2, 3, 4, 8, 16, 64)
-    settings = [{"class_embedding_dim": d, "norm_encoder": "batch"} for d in dims]
-    names = [f"D = {d}" for d in dims]
-    few = compare(task, [*settings, {"onehot": True, "norm_encoder": "batch"}])
-    for name, runs in zip([*names, "one-hot"], few, strict=True):
-        yield row("class embedding", name, runs)
-    every = compare(
-        task, settings, labels=task.y, batch_size=0, labelled_size=64, alpha=50.0,
-        epochs=task.epochs,
-    )  # fmt: skip
-    for name, runs in zip(names, every, strict=True):
-        yield row("class embedding, all labels", name, runs)
+    settings = {f"D = {d}": {"class_embedding_dim": d, "norm_encoder": "batch"} for d in dims} | {
+        "one-hot": {"onehot": True, "norm_encoder": "batch"}
+    }
+    for name, setting in settings.items():
+        yield "class embedding", name, partial(_trained, task, setting)
+    every = {"labels": task.y, "batch_size": 0, "labelled_size": 64, "alpha": 50.0}
+    for name in [f"D = {d}" for d in dims]:
+        find = partial(_trained, task, settings[name], **every)
+        yield "class embedding, all labels", name, find
 
 
-def tilt(task: Task, quick: bool) -> Iterable[dict[str, Any]]:
+def _trained(task: Task, setting: Mapping[str, Any], **fitting: Any) -> dict[str, Any]:
+    """Train with one setting."""
+    return row(compare(task, setting, **fitting))
+
+
+def tilt(task: Task, quick: bool) -> Iterable[Todo]:
     """Whether a three is nearer to a two or to an eight, as it is tilted."""
+    for dim in (1, 3, 16):
+        yield "tilted threes: log q(2) - log q(8)", f"D = {dim}", partial(_tilted, task, dim)
+
+
+def _tilted(task: Task, dim: int) -> dict[str, Any]:
+    """Train with a dimension, and turn the threes."""
     threes = task.test[0][task.test[1] == 3]
     turns = [partial(rotate, degrees=float(a)) for a in ANGLES]
-    for dim in (1, 3, 16):
-        setting = {"class_embedding_dim": dim, "norm_encoder": "batch"}
-        runs = compare(task, [setting])[0]
-        found = torch.stack([context_similarity(r["model"], threes, 2, 8, turns) for r in runs])
-        signs = found.mean(0).sign()
-        told = ", ".join(f"{a}: {v:+.1f}" for a, v in zip(ANGLES, found.mean(0), strict=True))
-        yield row(
-            "tilted threes: log q(2) - log q(8)", f"D = {dim}", runs,
-            f"{told}; sign turns: {'yes' if signs.min() < signs.max() else 'no'}",
-        )  # fmt: skip
+    runs = compare(task, {"class_embedding_dim": dim, "norm_encoder": "batch"})
+    found = torch.stack([context_similarity(r["model"], threes, 2, 8, turns) for r in runs])
+    signs = found.mean(0).sign()
+    told = ", ".join(f"{a}: {v:+.1f}" for a, v in zip(ANGLES, found.mean(0), strict=True))
+    return row(runs, f"{told}; sign turns: {'yes' if signs.min() < signs.max() else 'no'}")
 
 
-def position_dimension(task: Task, quick: bool) -> Iterable[dict[str, Any]]:
+def position_dimension(task: Task, quick: bool) -> Iterable[Todo]:
     """How many numbers the decoder needs to know each place by."""
-    dims = (1, 2, 4, 16)
-    settings: list[dict[str, Any]] = [{"position_embedding_dim": p} for p in dims]
-    found = compare(task, [{**s, "norm_encoder": "batch"} for s in [*settings, {}]])
-    names = [*[f"P = {p}" for p in dims], "dense (weights of its own for each place)"]
-    for name, runs in zip(names, found, strict=True):
-        yield row("position embedding", name, runs)
+    settings: dict[str, dict[str, Any]] = {
+        f"P = {p}": {"position_embedding_dim": p} for p in (1, 2, 4, 16)
+    }
+    settings["dense (weights of its own for each place)"] = {}
+    for name, setting in settings.items():
+        yield (
+            "position embedding",
+            name,
+            partial(_trained, task, {**setting, "norm_encoder": "batch"}),
+        )
 
 
-def width(task: Task, quick: bool) -> Iterable[dict[str, Any]]:
+def width(task: Task, quick: bool) -> Iterable[Todo]:
     """Whether a wider model overfits because it is large."""
-    factors = (1, 2, 4, 8) if quick else (1, 2, 4, 8, 16, 32)
-    found = compare(task, [{"width": 4 * f, "norm_encoder": "batch"} for f in factors])
-    for factor, runs in zip(factors, found, strict=True):
-        size = sum(p.numel() for p in runs[0]["model"].parameters())
-        yield row("width", f"x{factor} ({4 * factor} channels)", runs, f"{size:,} parameters")
+    for factor in (1, 2, 4, 8) if quick else (1, 2, 4, 8, 16, 32):
+        yield "width", f"x{factor} ({4 * factor} channels)", partial(_wide, task, 4 * factor)
 
 
-def subspace(task: Task, quick: bool) -> Iterable[dict[str, Any]]:
+def _wide(task: Task, channels: int) -> dict[str, Any]:
+    """Train with a width."""
+    runs = compare(task, {"width": channels, "norm_encoder": "batch"})
+    size = sum(p.numel() for p in runs[0]["model"].parameters())
+    return row(runs, f"{size:,} parameters")
+
+
+def subspace(task: Task, quick: bool) -> Iterable[Todo]:
     """In how many dimensions the parameters move, beside their number."""
-    y = task.shown()
-    for channels in (4, 16):
-        torch.manual_seed(seed_of(0, "subspace"))
+    for channels in (4, 16) if quick else (4, 16, 64):
+        yield (
+            "dimensions that SGD moves in",
+            f"{channels} channels",
+            partial(_moved, task, channels),
+        )
+
+
+def _moved(task: Task, channels: int) -> dict[str, Any]:
+    """Train by SGD with momentum, and count the dimensions of the parameters' path."""
+    runs, told = [], []
+    for seed in task.seeds:
+        torch.manual_seed(seed_of(seed, "subspace"))
         model = ConvM2(**{**task.model, "width": channels, "norm_encoder": "batch"})
         path = Path(model)
         history = fit(
-            model, task.x, y, test=task.test, after_step=path.note, seed=0,
+            model, task.x, task.shown(), test=task.test, after_step=path.note, seed=seed,
             optimizer=lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9),
             **{"epochs": task.epochs, **task.fitting},
         )  # fmt: skip
         points, steps = path.spectrum(), path.spectrum("steps")
         judged = history[-1].judged
         assert judged is not None
-        run = {"history": history, "elbo": judged.elbo, "accuracy": judged.accuracy}
-        yield row(
-            "dimensions that SGD moves in", f"{channels} channels", [run],
-            f"{path.num_parameters:,} parameters, {path.length} steps: 90 % of the path in "
-            f"{points.dimension(0.9)} dimensions, 99 % in {points.dimension(0.99)}; 90 % of the "
-            f"steps' energy in {steps.dimension(0.9)}",
-        )  # fmt: skip
+        runs.append({"history": history, "elbo": judged.elbo, "accuracy": judged.accuracy})
+        told.append(
+            f"90 % of the path in {points.dimension(0.9)} dimensions, 99 % in "
+            f"{points.dimension(0.99)}; 90 % of the steps' energy in {steps.dimension(0.9)}"
+        )
+    size = f"{path.num_parameters:,} parameters, {path.length} steps: "
+    return row(runs, size + " | ".join(told))
 
 
-def published(task: Task, quick: bool) -> Iterable[dict[str, Any]]:
+def published(task: Task, quick: bool) -> Iterable[Todo]:
     """M2 as published, but for convolutions: the share of the test pictures that it names."""
-    runs = compare(task, [{"norm_encoder": "batch"}])[0]
-    spent = np.mean([r["history"][-1].seconds for r in runs])
-    yield row("M2, 100 labels", "published 0.880", runs, _budget(task, spent))
+    yield "M2, 100 labels", "published 0.880", partial(_published, task)
 
 
-def stack(task: Task, quick: bool) -> Iterable[dict[str, Any]]:
+def _published(task: Task) -> dict[str, Any]:
+    """Train M2."""
+    runs = compare(task, {"norm_encoder": "batch"})
+    return row(runs, _budget(task, np.mean([r["history"][-1].seconds for r in runs])))
+
+
+def stack(task: Task, quick: bool) -> Iterable[Todo]:
     """M1 + M2: a VAE without classes, then M2 on its latents."""
-    for seed in task.seeds:
-        run, spent = stacked(task, seed)
-        yield row("M1 + M2, 100 labels", "published 0.967", [run], _budget(task, spent))
+    yield "M1 + M2, 100 labels", "published 0.967", partial(_stacked, task)
+
+
+def _stacked(task: Task) -> dict[str, Any]:
+    """Train the stack with every seed."""
+    runs, spent = zip(*[stacked(task, seed) for seed in task.seeds], strict=True)
+    return row(runs, _budget(task, np.mean(spent)))
 
 
 def stacked(task: Task, seed: int, latent: int = 32, noise: float = 0.4) -> tuple[Any, float]:
@@ -315,7 +361,7 @@ def latents(model: ConvM2, x: Tensor, chunk: int = 500) -> Tensor:
     return torch.cat([model.q_z(p, n).mean for p, n in zip(parts, none, strict=True)])
 
 
-def _budget(task: Task, seconds: float) -> str:
+def _budget(task: Task, seconds: Any) -> str:
     """Say what was spent."""
     return (
         f"{len(task.x):,} pictures, {task.epochs} epochs, {len(task.test[0]):,} tested, "
