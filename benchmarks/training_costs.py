@@ -86,15 +86,15 @@ def several(step: Callable[[], object]) -> Callable[[], None]:
 
 
 def seconds(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Times of all in turn, so that a busy machine is unfair to nobody."""
+    """Processor times of all in turn, so that a busy machine is unfair to nobody."""
     found: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
         step()
     for _ in range(rounds):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = time.process_time()
             step()
-            found[name].append(time.perf_counter() - start)
+            found[name].append(time.process_time() - start)
     return found
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recollect.training import LocoProp
-from recollect.training.local import captured
+from recollect.training.layers import captured
 from recollect.training.transfers import named, transfer_of
 
 

@@ -2,8 +2,8 @@
 
 A picture is what MobileNetV2 makes of it before its last layer. Pets tell their breed; they are
 learned as photographs and in grey, and judged, other pets, spoiled (dark, blurred and noisy) or
-stylised (few colours, no texture). Streets are learned by day and at twilight, and judged by night: how dense
-the traffic is, and which of three cameras looks.
+stylised (few colours, no texture). Streets are learned by day and at twilight, and judged by
+night: how dense the traffic is, and which of three cameras looks.
 
 Shape letters: N pictures, d = 1280 features.
 """
@@ -23,9 +23,11 @@ from torch.utils.data import Dataset, TensorDataset
 from recollect._seeds import seed_of
 from recollect.studies.trained_networks import loaders
 
-__all__ = ["COPIES", "photo_settings", "seen", "watched"]
+__all__ = ["COPIES", "FEATURES", "Photographs", "photo_settings", "photographs", "seen", "watched"]
 
 Domains = dict[str, Dataset[Any]]
+Photographs = dict[str, dict[str, np.ndarray[Any, Any]]]
+FEATURES = 1280
 Copy = Callable[[Image.Image, np.random.Generator], Image.Image]
 HELD = 3  # of the 8 pets of a breed, judged only
 CAMERAS = ("4703", "4713", "2702")
@@ -34,8 +36,9 @@ CAMERAS = ("4703", "4713", "2702")
 def _spoiled(picture: Image.Image, draws: np.random.Generator) -> Image.Image:
     """A third of the light, blurred, and noise as of a fast film."""
     soft = ImageEnhance.Brightness(picture.filter(ImageFilter.GaussianBlur(2))).enhance(0.35)
-    noise = draws.normal(0, 12, np.shape(soft))
-    return Image.fromarray((np.asarray(soft, np.float32) + noise).clip(0, 255).astype(np.uint8))
+    pixels = np.asarray(soft, np.float64)
+    noisy = pixels + draws.normal(0, 12, pixels.shape)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
 def _stylised(picture: Image.Image, draws: np.random.Generator) -> Image.Image:
@@ -115,18 +118,30 @@ def watched(data: str | Path) -> dict[str, np.ndarray[Any, Any]]:
     }
 
 
-def photo_settings(found: dict[str, dict[str, np.ndarray[Any, Any]]], seed: int) -> dict[str, Domains]:
+def photographs(data: str | Path) -> Photographs:
+    """Return what MobileNetV2 sees: each kind of copy of the pets, and ``"streets"``.
+
+    Args:
+        data: folder with ``scenes`` and ``weights``.
+
+    Raises:
+        ImportError: outside a checkout of the repository.
+        FileNotFoundError: if the folder lacks the pictures.
+    """
+    return {**{kind: seen(data, kind) for kind in COPIES}, "streets": watched(data)}
+
+
+def photo_settings(found: Photographs, seed: int) -> dict[str, Domains]:
     """Return judged domain -> its source domains and itself, features standardised by the sources.
 
     Args:
-        found: copies of pets by kind (``seen``), and ``"streets"`` (``watched``).
+        found: of ``photographs``.
         seed: of the pets that are judged.
     """
     settings: dict[str, Domains] = {}
     y = torch.from_numpy(found["photograph"]["y"])
     learn, held = _parted(y, seed)
-    photographs = torch.from_numpy(found["photograph"]["x"])
-    standard = _standard(photographs[learn])
+    standard = _standard(torch.from_numpy(found["photograph"]["x"])[learn])
     rows = {"photograph": learn, "grey": learn, "spoiled": held, "stylised": held}
     pets = {
         kind: TensorDataset(standard(torch.from_numpy(found[kind]["x"])[chosen]), y[chosen])
@@ -139,9 +154,12 @@ def photo_settings(found: dict[str, dict[str, np.ndarray[Any, Any]]], seed: int)
     standard = _standard(x[torch.from_numpy(light != "night")])
     for asked in ("density", "camera"):
         label = torch.from_numpy(streets[asked])
-        parts = {w: torch.from_numpy((light == w) & (streets[asked] >= 0)) for w in ("day", "twilight", "night")}
+        parts = {
+            hour: torch.from_numpy((light == hour) & (streets[asked] >= 0))
+            for hour in ("day", "twilight", "night")
+        }
         settings[f"{asked} by night"] = {
-            w: TensorDataset(standard(x[part]), label[part]) for w, part in parts.items()
+            hour: TensorDataset(standard(x[part]), label[part]) for hour, part in parts.items()
         }
     return settings
 
@@ -150,7 +168,7 @@ def _parted(y: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Rows to learn and rows to judge, ``HELD`` of each class."""
     draws = torch.Generator().manual_seed(seed_of(seed, "pets"))
     learn, held = [], []
-    for kind in y.unique():
+    for kind in range(int(y.max()) + 1):
         rows = (y == kind).nonzero()[:, 0]
         rows = rows[torch.randperm(len(rows), generator=draws)]
         held.append(rows[:HELD])
