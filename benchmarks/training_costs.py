@@ -1,7 +1,8 @@
 """What do LocoProp, relative clipping and scale-invariant attention cost per step?
 
-LocoProp on the deep autoencoder 784-1000-500-250-30 and back, batch 1000, beside RMSProp: time of
-a step against as many RMSProp steps, and peak memory of a step, each in a process of its own.
+LocoProp on the deep autoencoder 784-1000-500-250-30 and back, batch 1000, beside RMSProp and the
+second-order optimisers that are installed: time of a step (mean of five: curvatures are refreshed
+every five steps) and peak memory of two steps, each in a process of its own.
 The scale-invariant encoder in training mode beside nn.TransformerEncoder of the same size. The
 clip of RelativeClipSGD as a share of a whole training step.
 
@@ -26,6 +27,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.tables import show
+from recollect.studies.second_order import rivals
 from recollect.training import (
     InvariantConfig,
     LocoProp,
@@ -39,8 +41,13 @@ WIDTHS = (784, 1000, 500, 250, 30, 250, 500, 1000, 784)
 METHODS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "RMSProp": lambda m: torch.optim.RMSprop(m.parameters(), lr=1e-4, momentum=0.9),
     "LocoProp-M": lambda m: LocoProp(m, lr=1e-4, loss_activation="sigmoid"),
+    "LocoProp-M, K = 5": lambda m: LocoProp(m, 1e-4, local_steps=5, loss_activation="sigmoid"),
+    "LocoProp-M, tenths": lambda m: LocoProp(m, 1e-4, local_share=0.1, loss_activation="sigmoid"),
     "LocoProp-S": lambda m: LocoProp(m, lr=1e-4, variant="S"),
+    **rivals(),
+    **rivals(refresh=1),
 }
+STEPS = 5
 
 
 def autoencoder() -> nn.Sequential:
@@ -68,16 +75,26 @@ def stepper(name: str, rows: int) -> Callable[[], Tensor]:
     return lambda: optimizer.step(closure)
 
 
+def several(step: Callable[[], object]) -> Callable[[], None]:
+    """All steps from one refreshed curvature to the next."""
+
+    def run() -> None:
+        for _ in range(STEPS):
+            step()
+
+    return run
+
+
 def seconds(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Times of all in turn, so that a busy machine is unfair to nobody."""
+    """Processor times of all in turn, so that a busy machine is unfair to nobody."""
     found: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
         step()
     for _ in range(rounds):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = time.process_time()
             step()
-            found[name].append(time.perf_counter() - start)
+            found[name].append(time.process_time() - start)
     return found
 
 
@@ -111,8 +128,8 @@ def peak(name: str, rows: int) -> float:
 
 
 def locoprop(rows: int, rounds: int) -> None:
-    times = seconds({name: stepper(name, rows) for name in METHODS}, rounds)
-    least = {name: min(t) for name, t in times.items()}
+    steps = {name: several(stepper(name, rows)) for name in METHODS}
+    least = {name: min(t) / STEPS for name, t in seconds(steps, rounds).items()}
     peaks = {name: peak(name, rows) for name in METHODS}
     show(
         f"LocoProp, K = 10, batch {rows}, {torch.get_num_threads()} thread",

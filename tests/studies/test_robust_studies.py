@@ -151,7 +151,8 @@ def test_tables_become_bars(tmp_path: Path) -> None:
 def test_second_order_rivals_are_told_when_missing() -> None:
     there = second_order.installed()
     rows = [{"compared at": "equal batches", "method": m, "train": t, "seconds": 1.0}
-            for m, t in (("LocoProp-M, gamma 50", 3.0), ("RMSProp", 5.0), ("K-FAC", 2.0), ("Shampoo", 4.0))]  # fmt: skip  # noqa: E501
+            for m, t in (("LocoProp-M, gamma 50", 3.0), ("LocoProp-M, gamma 50, tenths", 3.5),
+                         ("RMSProp", 5.0), ("K-FAC", 2.0), ("Shampoo", 4.0))]  # fmt: skip
     (note,) = locoprop._against_second_order(rows)
     if all(there.values()):
         assert note.startswith("behind K-FAC, the better of K-FAC and Shampoo: LocoProp-M +1.00")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recollect.training import LocoProp
+from recollect.training.layers import captured
 from recollect.training.transfers import named, transfer_of
 
 
@@ -41,6 +42,7 @@ def plain_sgd(lr: float) -> Callable[[list[Tensor]], torch.optim.Optimizer]:
 def naive(model: nn.Sequential, x: Tensor, y: Tensor, variant: str, gamma: float, **how) -> None:
     """The algorithm word by word, SGD inside; the last layer's transfer is the sigmoid."""
     lr, steps, floor, prox = how["lr"], how["steps"], how["floor"], how["prox"]
+    size = round(how.get("share", 1.0) * len(x))
     xs, pre, h = [], [], x
     layers = [m for m in model if isinstance(m, nn.Linear)]
     for module in model:
@@ -58,19 +60,23 @@ def naive(model: nn.Sequential, x: Tensor, y: Tensor, variant: str, gamma: float
             target = transfer(a) - gamma * a.grad
             old = layer.weight.clone(), layer.bias.clone()
             for k in range(steps):
-                d = transfer(xl @ layer.weight.T + layer.bias) - target
-                by_weight = d.T @ xl + prox * (layer.weight - old[0])
+                first = (k - 1) * size % len(x)
+                rows = slice(None) if k == 0 else slice(first, first + size)
+                d = transfer(xl[rows] @ layer.weight.T + layer.bias) - target[rows]
+                d *= len(x) / len(d)
+                by_weight = d.T @ xl[rows] + prox * (layer.weight - old[0])
                 by_bias = d.sum(0) + prox * (layer.bias - old[1])
                 layer.weight -= lr * max(1 - k / steps, floor) * by_weight
                 layer.bias -= lr * max(1 - k / steps, floor) * by_bias
 
 
 @pytest.mark.parametrize("variant", ["M", "S"])
-@pytest.mark.parametrize("rows", [3, 40])  # few rows: direct; many: by the Gram matrix
+@pytest.mark.parametrize("rows", [3, 42])  # few rows: direct; many: by the Gram matrix
 @pytest.mark.parametrize("batched", [False, True])
 @pytest.mark.parametrize("sequential", [False, True])
+@pytest.mark.parametrize("share", [1.0, 1 / 3])
 def test_steps_are_the_algorithm_word_by_word(
-    variant: str, rows: int, batched: bool, sequential: bool
+    variant: str, rows: int, batched: bool, sequential: bool, share: float
 ) -> None:
     ours = small()
     theirs = copy.deepcopy(ours)
@@ -80,6 +86,7 @@ def test_steps_are_the_algorithm_word_by_word(
         gamma=2.0,
         local_steps=5,
         local_floor=0.5,
+        local_share=share,
         prox=0.3,
         inner=plain_sgd(0.02),
         loss_activation="sigmoid",
@@ -90,7 +97,7 @@ def test_steps_are_the_algorithm_word_by_word(
         x, y = batch(rows)
         optimizer.step(closure_of(ours, optimizer, x, y))
         theirs.zero_grad()
-        naive(theirs, x, y, variant, 2.0, lr=0.02, steps=5, floor=0.5, prox=0.3)
+        naive(theirs, x, y, variant, 2.0, lr=0.02, steps=5, floor=0.5, prox=0.3, share=share)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
@@ -180,6 +187,55 @@ def test_many_small_steps_reach_the_closed_form() -> None:
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
 
+class Overwriting(nn.Module):
+    """Adds 1 to its input, in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.add_(1.0)
+
+
+@pytest.mark.parametrize("after", [nn.Identity, Overwriting])
+def test_what_the_network_computed_is_used_unless_it_was_overwritten(after: type) -> None:
+    """Named activations are computed again; found ones are heard. Both are the same steps."""
+    heard = nn.Sequential(
+        nn.Linear(5, 7), nn.LeakyReLU(0.3), after(), nn.Linear(7, 6), nn.Tanh(), nn.Linear(6, 5)
+    ).double()
+    again = copy.deepcopy(heard)
+    named_ones = {again[0]: nn.LeakyReLU(0.3), again[3]: "tanh", again[5]: "sigmoid"}
+    one = LocoProp(heard, 0.01, gamma=3.0, loss_activation="sigmoid")
+    two = LocoProp(again, 0.01, gamma=3.0, activations=named_ones)
+    kept = []
+    for _ in range(3):
+        x, y = batch()
+        one.step(closure_of(heard, one, x, y))
+        two.step(closure_of(again, two, x, y))
+        with captured(one._layers[0]):
+            closure_of(heard, one, x, y)()
+            kept += [layer.response() for layer in one._layers[0]]
+    for a, b in zip(heard.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    assert (kept[0] is None) == (after is Overwriting)
+    assert all(part is not None for part in kept[1:3])
+    torch.testing.assert_close(kept[-1], heard(x).sigmoid())
+
+
+def test_gradients_that_nobody_reads_are_not_computed() -> None:
+    model = small()
+    optimizer = LocoProp(model, loss_activation="sigmoid", sequential=True)
+    seen = []
+
+    def closure() -> Tensor:
+        loss = closure_of(model, optimizer, *batch())()
+        seen.append([p.grad for p in model.parameters()])
+        return loss
+
+    optimizer.step(closure)
+    assert seen == [[None] * 8]
+    with pytest.raises(ValueError, match="finite loss"):
+        optimizer.step(lambda: float("nan"))
+    assert all(p.requires_grad for p in model.parameters())
+
+
 class Branchy(nn.Module):
     """Convolutions, normalisation and an embedding, with functional activations."""
 
@@ -225,6 +281,34 @@ def test_convolutions_and_other_parameters_learn(variant: str) -> None:
     assert [row["layer"] for row in optimizer.local_losses()] == ["first", "second", "out"]
     assert all(not m._forward_hooks for m in model.modules())
     assert not torch.equal(model.norm.weight, start.norm.weight)
+
+
+def test_parts_of_a_batch_are_the_same_in_every_kind_of_layer() -> None:
+    """A convolution of single pixels is a linear layer: its local steps see the same examples."""
+    linear = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    first, second = nn.Conv2d(5, 4, 1), nn.Conv2d(4, 3, 1)
+    conv = nn.Sequential(first, nn.Tanh(), second).double()
+    with torch.no_grad():
+        for module, same in ((first, linear[0]), (second, linear[2])):
+            module.weight.copy_(same.weight[..., None, None])
+            module.bias.copy_(same.bias)
+    x, y = batch(10)
+    for model, given, wanted in (
+        (linear, x, y[:, :3]),
+        (conv, x[..., None, None], y[:, :3, None, None]),
+    ):
+        optimizer = LocoProp(model, 0.01, local_share=0.3, gamma=3.0, loss_activation="sigmoid")
+
+        def closure(model=model, given=given, wanted=wanted, optimizer=optimizer) -> Tensor:
+            optimizer.zero_grad()
+            loss = F.binary_cross_entropy_with_logits(model(given), wanted)
+            loss.backward()
+            return loss
+
+        for _ in range(3):
+            optimizer.step(closure)
+    torch.testing.assert_close(first.weight[..., 0, 0], linear[0].weight, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(second.bias, linear[2].bias, rtol=1e-9, atol=1e-11)
 
 
 def test_local_losses_fall_and_know_the_matching_loss() -> None:
@@ -359,6 +443,8 @@ def test_softmax_is_the_derivative_of_its_potential() -> None:
         ({"gamma": 0.0}, "gamma must be positive, got 0.0"),
         ({"local_steps": 0}, "local_steps must be at least 1, got 0"),
         ({"local_floor": 0.0}, r"local_floor must lie in \(0, 1\], got 0.0"),
+        ({"local_share": 0.0}, r"local_share must lie in \(0, 1\], got 0.0"),
+        ({"local_share": 1.5}, r"local_share must lie in \(0, 1\], got 1.5"),
         ({"prox": -1.0}, "prox must not be negative, got -1.0"),
         ({"variant": "L"}, "variant must be one of 'M', 'S', got 'L'"),
         ({"closed_form": True}, "expected variant='S', got 'M'"),

@@ -2,8 +2,9 @@
 
 Handwritten digits in two settings: learned clean and blurred, judged with a patch missing; learned
 clean and faint, judged turned. The judged pictures are others. With a folder, MNIST shrunk to the
-same size is judged as well. The recipe of the teacher's second step is not published in full: its
-readings are rows of the table.
+same size is judged as well, and so are photographs as MobileNetV2 sees them: pets in spoiled and
+in stylised copies, streets by night. The recipe of the teacher's second step is not published in
+full: its readings are rows of the table.
 
 Shape letters: N pictures.
 """
@@ -25,6 +26,7 @@ from recollect._answers import Answer
 from recollect._seeds import seed_of
 from recollect.studies.bars import bars
 from recollect.studies.denormals import denormals_flushed
+from recollect.studies.photo_domains import FEATURES, Photographs, photo_settings, photographs
 from recollect.studies.pictures import digits, mnist
 from recollect.training import DAFT, Attack, DAFTConfig, leave_one_domain_out
 from recollect.training.adversarial import robust_loss
@@ -33,6 +35,7 @@ from recollect.training.domains import accuracy, batches_of
 __all__ = ["READINGS", "digit_settings", "draw", "study", "trainers"]
 
 ATTACK = Attack(eps=0.7)
+PHOTO_EPS = 4.0  # of features that have deviation 1 each
 Domains = dict[str, Dataset[Any]]
 Trainer = Callable[[Any], Callable[[Tensor], Tensor]]
 
@@ -52,9 +55,26 @@ CHOSEN = "DAFT, reading chosen by the sources"
 class Budget:
     """Steps of each kind of training: teacher, adversarial fine-tuning, student."""
 
-    teacher: int = 400
-    finetune: int = 200
-    student: int = 400
+    teacher: int = 800
+    finetune: int = 400
+    student: int = 800
+
+
+PHOTO_BUDGET = Budget(200, 100, 300)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is read: how networks of a width are built, and how far an attack may go."""
+
+    network: Callable[[int], nn.Sequential]
+    eps: float
+    bounds: tuple[float, float] | None
+
+    def attacked(self, config: DAFTConfig) -> DAFTConfig:
+        """Return a reading of the recipe with an attack that fits these inputs."""
+        attack = replace(config.attack, eps=self.eps, bounds=self.bounds)
+        return replace(config, attack=attack)
 
 
 @denormals_flushed()
@@ -63,19 +83,21 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
 
     Args:
         quick: two readings of the recipe, and shorter trainings.
-        data: folder with ``mnist/mnist.npz``: one more domain, never a source.
+        data: folder with ``mnist/mnist.npz``: one more domain, never a source; unless ``quick``,
+            with ``scenes`` and ``weights`` too: photographs, as further settings.
 
     Raises:
-        ImportError: if scikit-learn is missing.
+        ImportError: if scikit-learn is missing, or for photographs outside a checkout.
         FileNotFoundError: if the folder holds no such file.
     """
     seeds = range(5)
     budget = Budget(300, 150, 300) if quick else Budget()
+    photos = None if data is None or quick else photographs(data)
     readings = {k: READINGS[k] for k in (QUICK if quick else READINGS)}
     far = None if data is None else _mnist(data)
     found: dict[str, list[dict[str, float]]] = {}
     for seed in seeds:
-        for name, row in _one_seed(seed, readings, budget, far).items():
+        for name, row in _one_seed(seed, readings, budget, far, photos).items():
             found.setdefault(name, []).append(row)
     columns = list(next(iter(found.values()))[0])
     rows = []
@@ -89,8 +111,8 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
         {k: [r[k] for r in rows] for k in rows[0]},
         title=f"accuracy of a small student on a domain never seen, {len(seeds)} seeds",
         notes=[
-            "unseen: mean over the settings; sources: a part of the source domains that was not "
-            "learned, by which alone readings may be chosen",
+            "unseen: mean over the two settings of digits; sources: a part of the source domains "
+            "that was not learned, by which alone readings may be chosen",
             "direct adversarial training needs no teacher, and is the baseline to beat",
         ],
     )
@@ -106,29 +128,57 @@ def _one_seed(
     readings: Mapping[str, DAFTConfig],
     budget: Budget,
     far: TensorDataset | None = None,
+    photos: Photographs | None = None,
 ) -> dict[str, dict[str, float]]:
     """Return, for each method, its accuracies: unseen, sources, and in each setting."""
     found: dict[str, dict[str, list[float]]] = {}
     for judged, domains in digit_settings(seed).items():
-        methods = trainers(readings, seed, budget)
-        answer = list(leave_one_domain_out(domains, methods, held_out=[judged], seed=seed))
-        offered = [row for row in answer if row["method"] in readings]
-        best = max(offered, key=lambda row: row["validation"])
-        for row in [*answer, {**best, "method": CHOSEN}]:
-            mine = found.setdefault(row["method"], {"unseen": [], "sources": []})
+        made = trainers(readings, seed, budget)
+        for name, row in _judged(domains, judged, made, readings, seed, far).items():
+            mine = found.setdefault(name, {"unseen": [], "sources": []})
             mine["unseen"].append(row["unseen"])
             mine["sources"].append(row["validation"])
             mine[judged] = [row["unseen"]]
-        if far is not None:
-            sources = {name: data for name, data in domains.items() if name != judged}
-            for name, trainer in methods.items():
-                scores = found[name].setdefault("MNIST", [])
-                scores.append(accuracy(trainer(sources), *far.tensors))
-            found[CHOSEN].setdefault("MNIST", []).append(found[best["method"]]["MNIST"][-1])
+            if far is not None:
+                mine.setdefault("MNIST", []).append(row["far"])
+    for title, domains in {} if photos is None else photo_settings(photos, seed).items():
+        made = trainers(readings, seed, PHOTO_BUDGET, _photo_inputs(domains))
+        for name, row in _judged(domains, list(domains)[-1], made, readings, seed).items():
+            found[name][title] = [row["unseen"]]
     return {
         name: {column: float(np.mean(scores)) for column, scores in mine.items()}
         for name, mine in found.items()
     }
+
+
+def _judged(
+    domains: Domains,
+    judged: str,
+    made: Mapping[str, Trainer],
+    readings: Mapping[str, DAFTConfig],
+    seed: int,
+    far: TensorDataset | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Return, for each method and for the chosen reading, its row with one domain left out."""
+    learned: dict[str, Callable[[Tensor], Tensor]] = {}
+    methods = {name: _noted(name, trainer, learned) for name, trainer in made.items()}
+    found = {}
+    for row in leave_one_domain_out(domains, methods, held_out=[judged], seed=seed):
+        found[row["method"]] = dict(row)
+        if far is not None:
+            found[row["method"]]["far"] = accuracy(learned[row["method"]], *far.tensors)
+    found[CHOSEN] = max((found[name] for name in readings), key=lambda row: row["validation"])
+    return found
+
+
+def _noted(name: str, trainer: Trainer, learned: dict[str, Callable[[Tensor], Tensor]]) -> Trainer:
+    """Let a trainer leave what it has learned in a dictionary, so that it can be judged again."""
+
+    def train(domains: Domains) -> Callable[[Tensor], Tensor]:
+        learned[name] = trainer(domains)
+        return learned[name]
+
+    return train
 
 
 def network(width: int) -> nn.Sequential:
@@ -139,8 +189,27 @@ def network(width: int) -> nn.Sequential:
     )  # fmt: skip
 
 
+DIGITS = Inputs(network, ATTACK.eps, ATTACK.bounds)
+
+
+def _photo_inputs(domains: Domains) -> Inputs:
+    """Networks for the features of photographs, with the classes of these domains."""
+    classes = 1 + max(int(domain[i][1]) for domain in domains.values() for i in range(len(domain)))  # type: ignore[arg-type]
+
+    def made(width: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Linear(FEATURES, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
+            nn.Linear(width, classes),
+        )  # fmt: skip
+
+    return Inputs(made, PHOTO_EPS, None)
+
+
 def trainers(
-    readings: Mapping[str, DAFTConfig], seed: int, budget: Budget | None = None
+    readings: Mapping[str, DAFTConfig],
+    seed: int,
+    budget: Budget | None = None,
+    inputs: Inputs = DIGITS,
 ) -> dict[str, Trainer]:
     """Return functions that train a student on domains: rivals first, then readings of DAFT.
 
@@ -150,39 +219,44 @@ def trainers(
         readings: name -> configuration of DAFT.
         seed: of networks, batches and attacks.
         budget: steps.
+        inputs: what is read.
     """
     budget = budget or Budget()
+    plain = inputs.attacked(DAFTConfig(ATTACK))
     teachers: dict[tuple[str, ...], nn.Module] = {}
+
+    def drawn(width: int, role: str) -> nn.Sequential:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(seed, role))
+            return inputs.network(width)
 
     def taught(domains: Domains) -> nn.Module:
         key = tuple(domains)
         if key not in teachers:
-            teachers[key] = _ordinary(_drawn(256, seed, "teacher"), domains, budget.teacher, seed)
+            teachers[key] = _ordinary(drawn(256, "teacher"), domains, budget.teacher, seed)
         return copy.deepcopy(teachers[key])
 
     def ordinary(domains: Domains) -> Callable[[Tensor], Tensor]:
-        return _ordinary(_drawn(24, seed, "student"), domains, budget.student, seed)
+        return _ordinary(drawn(24, "student"), domains, budget.student, seed)
 
     def direct(domains: Domains) -> Callable[[Tensor], Tensor]:
-        model = _drawn(24, seed, "student")
-        return _ordinary(model, domains, budget.student, seed, ATTACK)
+        return _ordinary(drawn(24, "student"), domains, budget.student, seed, plain.attack)
 
     def by(config: DAFTConfig, finetune: int) -> Trainer:
         def train(domains: Domains) -> Callable[[Tensor], Tensor]:
             chosen = replace(
-                config,
+                inputs.attacked(config),
                 teacher_steps=0,
                 finetune_steps=finetune,
                 student_steps=budget.student,
                 lr=3e-3,
                 seed=seed,
             )
-            daft = DAFT(taught(domains), _drawn(24, seed, "student"), chosen)
+            daft = DAFT(taught(domains), drawn(24, "student"), chosen)
             return daft.fit(domains).predict
 
         return train
 
-    plain = DAFTConfig(ATTACK)
     return {
         "ordinary training": ordinary,
         "ordinary training of the teacher": taught,
@@ -190,12 +264,6 @@ def trainers(
         "direct adversarial training": direct,
         **{name: by(config, budget.finetune) for name, config in readings.items()},
     }
-
-
-def _drawn(width: int, seed: int, role: str) -> nn.Sequential:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, role))
-        return network(width)
 
 
 def _ordinary(

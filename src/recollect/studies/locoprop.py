@@ -30,6 +30,7 @@ from recollect.training import LocoProp
 __all__ = ["Task", "draw", "study", "train"]
 
 STEPS = 10  # local steps K
+TENTHS = 1 / STEPS  # share of the batch in each of them, where they are to cost one pass in all
 Build = Callable[[nn.Module], torch.optim.Optimizer]
 
 
@@ -65,7 +66,7 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
         ImportError: if scikit-learn is missing and there is no folder.
     """
     task = _mnist(data, 2 if quick else 10) if data else _digits(30 if quick else 100)
-    seeds = range(1 if data else 2 if quick else 4)
+    seeds = range(2 if data or quick else 4)
     rows: list[dict[str, Any]] = []
     for compared, name, build, repeats in _methods():
         runs = [train(task, build, seed, repeats=repeats) for seed in seeds]
@@ -91,6 +92,7 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
             "does not win there",
             *_against_second_order(rows),
             "gamma 50 fits the training pictures best and overfits small data: compare test",
+            "tenths: local steps after the first see a tenth of the batch each",
         ],
     )
 
@@ -109,9 +111,12 @@ def _against_second_order(rows: list[dict[str, Any]]) -> list[str]:
     better = min((same[name] for name in ("K-FAC", "Shampoo")), key=lambda row: row["train"])
     gaps = [same[n]["train"] - better["train"] for n in ("LocoProp-M, gamma 50", "RMSProp")]
     cost = same["LocoProp-M, gamma 50"]["seconds"] / better["seconds"]
+    tenths = same["LocoProp-M, gamma 50, tenths"]
     return [
         f"behind {better['method']}, the better of K-FAC and Shampoo: LocoProp-M {gaps[0]:+.2f}, "
-        f"RMSProp {gaps[1]:+.2f} nats; LocoProp-M takes {cost:.2f} of its time per step"
+        f"in tenths {tenths['train'] - better['train']:+.2f}, RMSProp {gaps[1]:+.2f} nats; "
+        f"LocoProp-M takes {cost:.2f} of its time per step, in tenths "
+        f"{tenths['seconds'] / better['seconds']:.2f}"
     ]
 
 
@@ -136,12 +141,13 @@ def _rmsprop(model: nn.Module) -> torch.optim.Optimizer:
     return _inner(model.parameters())
 
 
-def _local(variant: str, gamma: float, steps: int = STEPS) -> Build:
+def _local(variant: str, gamma: float, steps: int = STEPS, share: float = 1.0) -> Build:
     return lambda model: LocoProp(
         model,
         variant=variant,
         gamma=gamma,
         local_steps=steps,
+        local_share=share,
         inner=_inner,
         loss_activation="sigmoid",
     )
@@ -158,6 +164,7 @@ def _methods() -> list[tuple[str, str, Build, int]]:
         (same, "LocoProp-S, gamma 50", _local("S", 50.0), 1),
         (same, "LocoProp-M, gamma 10", _local("M", 10.0), 1),
         (same, "LocoProp-M, gamma 50", _local("M", 50.0), 1),
+        (same, "LocoProp-M, gamma 50, tenths", _local("M", 50.0, share=TENTHS), 1),
         ("equal gradient steps", "RMSProp, every batch 10 times", _rmsprop, STEPS),
     ]
 
@@ -189,7 +196,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda t: min((t + 1) / warm, (total - t) / max(1, total - warm))
     )
-    start = time.perf_counter()
+    start = _clock()
     for _ in range(epochs):
         rows = torch.randperm(len(pictures), generator=order)
         for chosen in torch.split(rows, task.batch):
@@ -198,10 +205,18 @@ def train(
                 for _ in range(repeats):
                     optimizer.step(_closure(model, optimizer, x))
                     schedule.step()
-    seconds = time.perf_counter() - start
+    seconds = _clock() - start
     with torch.no_grad():
         ends = [float(_loss(model, part.to(device))) for part in (task.train, task.test)]
     return ends[0], ends[1], seconds
+
+
+def _clock() -> float:
+    """Processor seconds, which others on the machine do not lengthen; wall clock on a GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
 
 
 def _closure(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Callable[[], Any]:

@@ -27,25 +27,29 @@ def installed() -> dict[str, bool]:
     return {name: find_spec(name) is not None for name in ("curvlinops", "pytorch_optimizer")}
 
 
-def rivals() -> dict[str, Build]:
+def rivals(refresh: int = 5) -> dict[str, Build]:
     """Return name -> optimiser of a model, for the libraries that are there.
 
     Rates are the best of small grids on the digits autoencoder (30 epochs, one seed).
+
+    Args:
+        refresh: steps between two curvatures of K-FAC and Shampoo; named where it is not 5.
 
     >>> all(callable(build) for build in rivals().values())
     True
     """
     found: dict[str, Build] = {}
     there = installed()
+    said = "" if refresh == 5 else f", refreshed every {refresh} steps"
     if there["pytorch_optimizer"]:
-        found["Shampoo"] = _shampoo(3e-2)
+        found[f"Shampoo{said}"] = _shampoo(3e-2, refresh)
         found["SOAP"] = _soap(3e-2)
     if there["curvlinops"]:
-        found["K-FAC"] = lambda model: KFAC(model, lr=0.1, damping=3e-2)
+        found[f"K-FAC{said}"] = lambda model: KFAC(model, 0.1, 3e-2, refresh=refresh)
     return found
 
 
-def _shampoo(lr: float) -> Build:
+def _shampoo(lr: float, refresh: int = 5) -> Build:
     def build(model: nn.Module) -> torch.optim.Optimizer:
         from pytorch_optimizer import ScalableShampoo
 
@@ -53,7 +57,7 @@ def _shampoo(lr: float) -> Build:
             model.parameters(),
             lr,
             start_preconditioning_step=5,
-            preconditioning_compute_steps=5,
+            preconditioning_compute_steps=refresh,
         )
         return made
 

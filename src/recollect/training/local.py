@@ -5,138 +5,38 @@ Shape letters: L layers updated together, B rows (examples times positions), n i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain, cycle
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from recollect.training.transfers import Transfer
+from recollect.training.layers import Layer
 
-__all__ = ["Layer", "buckets", "captured", "problem_of", "solve_squared"]
-
-
-@dataclass(eq=False)
-class Layer:
-    """A layer, and what the last pass said about it.
-
-    Attributes:
-        name: for messages.
-        module: linear or convolution.
-        transfer: f of the local loss (identity for the squared loss).
-        inputs: x of the last forward pass, detached.
-        gradient: derivative of the loss with respect to the PRE-activation.
-    """
-
-    name: str
-    module: nn.Module
-    transfer: Transfer
-    inputs: Tensor | None = None
-    gradient: Tensor | None = None
-    params: list[Tensor] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.params = [p for p in self.module.parameters() if p.requires_grad]
-
-    @property
-    def is_plain_linear(self) -> bool:
-        """Whether weight and bias are ordinary, trained parameters of a linear layer."""
-        own = [self.module.weight, *([] if self.module.bias is None else [self.module.bias])]
-        return type(self.module) is nn.Linear and len(own) == len(self.params)
-
-    def take(self) -> tuple[Tensor, Tensor]:
-        """Return inputs and gradient in the layer's own precision, and let go of them."""
-        x, g = self.inputs, self.gradient
-        assert x is not None
-        assert g is not None
-        self.inputs = self.gradient = None
-        return x.to(self.params[0].dtype), g.to(self.params[0].dtype)
-
-    def rows(self) -> tuple[Tensor, Tensor]:
-        """Return inputs (B, n) and gradient (B, m), patches as rows for a 2-d convolution."""
-        x, g = self.take()
-        if isinstance(self.module, nn.Linear):
-            return x.flatten(0, -2), g.flatten(0, -2)
-        conv = self.module
-        assert isinstance(conv, nn.Conv2d)
-        assert not isinstance(conv.padding, str)
-        patches = F.unfold(x, conv.kernel_size, conv.dilation, conv.padding, conv.stride)
-        return patches.mT.flatten(0, 1), g.flatten(2).mT.flatten(0, 1)
-
-
-@contextmanager
-def captured(layers: Iterable[Layer], drop: Iterable[Tensor] = ()) -> Iterator[None]:
-    """Keep inputs and pre-activation gradients of all layers during one pass.
-
-    Args:
-        layers: of one model.
-        drop: parameters whose ``grad`` is dropped as soon as it is there.
-
-    Raises:
-        NotImplementedError: if a layer is used twice.
-        ValueError: if it runs without gradients.
-    """
-    handles = []
-    try:
-        for layer in layers:
-            layer.inputs = layer.gradient = None
-            handles.append(layer.module.register_forward_hook(_watch(layer)))
-        handles += [_hooked(p) for p in drop]
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _hooked(parameter: Tensor) -> Any:
-    return parameter.register_post_accumulate_grad_hook(_drop)  # type: ignore[no-untyped-call]
-
-
-def _drop(parameter: Tensor) -> None:
-    parameter.grad = None
-
-
-def _watch(layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    def keep_gradient(gradient: Tensor) -> None:
-        layer.gradient = gradient.detach()
-
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if layer.inputs is not None:
-            raise NotImplementedError(
-                f"layer {layer.name!r} was used twice in one closure; LocoProp needs one input "
-                "per layer: leave shared layers out (they go to the fallback optimiser), and run "
-                "the whole batch in one forward pass"
-            )
-        if not output.requires_grad:
-            raise ValueError(
-                f"layer {layer.name!r} ran without gradients; the closure must call the model "
-                "with gradients enabled, and loss.backward()"
-            )
-        layer.inputs = inputs[0].detach()
-        output.register_hook(keep_gradient)  # type: ignore[no-untyped-call]
-
-    return keep
+__all__ = ["buckets", "problem_of", "solve_squared"]
 
 
 class Problem:
     """The local problem of one linear layer, or of several of one shape stacked."""
 
-    def __init__(self, layers: list[Layer], gamma: float, prox: float, steps: int) -> None:
+    def __init__(
+        self, layers: list[Layer], gamma: float, prox: float, steps: int, share: float = 1.0
+    ) -> None:
         self.layers, self.prox, self.transfer = layers, prox, layers[0].transfer
+        responses = [layer.response() for layer in layers]
         pairs = [layer.rows() for layer in layers]
         self.x, g = (_stacked(list(part)) for part in zip(*pairs, strict=True))  # (L?, B, n|m)
         self.has_bias = len(layers[0].params) == 2
         weight, bias = self._current()
         self.start = (weight.clone(), None if bias is None else bias.clone()) if prox else None
         rows, n, m = self.x.shape[-2], self.x.shape[-1], g.shape[-1]
+        self.parts = cycle(parts_of(rows, share))
         self.target: Tensor | None = None
         # The gradient of the first local step is gamma times BackProp's: written here, so that
         # g need not be kept.
         self.is_written = True
-        if self.transfer.is_identity and n * m + rows * (n + m) / steps < 2 * rows * m:
+        pays = n * m + rows * (n + m) / steps < 2 * rows * m
+        if self.transfer.is_identity and share == 1 and pays:
             # The gradient of the squared loss is affine in the weights: only x'x is needed.
             x = F.pad(self.x, (0, 1), value=1.0) if self.has_bias else self.x
             self.gram = x.mT @ x  # (n + 1, n + 1)
@@ -149,8 +49,12 @@ class Problem:
         else:
             by_bias = g.sum(-2).mul_(gamma) if self.has_bias else None
             self._write((g.mT @ self.x).mul_(gamma), by_bias)
-            self.target = self.transfer.apply(self._forward(weight, bias))
-            self.target.sub_(g, alpha=gamma)  # in place: memory is what this method lacks
+            known = [r for r in responses if r is not None]
+            if len(known) == len(layers):
+                self.target = torch.sub(_stacked(known), g, alpha=gamma)
+            else:
+                self.target = self.transfer.apply(self._forward(self.x, weight, bias))
+                self.target.sub_(g, alpha=gamma)  # in place: memory is what this method lacks
 
     @staticmethod
     def _joined(weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -161,13 +65,14 @@ class Problem:
         weight = _stacked([layer.params[0] for layer in self.layers])
         return weight, _stacked([la.params[1] for la in self.layers]) if self.has_bias else None
 
-    def _forward(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+    @staticmethod
+    def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Pre-activations (L?, B, m)."""
         if weight.ndim == 2:
-            return F.linear(self.x, weight, bias)
+            return F.linear(x, weight, bias)
         if bias is None:
-            return torch.bmm(self.x, weight.mT)
-        return torch.baddbmm(bias.unsqueeze(-2), self.x, weight.mT)
+            return torch.bmm(x, weight.mT)
+        return torch.baddbmm(bias.unsqueeze(-2), x, weight.mT)
 
     def loss(self) -> Tensor:
         """Local loss of each layer, up to a constant: (L,)."""
@@ -176,7 +81,7 @@ class Problem:
             step = self._joined(weight, bias) - self.origin
             value = (step * (self.slope + 0.5 * step @ self.gram)).sum((-2, -1))
         else:
-            a = self._forward(weight, bias)
+            a = self._forward(self.x, weight, bias)
             value = self.transfer.potential(a).sum((-2, -1)) - (a * self.target).sum((-2, -1))
         if self.start is not None:
             for now, old in zip((weight, bias), self.start, strict=True):
@@ -186,7 +91,11 @@ class Problem:
         return value.reshape(len(self.layers))
 
     def write_gradients(self) -> None:
-        """Put the gradient of the local loss (summed over rows) into each parameter's ``grad``."""
+        """Put the gradient of the local loss (summed over rows) into each parameter's ``grad``.
+
+        The first is that of all rows; later ones are estimates from one part of them after the
+        other.
+        """
         if self.is_written:
             self.is_written = False
             return
@@ -196,8 +105,13 @@ class Problem:
             step = self._joined(weight, bias) - self.origin
             by_weight, by_bias = self._parted(torch.add(self.slope, step @ self.gram))
         else:
-            delta = self.transfer.apply(self._forward(weight, bias)).sub_(self.target)
-            by_weight = delta.mT @ self.x
+            part = next(self.parts)
+            x = self.x[..., part, :]
+            delta = self.transfer.apply(self._forward(x, weight, bias))
+            delta.sub_(self.target[..., part, :])
+            if x.shape[-2] < self.x.shape[-2]:
+                delta.mul_(self.x.shape[-2] / x.shape[-2])
+            by_weight = delta.mT @ x
             by_bias = delta.sum(-2) if self.has_bias else None
         if self.start is not None:
             by_weight = by_weight.add(weight - self.start[0], alpha=self.prox)
@@ -220,19 +134,21 @@ class Problem:
 class GeneralProblem:
     """The local problem of any layer, its gradient by automatic differentiation."""
 
-    def __init__(self, layer: Layer, gamma: float, prox: float) -> None:
+    def __init__(self, layer: Layer, gamma: float, prox: float, share: float = 1.0) -> None:
         self.layers, self.prox = [layer], prox
         self.x, g = layer.take()
         self.start = [p.detach().clone() for p in layer.params] if prox else None
-        self.target = layer.transfer.apply(self._forward()) - gamma * g
+        self.target = layer.transfer.apply(self._forward(self.x)) - gamma * g
+        # The first gradient is that of the whole batch.
+        self.parts = chain([slice(None)], cycle(parts_of(len(self.x), share)))
 
-    def _forward(self) -> Tensor:
+    def _forward(self, x: Tensor) -> Tensor:
         # The module's own forward: no hooks, and parametrisations are respected.
-        return torch.as_tensor(self.layers[0].module.forward(self.x))
+        return torch.as_tensor(self.layers[0].module.forward(x))
 
     def loss(self) -> Tensor:
         """Local loss, up to a constant: (1,)."""
-        a = self._forward()
+        a = self._forward(self.x)
         value = self.layers[0].transfer.potential(a).sum() - (a * self.target).sum()
         if self.start is not None:
             for p, old in zip(self.layers[0].params, self.start, strict=True):
@@ -241,15 +157,27 @@ class GeneralProblem:
 
     def write_gradients(self) -> None:
         """Put the gradient of the local loss (summed over rows) into each parameter's ``grad``."""
-        layer = self.layers[0]
+        layer, part = self.layers[0], next(self.parts)
+        x = self.x[part]
         with torch.enable_grad():
-            a = self._forward()
-            delta = layer.transfer.apply(a.detach().clone()).sub_(self.target)
+            a = self._forward(x)
+            delta = layer.transfer.apply(a.detach().clone()).sub_(self.target[part])
+            delta.mul_(len(self.x) / len(x))
             found = torch.autograd.grad(a, layer.params, delta)
         for i, (p, gradient) in enumerate(zip(layer.params, found, strict=True)):
             p.grad = gradient
             if self.start is not None:
                 p.grad = gradient.add(p.detach() - self.start[i], alpha=self.prox)
+
+
+def parts_of(rows: int, share: float) -> list[slice]:
+    """Return slices of ``share`` of the rows each, which together are all rows.
+
+    >>> parts_of(10, 0.4)
+    [slice(0, 4, None), slice(4, 8, None), slice(8, 10, None)]
+    """
+    size = max(1, round(rows * share))
+    return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
 
 
 def _stacked(tensors: list[Tensor]) -> Tensor:
@@ -272,12 +200,12 @@ def buckets(layers: list[Layer], batched: bool) -> list[list[Layer]]:
 
 
 def problem_of(
-    bucket: list[Layer], gamma: float, prox: float, steps: int
+    bucket: list[Layer], gamma: float, prox: float, steps: int, share: float = 1.0
 ) -> Problem | GeneralProblem:
     """Return the local problem of one layer, or of several plain linear ones of one shape."""
     if bucket[0].is_plain_linear:
-        return Problem(bucket, gamma, prox, steps)
-    return GeneralProblem(bucket[0], gamma, prox)
+        return Problem(bucket, gamma, prox, steps, share)
+    return GeneralProblem(bucket[0], gamma, prox, share)
 
 
 def solve_squared(layer: Layer, gamma: float, prox: float) -> None:

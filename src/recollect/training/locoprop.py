@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from recollect._checks import check_integer, check_one_of
-from recollect.training.local import Layer, buckets, captured, problem_of, solve_squared
+from recollect.training.layers import Layer, captured, is_layer, refuse_sharing, solvable, trained
+from recollect.training.local import buckets, problem_of, solve_squared
 from recollect.training.transfers import IDENTITY, Transfer, following, named, transfer_of
 
 __all__ = ["LocoProp"]
 
 Inner = Callable[[list[Tensor]], Optimizer]
-_OWN = ("gamma", "local_steps", "local_floor", "prox")
 
 
 def _rmsprop(params: list[Tensor], lr: float) -> Optimizer:
@@ -48,12 +48,16 @@ class LocoProp(Optimizer):
     Args:
         layers: a model (all its layers; its other trained parameters fall back), an iterable of
             layers, or groups: dicts with ``"layers"`` (or ``"params"`` for the fallback) and
-            any of ``gamma``, ``local_steps``, ``local_floor``, ``prox``, ``inner``, ``lr``.
+            any of ``gamma``, ``local_steps``, ``local_floor``, ``local_share``, ``prox``,
+            ``inner``, ``lr``.
         lr: of the default inner optimiser (RMSProp, decay 0.9, momentum 0.9, eps 1e-5).
         variant: ``"M"`` (matching loss) or ``"S"`` (squared loss).
         gamma: activation learning rate.
         local_steps: K.
         local_floor: least fraction of ``lr`` in local steps.
+        local_share: share of the batch that a local step sees. The first step sees all of it (its
+            gradient is BackProp's); at less than 1 the later ones walk through parts of it, each
+            gradient scaled to the whole batch. At 1 / K they cost one more pass all together.
         prox: weight of ``1/2 ||W - W_old||^2`` in the local problem.
         inner: builds the local optimiser from a list of parameters; once per group.
         activations: layer -> its activation (a module or a name), where it does not stand next in
@@ -99,6 +103,7 @@ class LocoProp(Optimizer):
         gamma: float = 10.0,
         local_steps: int = 10,
         local_floor: float = 0.25,
+        local_share: float = 1.0,
         prox: float = 0.0,
         inner: Inner | None = None,
         activations: Mapping[nn.Module, nn.Module | str] | None = None,
@@ -127,6 +132,7 @@ class LocoProp(Optimizer):
             "gamma": gamma,
             "local_steps": local_steps,
             "local_floor": local_floor,
+            "local_share": local_share,
             "prox": prox,
             "inner": inner,
         }
@@ -140,7 +146,7 @@ class LocoProp(Optimizer):
         """Turn what the user gave into groups of layers, then a group of what is left."""
         if isinstance(layers, nn.Module):
             self._read(layers)
-            found = [m for m in layers.modules() if _is_layer(m) and _trained(m)]
+            found = [m for m in layers.modules() if is_layer(m) and trained(m)]
             inside = {id(p) for m in found for p in m.parameters()}
             rest = [p for p in layers.parameters() if p.requires_grad and id(p) not in inside]
             if not found:
@@ -177,7 +183,7 @@ class LocoProp(Optimizer):
             modules = [given] if isinstance(given, nn.Module) else list(given)
             layers = [la for module in modules for la in self._layers_of(module)]
             group["params"] = [p for layer in layers for p in layer.params]
-            _refuse_sharing(group["params"])
+            refuse_sharing(group["params"])
         elif isinstance(group["params"], Tensor):
             group["params"] = [group["params"]]
         group["params"] = list(group["params"])
@@ -200,20 +206,27 @@ class LocoProp(Optimizer):
         """Return the layers of a layer or of a container."""
         if module not in self._names:
             self._read(module)
-        found = [m for m in module.modules() if _is_layer(m)]
+        found = [m for m in module.modules() if is_layer(m)]
         if not found:
             raise TypeError(
                 f"expected linear or convolution layers, got {type(module).__name__}; give other "
                 "parameters as {'params': ...}"
             )
         for m in found:
-            if not _trained(m):
+            if not trained(m):
                 raise ValueError(f"layer {self._names[m]!r} has no parameter that is trained")
-            if self._closed_form and not _solvable(m):
+            if self._closed_form and not solvable(m):
                 raise ValueError(
                     f"closed_form is for nn.Linear and ungrouped, zero-padded nn.Conv2d, got {m}"
                 )
-        return [Layer(self._names[m], m, self._transfer(m)) for m in found]
+        return [Layer(self._names[m], m, self._transfer(m), *self._after(m)) for m in found]
+
+    def _after(self, module: nn.Module) -> tuple[nn.Module | None, bool]:
+        """Return the module that applies the transfer function, and whether nothing follows."""
+        if self._variant == "S":
+            return None, False
+        then = self._activations.get(module, self._follows.get(module))
+        return then if isinstance(then, nn.Module) else None, then is None
 
     def _transfer(self, module: nn.Module) -> Transfer:
         """Return the transfer function of the local loss of a layer."""
@@ -282,7 +295,7 @@ class LocoProp(Optimizer):
             )
         every = [layer for layers in self._layers for layer in layers]
         try:
-            with captured(every, self._dropped()), torch.enable_grad():
+            with captured(every, self._spared()), torch.enable_grad():
                 loss = closure()
             if loss is None or not math.isfinite(torch.as_tensor(loss).item()):
                 raise ValueError(f"expected a finite loss from the closure, got {loss}")
@@ -302,7 +315,7 @@ class LocoProp(Optimizer):
                     self._update(group, layers, inner)
         finally:
             for layer in every:
-                layer.inputs = layer.gradient = None
+                layer.forget()
         return loss
 
     def _update(self, group: dict[str, Any], layers: list[Layer], inner: Optimizer) -> None:
@@ -338,15 +351,16 @@ class LocoProp(Optimizer):
             return self._sequential
         return bool(sum(p.numel() for p in group["params"]) >= 1_000_000)
 
-    def _dropped(self) -> list[Tensor]:
-        """Parameters whose BackProp gradient nobody will read."""
+    def _spared(self) -> list[Layer]:
+        """Layers whose parameters' BackProp gradient nobody will read."""
         groups = zip(self.param_groups, self._layers, strict=True)
-        return [p for g, ls in groups if ls and self._one_by_one(g) for p in g["params"]]
+        return [layer for g, layers in groups if self._one_by_one(g) for layer in layers]
 
     def _walk(self, group: dict[str, Any], together: list[list[Layer]], inner: Optimizer) -> None:
         """Take all local steps of some layers."""
         steps, base = group["local_steps"], group["lr"]
-        local = [problem_of(bucket, group["gamma"], group["prox"], steps) for bucket in together]
+        dials = (group["gamma"], group["prox"], steps, group["local_share"])
+        local = [problem_of(bucket, *dials) for bucket in together]
         before = [problem.loss() for problem in local] if self._record else []
         try:
             for k in range(steps):
@@ -371,38 +385,13 @@ class LocoProp(Optimizer):
         return list(self._losses)
 
 
-def _is_layer(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
-
-
-def _trained(module: nn.Module) -> bool:
-    return any(p.requires_grad for p in module.parameters())
-
-
-def _solvable(module: nn.Module) -> bool:
-    """Whether patches as rows make the layer linear, with all its parameters trained."""
-    if not all(p.requires_grad for p in module.parameters()):
-        return False
-    if type(module) is nn.Conv2d:
-        plain = module.groups == 1 and module.padding_mode == "zeros"
-        return plain and not isinstance(module.padding, str)
-    return type(module) is nn.Linear
-
-
-def _refuse_sharing(params: list[Tensor]) -> None:
-    if len({id(p) for p in params}) < len(params):
-        raise NotImplementedError(
-            "two layers share a parameter, so that their local problems are not separate; leave "
-            "shared layers out (give their parameters as {'params': ...})"
-        )
-
-
 def _check_numbers(group: Mapping[str, Any]) -> None:
     """Refuse numbers out of range."""
     if not (math.isfinite(group["gamma"]) and group["gamma"] > 0):
         raise ValueError(f"gamma must be positive, got {group['gamma']}")
     check_integer("local_steps", group["local_steps"], minimum=1)
-    if not 0 < group["local_floor"] <= 1:
-        raise ValueError(f"local_floor must lie in (0, 1], got {group['local_floor']}")
+    for name in ("local_floor", "local_share"):
+        if not 0 < group[name] <= 1:
+            raise ValueError(f"{name} must lie in (0, 1], got {group[name]}")
     if not (math.isfinite(group["prox"]) and group["prox"] >= 0):
         raise ValueError(f"prox must not be negative, got {group['prox']}")
