@@ -82,13 +82,13 @@ def measure(
 
 def vit_small() -> nn.Module:
     """A ViT-S of timm with random weights."""
-    _let_torchvision_be_imported()
+    let_torchvision_be_imported()
     import timm
 
     return timm.create_model("vit_small_patch16_224", pretrained=False).eval()
 
 
-def _let_torchvision_be_imported() -> None:
+def let_torchvision_be_imported() -> None:
     """Define the operators whose absence stops ``import torchvision`` beside a CPU torch."""
     try:
         import torchvision  # noqa: F401

@@ -303,16 +303,21 @@ class Bags:
         Returns:
             names, estimate (B, P), std (B, P).
         """
-        estimate, std, wider = self._estimates(values, count)
-        factor = torch.where(count == 1, self.stretch.single, self.stretch.sums) * wider
+        estimate, std, wider, freed = self._estimates(values, count)
+        # Sums of held-back glances allow narrower bars, but not where counts moved together.
+        sums = self.stretch.sums + max(1 - self.stretch.sums, 0.0) * freed
+        factor = torch.where(count == 1, self.stretch.single, sums) * wider
         return self.names, estimate, std * factor[:, None]
 
-    def _estimates(self, values: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the estimates (B, P), the model's deviations (B, P) and the misfits (B,)."""
+    def _estimates(self, values: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return estimates (B, P), the model's deviations (B, P), misfits (B,) and freedoms (B,).
+
+        The last, (B,), is 0 where counts moved as those of glances drawn alone, 1 where together.
+        """
         first = len(self.places)
         estimate = torch.empty(len(values), len(self.names), dtype=torch.float64)
         std = torch.empty_like(estimate)
-        wider = torch.empty(len(values), dtype=torch.float64)
+        wider, freed = (torch.empty(len(values), dtype=torch.float64) for _ in range(2))
         for w in self._windows(values, count):
             factor, cross = self._system(w.system)
             gain = torch.cholesky_solve(cross[first:].T, factor)
@@ -322,7 +327,8 @@ class Bags:
             std[w.rows] = ((own - told).clamp_min(0) * w.number).sqrt()
             white = torch.linalg.solve_triangular(factor, w.centred.T, upper=False)
             wider[w.rows] = misfit(white.square().sum(0) / w.number, self.dim)
-        return estimate, std, wider
+            freed[w.rows] = math.log(w.system.size) / max(math.log(w.number), 1e-9)
+        return estimate, std, wider, freed.clamp(0, 1)
 
     @cached_property
     def stretch(self) -> Stretch:
@@ -335,7 +341,7 @@ class Bags:
 
     def errors(self, values: Tensor, count: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         """Return the errors of the counts (B, P), and the deviations that are expected."""
-        estimate, std, wider = self._estimates(values, count)
+        estimate, std, wider, _ = self._estimates(values, count)
         return estimate - truth, std * wider[:, None]
 
     def true_counts(self, trace: Trace) -> Tensor:

@@ -28,7 +28,7 @@ FEWEST = 5
 GROUPINGS = 8
 # Windows may be more unlike the usual than sums of held-back glances are: where these ask for
 # narrower bars than the model's, so much wider than they ask, and at most the model's.
-UNLIKE = 1.1
+UNLIKE = 1.2
 
 
 class Stretch(NamedTuple):

@@ -28,21 +28,25 @@ _TABLES = (nn.Embedding, nn.EmbeddingBag)
 
 @dataclass(eq=False)
 class _LookedUp:
-    """The look-ups of one call of a table.
+    """The look-ups of one call of a table, sorted by module once: columns are slices of them.
 
     Attributes:
         table: name of the table.
-        rows: (n,) looked up, glance by glance, in order.
-        glance: (n,) ascending.
+        place: (n,) number of each look-up's module, ascending.
+        glance: (n,) ascending within a module.
+        nth: (n,) place among the call's look-ups of its glance.
         weight: (n,) of the look-ups.
         vectors: (n, m) what was found.
+        counts: (B,) look-ups of each glance.
     """
 
     table: str
-    rows: IntArray
+    place: npt.NDArray[Any]
     glance: IntArray
+    nth: IntArray
     weight: npt.NDArray[np.float32]
     vectors: Tensor
+    counts: IntArray
 
 
 class LookupsView(View):
@@ -127,7 +131,9 @@ class LookupsView(View):
         place = np.full(size, len(rows), dtype=np.int64)
         place[rows] = np.arange(len(rows))
         place[[r for r in left_out if r < size]] = -1
-        return _Table((*called, other), place)
+        # Few modules are sorted by their digits, in linear time.
+        small = place.astype(np.int16) if len(rows) < 2**15 else place
+        return _Table((*called, other), small)
 
     def see(self, run: Run, call: int, module: nn.Module, args: Any, output: Any) -> None:
         """Note which rows were looked up, for which glance."""
@@ -156,13 +162,34 @@ class LookupsView(View):
         ):
             run.not_folded.append((name, tuple(ids.shape)))
             return
-        rows = ids.reshape(-1).cpu().numpy().astype(np.int64)
-        kept = np.flatnonzero(self._tables[name].place[rows] >= 0)
-        vectors = module.weight.detach()[torch.from_numpy(rows[kept]).to(ids.device)]  # type: ignore[operator]
-        heavy = np.ones(len(rows)) if weight is None else weight.reshape(-1).cpu().numpy()
-        self._found.append(
-            _LookedUp(name, rows[kept], glance[kept],
-                      check_weights(name, heavy, len(rows))[kept], vectors)
+        rows = ids.reshape(-1).cpu().numpy()
+        self._found.append(self._sorted(name, module, rows, glance, weight, run.batch))
+
+    def _sorted(
+        self,
+        name: str,
+        module: nn.Module,
+        rows: IntArray,
+        glance: IntArray,
+        weight: Tensor | None,
+        batch: int,
+    ) -> _LookedUp:
+        """Sort look-ups by module, and find their vectors in that order."""
+        place = self._tables[name].place[rows]
+        kept = np.flatnonzero(place >= 0)
+        place, glance = place[kept], glance[kept]
+        counts = np.bincount(glance, minlength=batch)
+        nth = np.arange(len(kept)) - np.repeat(np.cumsum(counts) - counts, counts)
+        order = np.argsort(place, kind="stable")
+        chosen = kept[order]
+        heavy = np.ones(len(kept), dtype=np.float32)
+        if weight is not None:
+            heavy = check_weights(name, weight.reshape(-1).cpu().numpy(), len(rows))[chosen]
+        table: Any = module.weight
+        vectors = table.detach()[torch.from_numpy(rows[chosen]).to(table.device)]
+        return _LookedUp(
+            name, place[order], glance[order], nth[order], heavy,
+            check_attributes(name, vectors), counts,
         )  # fmt: skip
 
     def piece(self, name: str, t: Tensor, layout: Layout, module: nn.Module) -> Piece | None:
@@ -181,29 +208,21 @@ class LookupsView(View):
         begin = np.zeros(run.batch, dtype=np.int64)
         columns: dict[str, Column] = {}
         for one in found:
-            counts = np.bincount(one.glance, minlength=run.batch)
-            starts = np.cumsum(counts) - counts
-            rank = begin[one.glance] + np.arange(len(one.rows)) - starts[one.glance]
-            begin = begin + counts
-            self._split(one, rank, columns)
+            self._split(one, one.nth + begin[one.glance], columns)
+            begin = begin + one.counts
         run.built = Trace(columns, run.batch)
 
     def _split(self, one: _LookedUp, rank: IntArray, columns: dict[str, Column]) -> None:
         """Make a column of every module that was looked up."""
-        table = self._tables[one.table]
-        place = table.place[one.rows]
-        vectors = check_attributes(one.table, one.vectors)
-        # Sorted once: the columns are slices, so that thousands of words cost no copies each.
-        order = np.argsort(place, kind="stable")
-        place, vectors = place[order], vectors[torch.from_numpy(order)]
-        glance, rank, weight = one.glance[order], rank[order], one.weight[order]
-        cuts = np.flatnonzero(np.diff(place)) + 1
-        for a, b in pairwise([0, *cuts.tolist(), len(place)] if len(place) else []):
-            name = table.names[place[a]]
-            made = Column(
-                name, (name,), vectors[a:b], glance[a:b], np.zeros(b - a, dtype=np.int64),
-                rank[a:b], weight[a:b],
-            )  # fmt: skip
+        names = self._tables[one.table].names
+        number = len(one.place)
+        cuts = [0, *(np.flatnonzero(np.diff(one.place)) + 1).tolist(), number] if number else []
+        member = np.zeros(number, dtype=np.int64)
+        vectors = torch.split(one.vectors, np.diff(cuts).tolist()) if cuts else ()
+        for (a, b), own in zip(pairwise(cuts), vectors, strict=True):
+            name = names[one.place[a]]
+            made = Column(name, (name,), own, one.glance[a:b], member[a:b], rank[a:b],
+                          one.weight[a:b])  # fmt: skip
             columns[name] = made if name not in columns else _joined(columns[name], made)
 
 
@@ -212,7 +231,7 @@ class _Table:
     """Names of a table's modules, and the place of each row's among them (-1: left out)."""
 
     names: tuple[str, ...]
-    place: IntArray
+    place: npt.NDArray[Any]
 
 
 def _bags(name: str, offsets: Any, total: int, has_end: bool) -> tuple[IntArray, int]:

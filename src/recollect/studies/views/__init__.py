@@ -7,6 +7,7 @@ line in ``_VIEWS``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from recollect._answers import Answer
 from recollect._checks import unknown_name
 from recollect.studies.figures import figure
+from recollect.studies.running import Journal
 from recollect.studies.views.row import ViewRow
 
 __all__ = ["VIEWS", "ViewRow", "draw", "measure", "study"]
@@ -36,12 +38,14 @@ VIEWS = tuple(_VIEWS)
 _COLUMNS = {
     "name": "view", "glances": "glances", "modules": "modules", "bytes": "bytes",
     "raw_bytes": "raw bytes", "attribute_r2": "R2", "attribute_r2_mean": "R2 prior",
-    "attribute_coverage": "bars", "count_coverage": "counts", "count_error": "count error",
+    "attribute_coverage": "bars", "fixed": "fixed", "count_coverage": "counts",
+    "count_ideal": "ideal", "constant": "constant", "count_error": "count error",
+    "count_prior": "error prior",
     "similarity_precision": "alike", "similarity_raw": "alike raw",
     "similarity_chance": "chance", "overhead": "cost",
 }  # fmt: skip
 # Of these the table has no deviations: they say nothing of sketches.
-_STEADY = ("raw_bytes", "attribute_r2_mean", "similarity_chance")
+_STEADY = ("raw_bytes", "attribute_r2_mean", "similarity_chance", "count_ideal", "count_prior")
 
 
 def measure(name: str, quick: bool = True, data: str | None = None, seed: int = 0) -> ViewRow:
@@ -56,23 +60,35 @@ def measure(name: str, quick: bool = True, data: str | None = None, seed: int = 
     return row(quick, None if data is None else Path(data), seed)
 
 
-def study(quick: bool = False, data: str | None = None) -> Answer:
+def study(quick: bool = False, data: str | None = None, keep: str | None = None) -> Answer:
     """Return a row for every view: means over seeds, and the deviations beside them.
 
     Args:
-        quick: one seed, smaller networks.
+        quick: one seed, smaller networks; else three seeds, about ten minutes (with data twenty).
         data: folder of data for the views that can use it; else scikit-learn's digits and what
             else comes with a dependency.
+        keep: folder to write rows to as they are found, and to go on from.
     """
+    journal = Journal(keep, "views")
+
+    def row(view: str, seed: int) -> ViewRow:
+        about = {"view": view, "quick": quick, "data": data is not None, "seed": seed}
+        found = journal.row(about, lambda: asdict(measure(view, quick, data, seed)))
+        assert found is not None
+        return ViewRow(**found)
+
     seeds = range(1 if quick else 3)
-    found = [[measure(v, quick, data, s) for s in seeds] for v in VIEWS]
+    found = [[row(v, s) for s in seeds] for v in VIEWS]
     rows = [_over_seeds(same) for same in found]
     return Answer(
         {k: [r[k] for r in rows] for k in rows[0]},
         title="views: what a memory of sketches answers for each modular network",
         notes=[
             "R2: of decoded attributes, median module (R2 prior: of the prior's means); bars: "
-            "share of numbers inside 90 % error bars; counts: true counts inside 90 % intervals",
+            "share of numbers inside 90 % error bars; fixed: modules of one attribute, without R2",
+            "counts: true counts of 20 glances inside 90 % intervals, from sketches alone (ideal: "
+            "what intervals that hold the nearest whole number should), without the constant "
+            "modules; error: summed, over the true sum (error prior: of the usual number)",
             "alike: share of the ten most similar with the query's label (alike raw: by raw "
             "numbers); cost: processor time of a watched forward over a plain one, less one",
             *(f"{same[0].name}: {same[0].notes}" for same in found),

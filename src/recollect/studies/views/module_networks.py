@@ -14,23 +14,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from recollect.sketching import Prior, Sketcher
 from recollect.studies.views.drawn.drawing import drawn_scenes
 from recollect.studies.views.drawn.network import ModuleNetwork, accuracy, majority, pooled, train
 from recollect.studies.views.drawn.scenes import Example, nlvr_scenes, pictures_of
 from recollect.studies.views.drawn.truth import executed
 from recollect.studies.views.row import ViewRow
-from recollect.studies.views.scoring import Likeness, overhead_of, raw_vectors, score
+from recollect.studies.views.scoring import Likeness, counted, overhead_of, raw_vectors, score
 from recollect.tracing import Trace, capture, trace
 
 __all__ = ["measure", "seen"]
 
-DIM = 256
+DIM, WIDE = 256, 1024
 
 
 def measure(quick: bool, data: Path | None, seed: int) -> ViewRow:
     """Train a network, let a memory watch it, and return the view's row."""
     learn, ask, source = _examples(quick, data, seed)
-    epochs = (4, 2) if quick else (12, 4)
+    epochs = (4, 2) if quick else (8, 3)
     network = train(learn, seed, *epochs)
     known = [e for e in ask if e.layout is not None]
     now = seen(network, known)
@@ -40,12 +41,16 @@ def measure(quick: bool, data: Path | None, seed: int) -> ViewRow:
     right, common = accuracy(network, known), majority(known)
     batch = pictures_of(known), [e.layout for e in known]
     watch = partial(capture, network, view="layout", reduce=pooled)
+    sketcher = Sketcher(dim=WIDE, seed=seed)
+    sketcher.admit(past, measure_scales=True)
+    wider = counted(sketcher, Prior.fit(past), now)
     return score(
         "layout", past, now, [Likeness(kinds, raw_vectors(now))], dim=DIM, seed=seed,
         overhead=overhead_of(network, batch, watch),
         notes=f"neural module network, {source}; held-out sentences right {right:.3f}, the "
         f"commoner truth {common:.3f}, layouts run by hand {by_hand:.3f}; label: the layout "
-        "without its words",
+        f"without its words; counts with sketches of {WIDE + 2:,} bytes: error {wider.error:.3f}, "
+        f"inside {wider.coverage:.3f}; from skeletons they are exact",
     )  # fmt: skip
 
 
@@ -64,7 +69,7 @@ def _examples(
 ) -> tuple[list[Example], list[Example], str]:
     """Return what is learned from, what is asked about, and where it comes from."""
     if data is None:
-        count = 500 if quick else 1500
+        count = 500 if quick else 1000
         drawn = drawn_scenes(count, seed)
         return drawn[: count // 2], drawn[count // 2 :], "drawn scenes in the style of NLVR"
     read = nlvr_scenes(data)

@@ -5,6 +5,7 @@ Shape letters: B glances, m numbers of an attribute, W windows.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -26,10 +27,15 @@ from recollect.sketching import Prior, Sketcher
 from recollect.studies.views.row import ViewRow
 from recollect.tracing import Trace
 
-__all__ = ["Likeness", "overhead_of", "raw_vectors", "score"]
+__all__ = [
+    "AttributeScore", "CountScore", "Likeness", "attributes_read", "counted", "overhead_of",
+    "raw_vectors", "score",
+]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float64]
 WINDOW, NEAREST, QUERIES, DECODED = 20, 10, 40, 60
+# Variance, over the mean square, below which an attribute is the same in every glance.
+FIXED = 1e-9
 
 
 @dataclass(frozen=True)
@@ -73,16 +79,18 @@ def score(
     sketcher = Sketcher(dim=dim, seed=seed)
     sketcher.admit(past, measure_scales=True)
     prior = Prior.fit(past)
-    coverage, error = _counts(sketcher, prior, now)
-    r2, mean_r2, held = _attributes(sketcher, prior, past, now)
+    counts = counted(sketcher, prior, now)
+    read = attributes_read(sketcher, prior, past, now)
     with TemporaryDirectory() as folder, _stored(Path(folder), sketcher, now) as memory:
         found = np.array([_similarity(memory, now, one, seed) for one in likeness]).mean(0)
         modules = len(memory.modules.names)
     raw = sum(c.attributes.numel() for c in now.columns.values()) * 4 / len(now)
     return ViewRow(
-        name, modules, len(now), coverage, error, r2, held, float(found[0]), overhead, notes,
-        attribute_r2_mean=mean_r2, similarity_chance=float(found[2]),
-        similarity_raw=float(found[1]), bytes=dim + 2, raw_bytes=raw,
+        name, modules, len(now), counts.coverage, counts.error, read.r2, read.coverage,
+        float(found[0]), overhead, notes, attribute_r2_mean=read.r2_mean,
+        similarity_chance=float(found[2]), similarity_raw=float(found[1]),
+        count_ideal=counts.ideal, count_prior=counts.prior, constant=counts.constant,
+        fixed=read.fixed, bytes=dim + 2, raw_bytes=raw,
     )  # fmt: skip
 
 
@@ -134,57 +142,116 @@ def raw_vectors(trace: Trace, families: Sequence[str] | None = None) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def _counts(sketcher: Sketcher, prior: Prior, now: Trace) -> tuple[float, float]:
-    """Return how many true counts of windows stand in their intervals, and the error of all."""
-    inside, off, total = [], 0.0, 0.0
+@dataclass(frozen=True)
+class CountScore:
+    """How well counts of windows are read; see ``ViewRow`` for the words."""
+
+    coverage: float
+    ideal: float
+    error: float
+    prior: float
+    constant: int
+
+
+def counted(sketcher: Sketcher, prior: Prior, now: Trace) -> CountScore:
+    """Judge counts that are read from sums of the sketches of 20 glances each.
+
+    Args:
+        sketcher: that has admitted the modules.
+        prior: what is usual; modules that it has never met are left out.
+        now: glances, in windows of 20 as they come.
+    """
+    known = [m for m in now.modules if m in prior.modules]
+    places = {m: i for i, m in enumerate(known)}
+    usual = _true_counts(prior.sample, places) * WINDOW / len(prior.sample)
+    estimates, stds, truths = [], [], []
     for start in range(0, len(now) - WINDOW + 1, WINDOW):
         window = now[start : start + WINDOW]
         read = sketcher.decode(sketcher.encode(window).sum(), prior=prior)
-        names, estimate, std = read.count_estimates()
-        estimate = np.maximum(np.asarray(estimate)[0], 0.0)
-        half = Z90 * np.asarray(std)[0]
-        nearest = np.rint(estimate)
-        true = _true_counts(window, names)
-        low, high = np.fmin(estimate - half, nearest), np.fmax(estimate + half, nearest)
-        inside.append((true >= low) & (true <= high))
-        off += float(np.abs(estimate - true).sum())
-        total += float(true.sum())
-    return float(np.concatenate(inside).mean()), off / total
+        _, estimate, std = read.count_estimates(known)
+        estimates.append(np.maximum(estimate[0], 0.0))
+        stds.append(std[0])
+        truths.append(_true_counts(window, places))
+    estimate, std, true = np.array(estimates), np.array(stds), np.array(truths)
+    varies = true.std(0) > 0
+    off, rival = np.abs(estimate - true).sum(), np.abs(usual - true).sum()
+    inside, ideal = _held(estimate[:, varies], std[:, varies], true[:, varies])
+    return CountScore(
+        inside, ideal, float(off / true.sum()), float(rival / true.sum()), int((~varies).sum())
+    )
 
 
-def _true_counts(trace: Trace, names: Sequence[str]) -> FloatArray:
-    counts = dict.fromkeys(names, 0.0)
+def _held(estimate: FloatArray, std: FloatArray, true: FloatArray) -> tuple[float, float]:
+    """Return what whole-numbered 90 % intervals hold, and what ideal ones of their width would.
+
+    An interval of ``estimate +- 1.645 std`` is widened to hold the nearest whole number. Errors
+    that are normal with this deviation lie inside with probability 0.9, or with
+    ``P(|error| < 1/2)`` if that is more.
+    """
+    if not estimate.size:
+        return math.nan, math.nan
+    nearest, half = np.rint(estimate), Z90 * std
+    low, high = np.fmin(estimate - half, nearest), np.fmax(estimate + half, nearest)
+    alone = torch.special.erf(torch.from_numpy(0.5 / np.maximum(std, 1e-9) / 2**0.5)).numpy()
+    return float(((true >= low) & (true <= high)).mean()), float(np.maximum(alone, 0.9).mean())
+
+
+def _true_counts(trace: Trace, places: dict[str, int]) -> FloatArray:
+    counts = np.zeros(len(places))
     for c in trace.columns.values():
         for member, n in zip(
             c.members, np.bincount(c.member, minlength=len(c.members)), strict=True
         ):
-            counts[member] = float(n)
-    return np.array([counts[n] for n in names])
+            if member in places:
+                counts[places[member]] = n
+    return counts
 
 
-def _attributes(
-    sketcher: Sketcher, prior: Prior, past: Trace, now: Trace
-) -> tuple[float, float, float]:
-    """Return median-module R2 of decoding, of the prior's means alone, and what bars cover."""
+@dataclass(frozen=True)
+class AttributeScore:
+    """How well attributes of single glances are read; see ``ViewRow`` for the words."""
+
+    r2: float
+    r2_mean: float
+    coverage: float
+    fixed: int
+
+
+def attributes_read(sketcher: Sketcher, prior: Prior, past: Trace, now: Trace) -> AttributeScore:
+    """Judge attributes that are decoded from single sketches, module by module.
+
+    A module whose attribute is the same in every glance (the vector of one word) has no variance
+    to be explained, and no R2: it is counted, and its error bars are judged.
+
+    Args:
+        sketcher: that has admitted the modules.
+        prior: fitted on ``past``.
+        past: whose mean is the rival.
+        now: glances; the first 60 are judged, and modules with ten objects there.
+    """
     now = now[: min(DECODED, len(now))]
     decoded = sketcher.decode(sketcher.encode(now), prior=prior)
-    ours, rival, inside = [], [], []
+    ours, rival, inside, fixed = [], [], [], 0
     for module in now.modules:
         true = now.objects(module).attributes.cpu().double()
         if len(true) < 10 or module not in past.modules:
             continue
-        usual = past.objects(module).attributes.cpu().double().mean(0)
         found = decoded.objects(module)
         error = found.attributes.cpu().double() - true
-        spread = (true - true.mean(0)).square().sum().clamp_min(1e-12)
-        ours.append(1 - float(error.square().sum() / spread))
-        rival.append(1 - float((true - usual).square().sum() / spread))
         assert found.std is not None
         inside.append((error.abs() <= Z90 * found.std.cpu().double() + 1e-6).flatten())
-    return (
-        float(np.median(ours)),
-        float(np.median(rival)),
-        float(torch.cat(inside).double().mean()),
+        spread = float((true - true.mean(0)).square().sum())
+        if spread <= FIXED * float(true.square().sum()):
+            fixed += 1
+            continue
+        usual = past.objects(module).attributes.cpu().double().mean(0)
+        ours.append(1 - float(error.square().sum()) / spread)
+        rival.append(1 - float((true - usual).square().sum()) / spread)
+    return AttributeScore(
+        float(np.median(ours)) if ours else math.nan,
+        float(np.median(rival)) if rival else math.nan,
+        float(torch.cat(inside).double().mean()) if inside else math.nan,
+        fixed,
     )
 
 
