@@ -48,6 +48,7 @@ def draw_river(answer: Answer, path: str) -> None:
     """
     rows = [r for r in answer if "4 passes" in r["method"]]
     last = [m for m in _names(rows, "method") if not m.endswith("averaged")]
+    steps = sorted({r["step"] for r in rows})
     with figure(path, width=9.5, height=3.4) as drawn:
         panels = drawn.subplots(1, 2, sharey=True)
         for axes, column in zip(panels, ("error", "bias"), strict=True):
@@ -58,6 +59,8 @@ def draw_river(answer: Answer, path: str) -> None:
                               color=colour, label=method)  # fmt: skip
             axes.set_xscale("log")
             axes.set_yscale("log")
+            axes.set_xticks(steps, [f"{v:g}" for v in steps])
+            axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
             axes.set_xlabel("step")
             axes.set_title(f"{column} of Q")
         _legend(drawn, panels)
