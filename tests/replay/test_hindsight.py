@@ -82,18 +82,22 @@ def test_networks_side_by_side_are_networks_alone() -> None:
 
 
 def test_one_seed_s_large_gradient_does_not_shrink_another_s() -> None:
-    rings = [TransitionRing(8, (4,)) for _ in range(2)]
     rng = np.random.default_rng(0)
-    for scale, ring in zip((1, 1e4), rings, strict=True):
-        for _ in range(8):
-            ring.add(scale * rng.random(4), 0, 1.0, scale * rng.random(4), False)
-    samplers = [IntrospectiveSampler(4, 1, "uer") for _ in rings]
+    seen = rng.random((8, 2, 2, 4)) * np.array([1, 1e4])[:, None, None]  # (time, seed, 2, 4)
+    samplers = [IntrospectiveSampler(4, 1, "uer") for _ in range(2)]
     found = []
     for count in (1, 2):
+        ring = TransitionRing(8 * count, (4,))
+        for x, then in seen[:, :count].reshape(-1, 2, 4):
+            ring.add(x, 0, 1.0, then, False)
+        rows = np.array([[0, 5, 2, 3], [7, 1, 1, 4]])[:count]
+        batch = dqn._gathered(ring, rows)
+        for s in range(count):
+            np.testing.assert_allclose(batch.observations[s], seen[rows[s], s, 0], rtol=1e-6)
+            np.testing.assert_allclose(batch.following[s], seen[rows[s], s, 1], rtol=1e-6)
         online, target = dqn.SideBySide(count, 4, 2), dqn.SideBySide(count, 4, 2)
         optimizer = torch.optim.SGD(online.parameters(), 0.0)
-        rows = [np.arange(4)] * count
-        dqn._update(rings[:count], rows, samplers[:count], online, target, optimizer)
+        dqn._update(ring, rows, samplers[:count], online, target, optimizer)
         found.append([p.grad for p in online.parameters()])
     alone, both = found
     for a, b in zip(alone, both, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,23 @@ import torch
 
 from recollect import studies
 from recollect.replay import QRex
-from recollect.studies import dqn, goals, introspective_replay, q_rex, reliability, reverse_replay
+from recollect.studies import (
+    control_tasks,
+    dqn,
+    goals,
+    introspective_replay,
+    q_rex,
+    reliability,
+    reverse_replay,
+)
+from recollect.studies.running import Journal
 
 
-def test_reverse_replay_shows_its_margins(monkeypatch) -> None:
+def test_reverse_replay_shows_its_margins(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(reverse_replay, "SYSTEMS", {"leaky ReLU 0.5, 0.98": (0.5, 0.98)})
     monkeypatch.setattr(reverse_replay, "QUICK_SEEDS", 2)
-    found = studies.run("reverse-replay", quick=True)
+    found = studies.run("reverse-replay", quick=True, picture=str(tmp_path / "it.svg"))
+    assert "the same buffers forward" in (tmp_path / "it.svg").read_text()
     times = {
         m: t for m, s, t in zip(found["method"], found["steps"], found["times exact"], strict=True)
         if s == 100_000
@@ -52,8 +63,9 @@ def test_the_counted_model_is_solved_exactly() -> None:
         assert Q[s, a] == pytest.approx(rewards[s, a] + q_rex.GAMMA * np.mean(values), rel=1e-9)
 
 
-def test_backwards_and_averaged_only_what_the_walk_itself_does_not_tell_is_left() -> None:
-    found = studies.run("q-rex", quick=True)
+def test_backwards_and_averaged_only_what_the_walk_itself_does_not_tell_is_left(tmp_path) -> None:
+    found = studies.run("q-rex", quick=True, picture=str(tmp_path / "it.svg"))
+    assert "Q-Rex with data reuse, 4 passes, averaged" in (tmp_path / "it.svg").read_text()
     rows = {
         (step, name): (error, bias)
         for step, name, error, bias in zip(
@@ -111,9 +123,28 @@ def test_the_introspective_study_makes_one_table_and_goes_on(monkeypatch, tmp_pa
         assert (found["solved"][-1], found["distinct"][-1], found["ends"][-1]) == (0.5, 0.5, 0.05)
     monkeypatch.setattr(introspective_replay, "run", None)  # what is known is not run again
     monkeypatch.setattr(goals, "run", None)
-    again = studies.run("introspective-replay", quick=True, keep=str(tmp_path))
+    again = studies.run(
+        "introspective-replay", quick=True, keep=str(tmp_path), picture=str(tmp_path / "it.svg")
+    )
+    assert "bits to flip" in (tmp_path / "it.svg").read_text()
     assert again["estimate"] == found["estimate"]
     assert kinds in ([], ["uer", "uier"])
+
+
+@pytest.mark.parametrize("box2d", [True, False])
+def test_every_task_of_control_is_learned_by_every_method(monkeypatch, box2d) -> None:
+    def train(env, *, steps, seeds, mode, updates, gamma=0.98, hold=1, mix=0.7, min_gap=1):
+        return dqn.Learned(np.arange(seeds) - 105.0, 0.5, 0.05, np.ones(seeds))
+
+    monkeypatch.setattr(dqn, "train", train)
+    monkeypatch.setattr(control_tasks, "find_spec", lambda name: box2d or name != "Box2D" or None)
+    rows = list(control_tasks.control(False, Journal(None, "")))
+    counts = Counter(r["task"].split(",")[0] for r in rows)
+    assert counts == {"CartPole": 8, "Acrobot": 5, "MountainCar": 5} | (
+        {"LunarLander": 5} if box2d else {}
+    )
+    solved = {r["task"].split(",")[0]: r["solved"] for r in rows}
+    assert (solved["CartPole"], solved["Acrobot"], solved["MountainCar"]) == (0.0, 0.5, 1.0)
 
 
 def test_actions_by_chance_are_kept_up_for_as_many_steps_in_all() -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("sklearn")
 
+from recollect import studies
 from recollect.selection import IWeS
+from recollect.studies import selection_pools
 from recollect.studies import subset_selection as study
+from recollect.studies.running import Journal
 
 
 def pictures(n: int = 900) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +71,54 @@ def test_mnist_is_read_in_mixed_order(tmp_path: Path) -> None:
     y = np.repeat(np.arange(10, dtype=np.uint8), 500)
     x = np.broadcast_to((y * 25)[:, None, None], (5000, 28, 28))
     np.savez(tmp_path / "mnist" / "mnist.npz", x_train=x, y_train=y)
-    pictures, labels = study._mnist(tmp_path)
+    pictures, labels = study.mnist(tmp_path)
     assert pictures.shape == (3500, 14, 14)
     assert len(set(labels[:200].tolist())) == 10
     np.testing.assert_allclose(pictures[:, 3, 3] * 255, labels * 25, atol=1e-3)
+
+
+def test_embeddings_are_what_the_classifier_reads(monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "cifar10").mkdir()
+    x = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "cifar10" / "cifar10_lossless_3000.npz", x=x, y=np.arange(7) % 3)
+    body = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 5, 3, 4), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1)
+    )
+    model = torch.nn.Sequential(body, torch.nn.Flatten(), torch.nn.Linear(5, 4))
+
+    def preprocess(picture):
+        return torch.from_numpy(np.asarray(picture, np.float32) / 255).permute(2, 0, 1)
+
+    networks = SimpleNamespace(data_folder=Path, mobilenet_v2=lambda folder: (model, preprocess))
+    monkeypatch.setattr(selection_pools, "loaders", lambda name: networks)
+    found, labels = selection_pools.embeddings(tmp_path, 6, batch=4)
+    seen = body(torch.from_numpy(x[:6] / np.float32(255)).permute(0, 3, 1, 2)).flatten(1).detach()
+    np.testing.assert_allclose(found, (seen / seen.std()).numpy(), rtol=1e-5)
+    assert labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert not model[2]._forward_pre_hooks
+
+
+def test_embeddings_are_learned_from_and_a_run_goes_on(monkeypatch, tmp_path: Path) -> None:
+    x, y = pictures()
+    flat = 3 * x.reshape(len(x), -1)  # beyond 1, as embeddings are
+    imbalanced = study.make_pool(flat, y, "imbalanced", 0).pictures
+    assert 2 < imbalanced.max() <= flat.max()
+    given = {"families": ["dense"], "methods": ("random",), "sizes": (40, 280)}
+    rows = study.compare((flat, y), "pool", "clean", [0], journal=Journal(tmp_path, "s"), **given)
+    assert rows[0]["dense @ 280"] > 0.9
+    assert rows[0]["dense curve"].split(", ")[1] == f"{rows[0]['dense @ 280']:.3f}"
+    monkeypatch.setattr(study, "LEARNERS", {})
+    again = study.compare((flat, y), "pool", "clean", [0], journal=Journal(tmp_path, "s"), **given)
+    assert again == rows
+
+
+def test_the_study_makes_one_table_and_is_drawn(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(study, "digits", pictures)
+    monkeypatch.setattr(study, "METHODS", {"random": study.METHODS["random"]})
+    monkeypatch.setattr(study, "FAMILIES", ("logistic",))
+    monkeypatch.setattr(study, "POOLS", ("clean", "imbalanced"))
+    compare = study.compare
+    monkeypatch.setattr(study, "compare", lambda *a, **k: compare(*a, methods=["random"], **k))
+    found = studies.run("subset-selection", quick=True, picture=str(tmp_path / "it.svg"))
+    assert len(found["pool"]) == 4
+    assert "digits, imbalanced: logistic" in (tmp_path / "it.svg").read_text()

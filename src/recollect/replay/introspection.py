@@ -25,6 +25,7 @@ __all__ = ["MODES", "IntrospectiveSampler"]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 MODES = ("ier", "uier", "forward", "rer", "oer", "uer", "per")
+BLIND = ("uer", "rer")  # modes that look at no surprise
 
 
 @compiled
@@ -109,6 +110,7 @@ class IntrospectiveSampler:
         self._size = self._columns = self._used = 0
         self._ranked: IntArray = np.empty(0, np.int64)
         self._chances: FloatArray = np.empty(0)
+        self._sums: FloatArray = np.empty(0)  # of the chances, so that a draw costs log(size)
         self._begins: IntArray | None = None
 
     @property
@@ -178,6 +180,7 @@ class IntrospectiveSampler:
         if self.mode == "per":
             raised = (surprise + 0.01) ** self.alpha
             self._chances = raised / raised.sum()
+            self._sums = self._chances.cumsum()
         elif self.mode in ("ier", "uier", "forward", "oer"):
             shuffled = self._rng.permutation(self._size)  # ties fall by chance
             values, wanted = -surprise[shuffled], min(wanted, self._size)
@@ -213,7 +216,8 @@ class IntrospectiveSampler:
             places = (step * B + np.arange(B)) % len(self._ranked)
             return self._ranked[places]
         if self.mode == "per":
-            return np.asarray(self._rng.choice(self._size, B, p=self._chances))
+            drawn = self._sums.searchsorted(self._rng.random(B) * self._sums[-1], side="right")
+            return np.asarray(np.minimum(drawn, self._size - 1))
         return self._rng.integers(self._size, size=B)
 
     def _episode_begins(self, shape: tuple[int, ...], ends: Any) -> IntArray:

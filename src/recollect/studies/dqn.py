@@ -21,13 +21,13 @@ from torch.nn import functional as F
 
 from recollect._seeds import seed_of
 from recollect.replay import Batch, IntrospectiveSampler, TransitionRing
+from recollect.replay.introspection import BLIND
 
 __all__ = ["Learned", "SideBySide", "train"]
 
 FloatArray = npt.NDArray[np.float64]
 COLLECT, LR, EARLIEST = 128, 1e-3, 1000
 CHUNK = 2048  # transitions of each seed in one forward pass
-BLIND = ("uer", "rer")  # modes that look at no surprise
 
 
 class SideBySide(nn.Module):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from recollect._seeds import seed_of
 from recollect.replay import IntrospectiveSampler, hindsight
 from recollect.replay.compiling import compiled
+from recollect.replay.introspection import BLIND
 from recollect.replay.qrex import table_pass
 
 __all__ = ["METHODS", "Task", "flipping", "lake", "run"]
@@ -99,7 +100,10 @@ def run(task: Task, method: str, seed: int) -> tuple[float, float]:
             if len(kept) < BATCH:
                 continue
             where, a, reward, then, over = kept.columns
-            sampler.refresh(reward + GAMMA * ~over * target.max(1)[then] - Q[where, a])
+            if mode in BLIND:
+                sampler.refresh(np.zeros(len(kept)))
+            else:
+                sampler.refresh(reward + GAMMA * ~over * target.max(1)[then] - Q[where, a])
             for _ in range(UPDATES):
                 order = np.ascontiguousarray(sampler.sample())
                 table_pass(Q, target, order, where, a, reward, then, over, GAMMA, STEP)

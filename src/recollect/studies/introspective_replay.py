@@ -22,9 +22,10 @@ from recollect.replay.qrex import table_pass
 from recollect.studies import goals
 from recollect.studies.control_tasks import METHODS, control
 from recollect.studies.reliability import over_seeds, steadiest
+from recollect.studies.replay_figures import draw_introspection as draw
 from recollect.studies.running import Journal
 
-__all__ = ["study"]
+__all__ = ["draw", "study"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

@@ -16,8 +16,9 @@ from recollect._seeds import seed_of
 from recollect.replay import QRex, Transitions
 from recollect.replay.averaging import TailMean
 from recollect.replay.qrex import table_pass
+from recollect.studies.replay_figures import draw_river as draw
 
-__all__ = ["study"]
+__all__ = ["draw", "study"]
 
 FloatArray = npt.NDArray[np.float64]
 STATES, GAMMA, STEPS = 6, 0.95, 12_000

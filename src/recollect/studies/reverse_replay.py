@@ -23,8 +23,9 @@ from recollect.replay import (
     sgd_er,
     simulate_glm,
 )
+from recollect.studies.replay_figures import draw_reverse as draw
 
-__all__ = ["study"]
+__all__ = ["draw", "study"]
 
 FloatArray = npt.NDArray[np.float64]
 Method = Callable[[FloatArray], FloatArray]

@@ -11,14 +11,12 @@ Shape letters: N pictures of the pool, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
 
 from recollect._answers import Answer
 from recollect._seeds import seed_of
@@ -30,15 +28,17 @@ from recollect.selection import (
     Random,
     Selection,
     Uncertain,
-    WeightedLoss,
     grow,
 )
+from recollect.studies.replay_figures import draw_selection as draw
+from recollect.studies.running import Journal
+from recollect.studies.selection_learners import LEARNERS, Logistic
+from recollect.studies.selection_pools import POOLS, Pool, digits, embeddings, make_pool, mnist
 
-__all__ = ["study"]
+__all__ = ["draw", "study"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-POOLS = ("clean", "noisy", "imbalanced")
 FAMILIES = ("logistic", "convolutional")
 SIZES = (40, 120, 200, 280, 400, 560)
 QUICK = (40, 120, 280, 400)
@@ -90,41 +90,40 @@ METHODS: dict[str, Callable[[], Any]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Pool:
-    """Pictures (N, side, side) in [0, 1] with the labels one would get, and clean ones apart."""
-
-    pictures: Floats
-    labels: Ints
-    test_pictures: Floats
-    test_labels: Ints
-
-
-def study(quick: bool = False, data: str | None = None) -> Answer:
+def study(quick: bool = False, data: str | None = None, *, keep: str | None = None) -> Answer:
     """Return accuracy against number of labels for each pool, family and method.
 
     Args:
         quick: 2 repetitions at few sizes, instead of 10.
-        data: folder with ``mnist/mnist.npz``, which is then studied as well; digits come with
-            scikit-learn.
+        data: folder with ``mnist/mnist.npz``, ``cifar10/`` and ``weights/``, which are studied as
+            well then (CIFAR-10 as MobileNetV2 sees it); digits come with scikit-learn.
+        keep: folder for the curves found so far, from which a run that was broken off goes on.
 
     Raises:
-        ImportError: if scikit-learn is missing.
+        ImportError: if scikit-learn is missing, or the folder is studied outside a checkout.
         FileNotFoundError: if the folder holds no such file.
     """
-    sources = {"digits": _digits()}
+    journal = Journal(keep, "subset-selection")
+    sources = {"digits": (digits(), FAMILIES)}
     if data is not None:
-        sources["mnist"] = _mnist(Path(data))
+        sources["mnist"] = mnist(Path(data)), FAMILIES
+        number = 1000 if quick else 3000
+        seen = journal.arrays(
+            f"embeddings-{number}", lambda: dict(zip("xy", embeddings(data, number), strict=True))
+        )
+        sources["CIFAR-10 embeddings"] = (seen["x"], seen["y"]), ("logistic", "dense")
     runs, sizes = (range(2), QUICK) if quick else (range(10), SIZES)
     rows = [
         row
-        for name, source in sources.items()
+        for name, (source, families) in sources.items()
         for kind in POOLS
-        for row in compare(source, f"{name}, {kind}", kind, runs, sizes=sizes)
+        for row in compare(
+            source, f"{name}, {kind}", kind, runs, families, sizes=sizes, journal=journal
+        )
     ]
-    columns = {k: [r[k] for r in rows] for k in rows[0]}
+    names = dict.fromkeys(k for r in rows for k in r)
     return Answer(
-        columns,
+        {k: [r.get(k, "-") for r in rows] for k in names},
         title=f"test accuracy by how labels were chosen: mean and deviation of {len(runs)} runs",
         notes=[
             f"'@ {JUDGED}': accuracy with {JUDGED} labels; 'within 1 point': fewest labels whose "
@@ -132,7 +131,8 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
             "none of the sizes was enough",
             "choosing without chance (margin, BADGE, k-center) often gets further with the same "
             "labels; IWeS adds weights, and unbiased totals of the pool",
-            _totals_note(sources["digits"]),
+            f"curve: mean accuracy with {', '.join(map(str, sizes))} labels",
+            _totals_note(sources["digits"][0]),
         ],
     )
 
@@ -145,32 +145,46 @@ def compare(
     families: Sequence[str] = FAMILIES,
     methods: Sequence[str] = tuple(METHODS),
     sizes: Sequence[int] = SIZES,
+    journal: Journal | None = None,
 ) -> list[dict[str, Any]]:
     """Return the rows of one pool: every method, and training on everything."""
+    known = Journal(None, "") if journal is None else journal
     curves: dict[tuple[str, str], list[list[float]]] = {}
     for run in runs:
         pool = make_pool(*source, kind, run)
         for family in families:
-            for method in methods:
-                curve = _curve(pool, family, method, sizes, run)
-                curves.setdefault((method, family), []).append(curve)
-            curves.setdefault(("all data", family), []).append([_with_all(pool, family, run)])
+            for method in [*methods, "all data"]:
+                about = {"pool": title, "family": family, "method": method, "run": run}
+                found = known.row(
+                    {**about, "sizes": list(sizes), "of": len(pool.labels)},
+                    partial(_found, pool, family, method, sizes, run),
+                )
+                assert found is not None
+                curves.setdefault((method, family), []).append(found["accuracy"])
     rows = []
     for method in [*methods, "all data"]:
         row: dict[str, Any] = {"pool": title, "labels chosen by": method}
         for family in families:
-            found = np.array(curves[method, family])  # (runs, sizes)
+            curve = np.array(curves[method, family])  # (runs, sizes)
             goal = float(np.mean(curves["all data", family])) - 0.01
             at = 0 if method == "all data" else list(sizes).index(JUDGED)
-            row[f"{family} @ {JUDGED}"] = float(found[:, at].mean())
-            row[f"{family} sd"] = float(found[:, at].std(ddof=1)) if len(found) > 1 else 0.0
-            enough = [n for n, mean in zip(sizes, found.mean(0), strict=False) if mean >= goal]
+            row[f"{family} @ {JUDGED}"] = float(curve[:, at].mean())
+            row[f"{family} sd"] = float(curve[:, at].std(ddof=1)) if len(curve) > 1 else 0.0
+            enough = [n for n, mean in zip(sizes, curve.mean(0), strict=False) if mean >= goal]
             needed = f"{enough[0]} ({enough[0] / len(pool.labels):.0%})" if enough else "-"
             row[f"{family} within 1 point"] = (
                 str(len(pool.labels)) if method == "all data" else needed
             )
+            row[f"{family} curve"] = ", ".join(f"{v:.3f}" for v in curve.mean(0))
         rows.append(row)
     return rows
+
+
+def _found(pool: Pool, family: str, method: str, sizes: Sequence[int], run: int) -> dict[str, Any]:
+    """Return the accuracies of one run."""
+    if method == "all data":
+        return {"accuracy": [_with_all(pool, family, run)]}
+    return {"accuracy": _curve(pool, family, method, sizes, run)}
 
 
 def _curve(pool: Pool, family: str, method: str, sizes: Sequence[int], run: int) -> list[float]:
@@ -198,112 +212,6 @@ def _with_all(pool: Pool, family: str, run: int) -> float:
     return float(learner.accuracy(model))
 
 
-class Logistic:
-    """A logistic regression on pixels."""
-
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
-        self.x = pool.pictures.reshape(len(pool.pictures), -1)
-        self.classes = int(pool.test_labels.max()) + 1
-
-    def fit(self, rows: Ints, weights: Any, seed: int) -> Any:
-        """Train on weighted rows."""
-        from sklearn.linear_model import LogisticRegression
-
-        model = LogisticRegression(C=10, max_iter=1000, tol=1e-3)
-        return model.fit(self.x[rows], self.pool.labels[rows], sample_weight=weights)
-
-    def predict(self, model: Any) -> Any:
-        """Return probabilities (N, C); classes not met yet get none."""
-        whole = np.zeros((len(self.x), self.classes), np.float32)
-        whole[:, model.classes_] = model.predict_proba(self.x)
-        return whole
-
-    def features(self, model: Any) -> Floats:
-        """Return what the model sees: pixels, and a constant."""
-        return np.pad(self.x, ((0, 0), (0, 1)), constant_values=1)
-
-    def accuracy(self, model: Any) -> float:
-        """Return the accuracy on the pictures kept apart."""
-        x = self.pool.test_pictures.reshape(len(self.pool.test_pictures), -1)
-        return float(model.score(x, self.pool.test_labels))
-
-
-class Convolutional:
-    """Two convolutions, and a linear layer."""
-
-    STEPS = 80
-
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
-        self.x = torch.from_numpy(pool.pictures)[:, None]
-        self.y = torch.from_numpy(pool.labels)
-
-    def fit(self, rows: Ints, weights: Any, seed: int) -> nn.Sequential:
-        """Train on weighted rows, all of them at every step (at most 512)."""
-        x, y = self.x[rows], self.y[rows]
-        w = torch.from_numpy(np.asarray(weights)).float()
-        loss = WeightedLoss(nn.CrossEntropyLoss(reduction="none"))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            stride = 1 if x.shape[-1] <= 8 else 2  # 8 -> 4 -> 2, or 14 -> 7 -> 3
-            side = 2 if x.shape[-1] <= 8 else 3
-            model = nn.Sequential(
-                nn.Conv2d(1, 16, 3, stride=2, padding=1),
-                nn.ReLU(),
-                nn.Conv2d(16, 32, 3, stride=stride),
-                nn.ReLU(),
-                nn.Flatten(),
-                nn.Linear(32 * side * side, 10),
-            )
-            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-            for _ in range(self.STEPS):
-                some = torch.randperm(len(x))[:512] if len(x) > 512 else slice(None)
-                optimizer.zero_grad()
-                loss(model(x[some]), y[some], w[some]).backward()
-                optimizer.step()
-        return model
-
-    @torch.no_grad()
-    def predict(self, model: nn.Sequential) -> Tensor:
-        """Return probabilities (N, C)."""
-        return torch.softmax(model(self.x), 1)
-
-    @torch.no_grad()
-    def features(self, model: nn.Sequential) -> Tensor:
-        """Return what the last layer sees, and a constant."""
-        return nn.functional.pad(model[:-1](self.x), (0, 1), value=1.0)
-
-    @torch.no_grad()
-    def accuracy(self, model: nn.Sequential) -> float:
-        """Return the accuracy on the pictures kept apart."""
-        found = model(torch.from_numpy(self.pool.test_pictures)[:, None]).argmax(1)
-        return float((found == torch.from_numpy(self.pool.test_labels)).float().mean())
-
-
-LEARNERS: dict[str, Callable[[Pool], Any]] = {
-    "logistic": Logistic,
-    "convolutional": Convolutional,
-}
-
-
-def make_pool(pictures: Floats, labels: Ints, kind: str, run: int) -> Pool:
-    """Split off 500 pictures for the test, and make the rest clean, noisy or imbalanced."""
-    draws = np.random.default_rng(seed_of(run, "pool", kind))
-    order = draws.permutation(len(labels))
-    test, rest = order[:500], order[500:]
-    x, y = pictures[rest], labels[rest].copy()
-    if kind == "noisy":
-        wrong = draws.random(len(y)) < 0.2
-        y[wrong] = (y[wrong] + draws.integers(1, 10, wrong.sum())) % 10
-    elif kind == "imbalanced":
-        many, few = np.flatnonzero(y < 5), np.flatnonzero(y >= 5)
-        rows = np.concatenate([np.repeat(many, 6), few[: round(0.4 * len(few))]])
-        x, y = x[rows], y[rows]
-        x = np.clip(x + 0.05 * draws.standard_normal(x.shape), 0, 1).astype(np.float32)
-    return Pool(x, y, pictures[test], labels[test])
-
-
 def _totals_note(source: tuple[Floats, Ints]) -> str:
     """Say how well the mean loss of the pool is estimated from chosen rows."""
     pool = make_pool(*source, "clean", 0)
@@ -321,31 +229,3 @@ def _totals_note(source: tuple[Floats, Ints]) -> str:
         f"with inverse inclusion probabilities ({off:+.1f} standard errors of 200 runs off the "
         f"truth, {loss.mean():.3f}); {plain:.3f} without"
     )
-
-
-def _digits() -> tuple[Floats, Ints]:
-    """Return scikit-learn's digits: (N, 8, 8) in [0, 1] and (N,)."""
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise ImportError(
-            'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
-        ) from error
-    found = datasets.load_digits()
-    return (found.images / 16).astype(np.float32), found.target.astype(np.int64)
-
-
-def _mnist(folder: Path) -> tuple[Floats, Ints]:
-    """Return 3,500 MNIST pictures, halved in size: (N, 14, 14) in [0, 1] and (N,)."""
-    file = folder / "mnist" / "mnist.npz"
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{file} is missing: give --data a folder with mnist/mnist.npz (x_train, y_train), "
-            "or leave it out"
-        )
-    with np.load(file) as found:
-        x, y = found["x_train"], found["y_train"]  # may be sorted by class
-    some = np.random.default_rng(0).permutation(len(y))[:3500]
-    x, y = x[some], y[some]
-    small = x.reshape(-1, 14, 2, 14, 2).mean((2, 4)) / 255
-    return small.astype(np.float32), y.astype(np.int64)
