@@ -117,6 +117,9 @@ def of_folder(folder: str) -> tuple[str, Callable[..., Task]]:
 class _Seen(nn.Module):
     """What a residual network for CIFAR-10 makes of pictures before its last layer: (N, 64)."""
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network

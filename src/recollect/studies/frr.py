@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -147,9 +148,7 @@ def crowded(seed: int, *, steps: int = 400) -> Found:
         steps: of each training.
     """
     draws = torch.Generator().manual_seed(seed_of(seed, "crowded"))
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=draws)
+    normal = partial(torch.randn, generator=draws)
 
     def drawn(count: int, random: bool) -> Halves:
         y = torch.randint(2, (count,), generator=draws)
