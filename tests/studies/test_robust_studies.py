@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("sklearn")
 
 from recollect._answers import Answer
-from recollect.studies import daft, frr, locoprop, pictures, second_order
+from recollect.studies import daft, frr, locoprop, photo_domains, pictures, second_order
 from recollect.studies import training_for_memory as memory
 from recollect.training import Attack, DAFTConfig
 
@@ -29,6 +29,15 @@ def test_copies_are_the_published_mechanism(monkeypatch: pytest.MonkeyPatch) -> 
     assert found["ERM"]["simple"] < 0.55
     assert found["FRR-L, l-inf"]["simple"] > found["ERM"]["simple"] + 0.08
     assert found["FRR-L, l-inf, raw logits"]["simple"] < found["FRR-L, l-inf"]["simple"] - 0.05
+
+
+def test_relevance_reads_past_what_says_nothing_of_the_class() -> None:
+    """Two logits carry one number: forty that vary by themselves would fill it."""
+    found = frr.crowded(0, steps=250)
+    assert found["FRR-L, l-inf, anew"]["simple"] < 0.6
+    assert found["the same, lambda = 0"]["simple"] < 0.6
+    assert found["FRR-L, l-inf, anew, relevance 1"]["simple"] > 0.7
+    assert found["FRR-L, l-inf, anew, relevance 1"]["none"] > 0.99
 
 
 def test_a_digit_is_read_once_copies_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +76,7 @@ def test_daft_settings_share_no_picture_with_what_is_judged() -> None:
 def test_daft_study_has_every_method(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def one_seed(seed, readings, budget, far):
+    def one_seed(seed, readings, budget, far, photos):
         seen.append(seed)
         row = {"unseen": 0.5 + seed / 100, "sources": 0.9}
         return dict.fromkeys([*readings, daft.CHOSEN], row)
@@ -77,6 +86,78 @@ def test_daft_study_has_every_method(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [0, 1, 2, 3, 4]
     assert answer["method"] == [*daft.READINGS, daft.CHOSEN]
     assert answer["unseen"][0] == pytest.approx(0.52)
+
+
+def made_photographs(pets: int = 8, streets: int = 30) -> photo_domains.Photographs:
+    """Features that tell the class, shifted in each copy."""
+    draws = np.random.default_rng(0)
+    y = np.repeat(np.arange(3), pets)
+    centres = draws.normal(size=(3, photo_domains.FEATURES)).astype(np.float32)
+
+    def features(label: np.ndarray, shift: float) -> np.ndarray:
+        noise = draws.normal(size=(len(label), photo_domains.FEATURES))
+        return (centres[label] + 0.5 * noise + shift).astype(np.float32)
+
+    seen = features(y, 0.0)
+    found = {
+        k: {"x": seen + np.float32(0.1 * i), "y": y} for i, k in enumerate(photo_domains.COPIES)
+    }
+    light = np.array(["day", "twilight", "night"])[np.arange(streets) % 3]
+    density = np.arange(streets) // 3 % 3
+    found["streets"] = {"x": features(density, 0.0), "light": light, "density": density}
+    return found
+
+
+def test_photographs_that_are_judged_are_of_other_pets_and_hours() -> None:
+    found = made_photographs()
+    settings = photo_domains.photo_settings(found, 0)
+    assert list(settings) == ["pets, spoiled", "pets, stylised", "streets by night"]
+    for judged in ("spoiled", "stylised"):
+        domains = settings[f"pets, {judged}"]
+        assert list(domains) == ["photograph", "grey", judged]
+        assert [len(d) for d in domains.values()] == [15, 15, 9]
+    learned, held = (settings["pets, spoiled"][k].tensors[0] for k in ("photograph", "spoiled"))
+    raw = torch.from_numpy(found["photograph"]["x"])
+    back = torch.cdist(learned * raw.std(0) + raw.mean(0), raw).argmin(1)  # about the rows learned
+    assert len(set(back.tolist())) == 15
+    torch.testing.assert_close(
+        learned.mean(0), torch.zeros(photo_domains.FEATURES), atol=1e-5, rtol=0
+    )
+    others = torch.cdist(held, learned).amin(1)
+    assert float(others.min()) > 20  # a copy of a pet that was learned would be about 10 away
+    streets = settings["streets by night"]
+    assert [len(streets[k]) for k in ("day", "twilight", "night")] == [10, 10, 10]
+    again = photo_domains.photo_settings(found, 1)["pets, spoiled"]["photograph"].tensors[0]
+    assert not torch.equal(again, learned)
+
+
+def test_copies_of_photographs_keep_their_size_and_lose_what_they_should() -> None:
+    from PIL import Image
+
+    x = np.random.default_rng(0).integers(0, 255, (40, 50, 3)).astype(np.uint8)
+    made = {
+        kind: np.asarray(copy(Image.fromarray(x), np.random.default_rng(1)))
+        for kind, copy in photo_domains.COPIES.items()
+    }
+    assert all(copy.shape == x.shape for copy in made.values())
+    assert (made["photograph"] == x).all()
+    assert (made["grey"][..., 0] == made["grey"][..., 2]).all()
+    assert made["spoiled"].mean() < 0.45 * x.mean()
+    assert made["stylised"].std() < x.std()
+
+
+def test_daft_is_judged_on_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daft, "PHOTO_BUDGET", daft.Budget(30, 2, 30))
+    readings = {"DAFT": DAFTConfig(Attack(0.3, steps=1))}
+    found = daft._one_seed(0, readings, daft.Budget(2, 1, 2), None, made_photographs())
+    assert set(found["DAFT"]) == {"unseen", "sources", "patch", "turned", "pets, spoiled",
+                                  "pets, stylised", "streets by night"}  # fmt: skip
+    assert found["DAFT"]["streets by night"] > 0.8
+    inputs = daft._photo_inputs(
+        photo_domains.photo_settings(made_photographs(), 0)["pets, spoiled"]
+    )
+    attack = inputs.attacked(daft.READINGS["DAFT"]).attack
+    assert (attack.eps, attack.bounds) == (daft.PHOTO_EPS, None)
 
 
 def test_daft_methods_learn_their_sources() -> None:

@@ -111,6 +111,26 @@ def test_reconstruction_makes_the_head_use_what_it_would_ignore() -> None:
     assert found[1.0] > found[0.0] + 0.06
 
 
+def test_relevance_is_the_correlation_ratio() -> None:
+    y = torch.arange(60) % 3
+    z = drawn(4, 60, 6) + y[:, None] * torch.tensor([0.0, 0.5, 1.0, 2.0, 5.0, 0.0]).double()
+    z[:, 5] = 7.0  # never changes
+    for power in (0.0, 1.0, 2.0):
+        head = head_of(relevance=power)
+        head.fit_statistics(z, y)
+        for j in range(6):
+            means = torch.stack([z[y == k, j].mean() for k in range(3)])  # classes of one size
+            whole = z[:, j].std(correction=0)
+            ratio = means.std(correction=0) / whole if whole > 0 else torch.zeros(())
+            assert float(head.weight[j]) == pytest.approx(float(ratio) ** power, abs=1e-9)
+        o = head(z)
+        rest = head.reconstruct(o) - head.standardised(z)
+        wanted = (rest * head.weight).abs().amax(1).mean()
+        torch.testing.assert_close(head.reconstruction_loss(z, o), wanted)
+    with pytest.raises(ValueError, match="give the labels too"):
+        head.fit_statistics(z)
+
+
 def test_lambda_zero_is_ordinary_training_of_the_head() -> None:
     z, y = copies(2, 2, False)
     head = FRRHead(3, 2)
@@ -172,6 +192,8 @@ def test_what_a_head_refuses() -> None:
         FRRHead(4, 2, decoder="tree")
     with pytest.raises(ValueError, match="components must be at most in_features=4"):
         FRRHead(4, 2, components=5)
+    with pytest.raises(ValueError, match="relevance must not be negative, got -1"):
+        FRRHead(4, 2, relevance=-1.0)
     head = FRRHead(4, 2)
     with pytest.raises(ValueError, match="the head maps 4 features to 2 classes"):
         head.start_from(nn.Linear(4, 3))

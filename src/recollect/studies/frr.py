@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from recollect._answers import Answer
 from recollect._seeds import seed_of
 from recollect.studies.bars import bars
 from recollect.studies.denormals import denormals_flushed
-from recollect.studies.domino_tasks import Task, of_folder, strips
+from recollect.studies.domino_tasks import Task, of_folder, of_folder_known, strips
 from recollect.studies.pictures import Shuffled, digits, refit
 from recollect.training import (
     Attack,
@@ -37,7 +38,7 @@ from recollect.training import (
     train_frr_linear,
 )
 
-__all__ = ["copies", "dominoes", "draw", "study", "two_by_two"]
+__all__ = ["copies", "crowded", "dominoes", "draw", "study", "two_by_two"]
 
 LAMBDA = 1.0
 Halves = tuple[Tensor, Tensor]
@@ -60,12 +61,16 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
     rows: list[dict[str, Any]] = []
     for number in (5,) if quick else (5, 20):
         rows += _rows(f"{number} copies, made", [copies(number, s) for s in seeds])
+    rows += _rows("20 noisy copies beside 5, and 40 others", [crowded(s) for s in seeds])
     rows += _rows("10 copies of a strip, digits", [digit_copies(10, s) for s in seeds])
     name, task = ("strip | digit dominoes", strips) if data is None else of_folder(data)
     if data is not None and quick:
         seeds = range(2)
     found = [dominoes(task(s), s) for s in seeds]
     rows += _rows(name, found)
+    if data is not None and not quick:
+        known, made = of_folder_known(data)
+        rows += _rows(known, [dominoes(made(s), s, heads=_KNOWN_HEADS) for s in seeds])
     for share in (1.0, 0.1):
         cells = [two_by_two(task(s, share), s) for s in seeds]
         rows += _rows(f"{name}, {share:.0%} of the data, student", cells)
@@ -73,8 +78,8 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
         {k: [r[k] for r in rows] for k in rows[0]},
         title=f"accuracy where the simple half is random, {len(seeds)} seeds",
         notes=[
-            f"lambda = {LAMBDA:g} everywhere; 'anew' heads begin at zero, and the row with "
-            "lambda = 0 is their control: what standardised features do by themselves",
+            f"lambda = {LAMBDA:g} where no other is named; 'anew' heads begin at zero, and the "
+            "row with lambda = 0 is their control: what standardised features do by themselves",
             "DFR trains the head on data without the correlation: what the features would allow",
             _replication(task(0)),
         ],
@@ -132,6 +137,35 @@ def copies(number: int, seed: int, *, steps: int = 1000) -> Found:
     return _compared(train, tests, seed, steps, _VARIANTS)
 
 
+def crowded(seed: int, *, steps: int = 400) -> Found:
+    """Return accuracies where most of what varies says nothing of the class.
+
+    20 noisy copies of a simple score, 5 of a complex one (the class +-1 and normal noise of 0.3)
+    and 40 normal numbers.
+
+    Args:
+        seed: of the scores.
+        steps: of each training.
+    """
+    draws = torch.Generator().manual_seed(seed_of(seed, "crowded"))
+    normal = partial(torch.randn, generator=draws)
+
+    def drawn(count: int, random: bool) -> Halves:
+        y = torch.randint(2, (count,), generator=draws)
+        other = torch.randint(2, (count,), generator=draws) if random else y
+        simple = (2.0 * other - 1) * (1 + 0.5 * torch.rand(count, generator=draws))
+        complex_ = 2.0 * y - 1 + 0.3 * normal(count)
+        copied = [
+            simple[:, None] + 0.1 * normal(count, 20),
+            complex_[:, None] + 0.3 * normal(count, 5),
+        ]
+        return torch.cat([*copied, normal(count, 40)], 1), y
+
+    train = drawn(1000, False)
+    tests = {"none": drawn(2000, False), "simple": drawn(2000, True)}
+    return _compared(train, tests, seed, steps, _CROWDED)
+
+
 def digit_copies(number: int, seed: int, *, steps: int = 1000) -> Found:
     """Return accuracies on R copies of a strip beside a score read from a real digit.
 
@@ -179,6 +213,13 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "FRR-L, l-inf": {},
     "FRR-L, l-inf, 2 components, anew": {"components": 2, "restart": True},
     "the same, lambda = 0": {"components": 2, "restart": True, "lam": 0.0},
+}
+
+
+_CROWDED: dict[str, dict[str, Any]] = {
+    "FRR-L, l-inf, anew": {"restart": True},
+    "FRR-L, l-inf, anew, relevance 1": {"restart": True, "relevance": 1.0},
+    "the same, lambda = 0": {"restart": True, "lam": 0.0},
 }
 
 
@@ -236,7 +277,7 @@ def _trained(task: Task, width: int, seed: int) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "network", width))
         model = task.network(width)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), task.lr)
     for x, y in Shuffled(*task.train, 64, task.epochs, seed):
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
@@ -259,28 +300,41 @@ def _frr(
     return _head(features, linear, seed, lam=lam, steps=300, **{"restart": True, **options})
 
 
-def dominoes(task: Task, seed: int, width: int = 64) -> Found:
+_HEADS: dict[str, dict[str, Any]] = {
+    "head anew, lambda = 0": {"lam": 0.0},
+    "FRR-L, from the ERM head": {"restart": False},
+    "FRR-L, anew, l2": {"p": "2"},
+    "FRR-L, anew, 20 components": {"components": 20},
+    "FRR-L, anew, relevance 1": {"relevance": 1.0},
+    "FRR-L, anew": {},
+}
+_KNOWN_HEADS: dict[str, dict[str, Any]] = {
+    "head anew, lambda = 0": {"lam": 0.0},
+    "FRR-L, anew": {},
+    "FRR-L, anew, relevance 1, lambda = 10": {"relevance": 1.0, "lam": 10.0},
+    "FRR-L, anew, lambda = 10": {"lam": 10.0},
+}
+
+
+def dominoes(
+    task: Task, seed: int, width: int = 64, heads: Mapping[str, dict[str, Any]] | None = None
+) -> Found:
     """Return accuracies of ERM, FRR-L, FRR-FLFT and DFR on dominoes.
 
     Args:
         task: training and test data.
         seed: of networks and batches.
         width: of the features.
+        heads: name -> options of a head; FLFT follows the last.
     """
     model = _trained(task, width, seed)
     found = {"ERM": _accuracies(model, task.tests)}
-    variants: dict[str, dict[str, Any]] = {
-        "head anew, lambda = 0": {"lam": 0.0},
-        "FRR-L, from the ERM head": {"restart": False},
-        "FRR-L, anew, l2": {"p": "2"},
-        "FRR-L, anew, 20 components": {"components": 20},
-        "FRR-L, anew": {},
-    }
-    for name, options in variants.items():
+    for name, options in (heads or _HEADS).items():
         head = _frr(task, model, seed, **options)
         found[name] = _accuracies(nn.Sequential(model[0], head), task.tests)
     tuned = copy.deepcopy(model[0])
-    fixed_linear_finetune(tuned, head, Shuffled(*task.train, 64, 3, seed))
+    batches = Shuffled(*task.train, 64, min(3, task.epochs), seed)
+    fixed_linear_finetune(tuned, head, batches, lr=task.lr / 10)
     found["FRR-FLFT"] = _accuracies(nn.Sequential(tuned, head), task.tests)
     decayed = refit(_features(model[0], task.train[0]), task.train[1], seed, weight_decay=0.5)
     found["head anew, weight decay"] = _accuracies(nn.Sequential(model[0], decayed), task.tests)

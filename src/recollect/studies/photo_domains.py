@@ -3,7 +3,7 @@
 A picture is what MobileNetV2 makes of it before its last layer. Pets tell their breed; they are
 learned as photographs and in grey, and judged, other pets, spoiled (dark, blurred and noisy) or
 stylised (few colours, no texture). Streets are learned by day and at twilight, and judged by
-night: how dense the traffic is, and which of three cameras looks.
+night: how dense the traffic is.
 
 Shape letters: N pictures, d = 1280 features.
 """
@@ -30,7 +30,6 @@ Photographs = dict[str, dict[str, np.ndarray[Any, Any]]]
 FEATURES = 1280
 Copy = Callable[[Image.Image, np.random.Generator], Image.Image]
 HELD = 3  # of the 8 pets of a breed, judged only
-CAMERAS = ("4703", "4713", "2702")
 
 
 def _spoiled(picture: Image.Image, draws: np.random.Generator) -> Image.Image:
@@ -93,10 +92,9 @@ def seen(data: str | Path, kind: str) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def watched(data: str | Path) -> dict[str, np.ndarray[Any, Any]]:
-    """Return features of the street pictures of three cameras, with light, density and camera.
+    """Return features of the street pictures whose traffic is known.
 
-    ``x`` (N, d), ``light`` (N,) as words, ``density`` (N,) of 0, 1, 2 or -1 where it is not known,
-    ``camera`` (N,).
+    ``x`` (N, d), ``light`` (N,) as words, ``density`` (N,): 0 free, 1 moderate, 2 dense.
 
     Args:
         data: folder with ``scenes`` and ``weights``.
@@ -107,14 +105,14 @@ def watched(data: str | Path) -> dict[str, np.ndarray[Any, Any]]:
     """
     networks, pictures = loaders("networks"), loaders("pictures")
     network, preprocess = networks.mobilenet_v2(data)
-    streets = pictures.load("street_stream", data).where(lambda r: r["camera"] in CAMERAS)
-    records = [record for _, record in streets]
-    known = [record["labels"].get("density") for record in records]
+    known = pictures.load("street_stream", data).where(
+        lambda record: record["labels"].get("density") is not None
+    )
+    shown = list(known)
     return {
-        "x": _embedded(network, [preprocess(picture) for picture, _ in streets]),
-        "light": np.array([record["labels"]["light"] for record in records]),
-        "density": np.array([-1 if k is None else k for k in known]),
-        "camera": np.array([CAMERAS.index(record["camera"]) for record in records]),
+        "x": _embedded(network, [preprocess(picture) for picture, _ in shown]),
+        "light": np.array([record["labels"]["light"] for _, record in shown]),
+        "density": np.array([record["labels"]["density"] for _, record in shown]),
     }
 
 
@@ -152,15 +150,11 @@ def photo_settings(found: Photographs, seed: int) -> dict[str, Domains]:
     streets = found["streets"]
     x, light = torch.from_numpy(streets["x"]), streets["light"]
     standard = _standard(x[torch.from_numpy(light != "night")])
-    for asked in ("density", "camera"):
-        label = torch.from_numpy(streets[asked])
-        parts = {
-            hour: torch.from_numpy((light == hour) & (streets[asked] >= 0))
-            for hour in ("day", "twilight", "night")
-        }
-        settings[f"{asked} by night"] = {
-            hour: TensorDataset(standard(x[part]), label[part]) for hour, part in parts.items()
-        }
+    label = torch.from_numpy(streets["density"])
+    settings["streets by night"] = {
+        hour: TensorDataset(standard(x[light == hour]), label[light == hour])
+        for hour in ("day", "twilight", "night")
+    }
     return settings
 
 

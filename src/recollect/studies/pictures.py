@@ -41,8 +41,12 @@ def digits() -> Labelled:
     return pictures, torch.from_numpy(found.target.astype(np.int64))
 
 
-def mnist(folder: str) -> dict[str, Labelled]:
-    """Return MNIST, padded and halved to (N, 1, 16, 16) in [0, 1], as ``train`` and ``test``.
+def mnist(folder: str, side: int = 16) -> dict[str, Labelled]:
+    """Return MNIST, padded, (N, 1, side, side) in [0, 1], as ``train`` and ``test``.
+
+    Args:
+        folder: with ``mnist/mnist.npz``.
+        side: 16 (halved) or 32.
 
     Raises:
         FileNotFoundError: if the folder has no ``mnist/mnist.npz``.
@@ -51,17 +55,18 @@ def mnist(folder: str) -> dict[str, Labelled]:
         found = {}
         for part in ("train", "test"):
             x = torch.from_numpy(stored[f"x_{part}"])[:, None].float() / 255
-            small = F.avg_pool2d(F.pad(x, (2, 2, 2, 2)), 2)
+            small = F.avg_pool2d(F.pad(x, (2, 2, 2, 2)), 32 // side)
             found[part] = small, torch.from_numpy(stored[f"y_{part}"].astype(np.int64))
     return found
 
 
-def cifar(folder: str, kinds: tuple[int, ...] = (1, 9)) -> dict[str, Labelled]:
-    """Return classes of CIFAR-10, halved to (N, 3, 16, 16) in [0, 1], as ``train`` and ``test``.
+def cifar(folder: str, kinds: tuple[int, ...] = (1, 9), side: int = 16) -> dict[str, Labelled]:
+    """Return classes of CIFAR-10, (N, 3, side, side) in [0, 1], as ``train`` and ``test``.
 
     Args:
         folder: with ``cifar10/cifar10_jpeg.npz``: pictures as JPEG, end to end.
         kinds: classes that are read; the labels stay 0 to 9.
+        side: 16 (halved) or 32.
 
     Raises:
         FileNotFoundError: if the file is missing.
@@ -82,7 +87,7 @@ def cifar(folder: str, kinds: tuple[int, ...] = (1, 9)) -> dict[str, Labelled]:
                     for i in rows
                 ]
             )
-            small = F.avg_pool2d(torch.from_numpy(x).permute(0, 3, 1, 2) / 255, 2)
+            small = F.avg_pool2d(torch.from_numpy(x).permute(0, 3, 1, 2) / 255, 32 // side)
             found[part] = small, torch.from_numpy(label[rows].astype(np.int64))
     return found
 

@@ -19,6 +19,10 @@ from recollect.training.dominoes import (
     FeatureReplication,
     feature_replication_report,
 )
+from recollect.training.head_training import (
+    fixed_linear_finetune,
+    train_frr_linear,
+)
 from recollect.training.invariant import (
     MaskedLanguageModel,
     ScaleInvariantAttention,
@@ -27,11 +31,7 @@ from recollect.training.invariant import (
     split_parameters,
 )
 from recollect.training.locoprop import LocoProp
-from recollect.training.reconstruction import (
-    FRRHead,
-    fixed_linear_finetune,
-    train_frr_linear,
-)
+from recollect.training.reconstruction import FRRHead
 
 __all__ = [
     "DAFT",
