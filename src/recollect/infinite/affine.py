@@ -7,18 +7,22 @@ With w the weight deviation, b the bias deviation and A the average over the rec
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from recollect.infinite import fused
 from recollect.infinite.positions import Window, resolve_padding, window_scatter, window_sum
 from recollect.infinite.states import Cross, Layer, Pair, Scalar, Style, is_zero, root, square
 
 __all__ = ["Conv", "ConvLocal", "ConvTranspose", "Dense", "Padding", "Parameterization"]
 
 Parameterization = Literal["ntk", "standard"]
+# Pairs side by side from which one depthwise convolution is faster than shifted sums.
+DEPTHWISE_FROM = 48
 Padding = str | int | tuple[int | tuple[int, int], ...]
 
 
@@ -48,6 +52,16 @@ def _finish(
         if b2 is not None:
             tangent = tangent + 1.0
     return k.each(out, tangent, gap)
+
+
+def _plain_squares(layer: Any) -> tuple[float, float] | None:
+    """Return the squared deviations of a layer in the NTK parameterisation, if no gradients."""
+    w, b = layer.weight_std, 0.0 if layer.bias_std is None else layer.bias_std
+    if torch.is_grad_enabled() or layer.parameterization != "ntk":
+        return None
+    if isinstance(w, Tensor) or isinstance(b, Tensor):
+        return None
+    return float(w * w), float(b * b)
 
 
 def _fan_in(layer: Any, taps: int = 1) -> float:
@@ -85,6 +99,11 @@ class Dense(Layer):
 
     def cross(self, k: Cross, pair: Pair) -> Cross:
         """Apply the rule of the module's docstring with A the identity."""
+        squares = _plain_squares(self)
+        if k.compiled and squares is not None and k.gap is not None:
+            sides, outs = (pair.a.root, pair.b.root), (pair.a_out.root, pair.b_out.root)
+            out, gap, ntk = fused.dense(k.nngp, k.gap, k.ntk, sides, outs, *squares)
+            return k.each(out, ntk if k.want_ntk else None, gap)
         gap = None
         if k.gap is not None:
             gap = self._gap(k, k.gap, pair)
@@ -97,12 +116,13 @@ class Dense(Layer):
         if self.bias_std is None or is_zero(self.bias_std):
             return out
         b2 = square(self.bias_std)
-        left, right = root(pair.a.var), root(pair.b.var)
-        r1, r2 = pair.left(left, full=k.full), pair.right(right, full=k.full)
-        o1 = pair.left(root(pair.a_out.var), full=k.full)
-        o2 = pair.right(root(pair.b_out.var), full=k.full)
-        below = o1 * o2 + r1 * r2 * w2 + b2
-        return out + torch.square(r1 - r2) * (w2 * b2) / below
+        r1, r2 = pair.left(pair.a.root, full=k.full), pair.right(pair.b.root, full=k.full)
+        o1, o2 = pair.left(pair.a_out.root, full=k.full), pair.right(pair.b_out.root, full=k.full)
+        if torch.is_grad_enabled() or isinstance(w2, Tensor) or isinstance(b2, Tensor):
+            below = o1 * o2 + r1 * r2 * w2 + b2
+            return out + torch.square(r1 - r2) * (w2 * b2) / below
+        below = torch.addcmul(torch.mul(o1, o2).add_(b2), r1, r2, value=w2)
+        return out.addcdiv_(torch.sub(r1, r2).square_(), below, value=w2 * b2)
 
 
 def _tuple(value: Any, rank: int) -> tuple[Any, ...]:
@@ -170,6 +190,14 @@ class Conv(Layer):
     def cross(self, k: Cross, pair: Pair) -> Cross:
         """Average over the receptive field, both positions moving together."""
         windows = self.windows(tuple(pair.a.var.shape[:-1]))
+        squares = _plain_squares(self)
+        plane = len(windows) <= 2 and not any(w.wrap for w in windows)
+        if k.compiled and squares is not None and k.gap is not None and plane:
+            sides, outs = (pair.a.root, pair.b.root), (pair.a_out.root, pair.b_out.root)
+            held = fused.windowed(k.nngp, k.gap, k.ntk, sides, outs, windows, *squares)
+            return k.each(held[0], held[2] if k.want_ntk else None, held[1])
+        if squares is not None and (out := self._depthwise(k, pair, windows, *squares)):
+            return out
         taps = 1
         for window in windows:
             taps *= window.size
@@ -194,17 +222,56 @@ class Conv(Layer):
         self, k: Cross, gap: Tensor, out: Cross, pair: Pair, windows: tuple[Window, ...], taps: int
     ) -> Tensor:
         """Carry the squared distance D = 2 gap + (r1 - r2)^2, which is linear, past the sum."""
-        r1 = pair.left(root(pair.a.var), full=False)
-        r2 = pair.right(root(pair.b.var), full=False)
+        r1, r2 = pair.left(pair.a.root, full=False), pair.right(pair.b.root, full=False)
         distance = (r1 - r2).square_().add_(gap, alpha=2.0)
         distance = self._average(distance, windows, taps, False) * square(self.weight_std)
-        o1 = pair.left(root(pair.a_out.var), full=False)
-        o2 = pair.right(root(pair.b_out.var), full=False)
-        both = o1 * o2
-        # Each form errs by eps times its first term; the distance is right for near inputs.
-        close = distance < both
-        near = distance.sub_((o1 - o2).square_()).mul_(0.5)
-        return torch.where(close, near, both.sub_(out.nngp)).clamp_min_(0)
+        return self._nearer(distance, out.nngp, pair)
+
+    @staticmethod
+    def _nearer(distance: Tensor, nngp: Tensor, pair: Pair) -> Tensor:
+        """Turn squared distances (overwritten) into gaps.
+
+        Each form errs by eps times its first term; the distance is right for near inputs. They
+        are mixed as ``far + close (near - far)``: a selection is slower than all the rest.
+        """
+        o1, o2 = pair.left(pair.a_out.root, full=False), pair.right(pair.b_out.root, full=False)
+        far = torch.mul(o1, o2)
+        close = torch.lt(distance, far, out=torch.empty_like(distance))
+        near = distance.sub_(torch.sub(o1, o2).square_()).mul_(0.5)
+        return far.sub_(nngp).lerp_(near, close).clamp_min_(0)
+
+    def _depthwise(
+        self, k: Cross, pair: Pair, windows: tuple[Window, ...], w2: float, b2: float
+    ) -> Cross | None:
+        """Sum over both axes of the window in one pass, as a depthwise convolution of pairs."""
+        pairs = math.prod(k.nngp.shape[-2:])
+        even = all(w.low == w.high and not w.wrap for w in windows)
+        if len(windows) != 2 or pairs < DEPTHWISE_FROM or not even or k.full:
+            return None
+        sizes = [w.size for w in windows]
+        weight = k.nngp.new_full((pairs, *sizes, 1), w2 / math.prod(sizes)).permute(0, 3, 1, 2)
+
+        def move(t: Tensor, bias: Tensor | None = None) -> Tensor:
+            moved = torch.nn.functional.conv2d(
+                t.flatten(2).permute(2, 0, 1)[None],
+                weight,
+                bias,
+                tuple(w.stride for w in windows),
+                tuple(w.low for w in windows),
+                tuple(w.dilation for w in windows),
+                groups=pairs,
+            )
+            return moved[0].permute(1, 2, 0).contiguous().unflatten(2, t.shape[2:])
+
+        nngp = move(k.nngp, k.nngp.new_full((pairs,), b2))
+        ntk, gap = None, None
+        if k.want_ntk:
+            ntk = nngp if k.ntk is None else move(k.ntk).add_(nngp)
+        if k.gap is not None:
+            r1, r2 = pair.left(pair.a.root, full=False), pair.right(pair.b.root, full=False)
+            apart = torch.sub(r1, r2).square_().add_(k.gap, alpha=2.0)
+            gap = self._nearer(move(apart), nngp, pair)
+        return k.each(nngp, ntk, gap)
 
     def mean(self, state: Any) -> Tensor | None:
         """Weights have zero mean."""

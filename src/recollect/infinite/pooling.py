@@ -228,7 +228,7 @@ class GlobalAvgPool(Layer):
 
         out = k.each(pool(k.nngp), None if k.ntk is None else pool(k.ntk))
         left = self.places(tuple(places))
-        return out if left else Cross(out.nngp, out.ntk, None, False, k.want_ntk)
+        return out if left else Cross(out.nngp, out.ntk, None, False, k.want_ntk, k.compiled)
 
     def _visible(self, mask: Tensor) -> Tensor:
         return mask.sum(self._axes(mask.ndim - 1), keepdim=True).clamp_min(1)

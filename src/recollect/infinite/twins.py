@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from recollect._checks import check_integer
+from recollect.infinite import fused
 from recollect.infinite.evaluation import Inputs, Plan, evaluate_pairs, evaluate_singles
 from recollect.infinite.graph import Graph
 from recollect.infinite.states import Cross, Kernel, Self
@@ -28,6 +29,9 @@ CPU_TILE = 2**18
 # With many positions tiles may outgrow that cache, so that the innermost axis is long enough.
 CPU_WIDE = 2**21
 GPU_TILE = 2**25
+KEPT_BYTES = 2**24
+# Numbers in all tiles from which compiled loops are worth loading.
+COMPILED_FROM = 2**25
 FIELDS = ("nngp", "ntk")
 
 
@@ -38,6 +42,7 @@ class _Setting:
     plan: Plan
     want_ntk: bool
     symmetric: bool
+    compiled: bool = False
 
 
 class Twin:
@@ -155,6 +160,7 @@ class Twin:
                 len(two),
                 *_zipped(graph.nodes[graph.output].places, positions == "pairs"),
             )
+            setting = replace(setting, compiled=not grad and _compiles(plan, one, two))
             rows, columns = _tile(tile, plan, one, two)
             sink: Sink
             if path is not None:
@@ -189,6 +195,8 @@ class Twin:
             )
         if pattern is not None:
             pattern = _dense_pattern(pattern, x)
+        if mask is not None:
+            x = x * mask[:, None]
         return Inputs(x, mask, pattern)
 
 
@@ -307,6 +315,13 @@ def _check_room(
         )
 
 
+def _compiles(plan: Plan, one: Inputs, two: Inputs) -> bool:
+    """Say whether compiled loops are worth it: large float32 kernels with rectifiers."""
+    usual = one.x.dtype == torch.float32 and one.x.device.type == "cpu" and any(plan.gap)
+    large = len(one) * len(two) * plan.largest >= COMPILED_FROM
+    return usual and large and fused.available()
+
+
 def _blocks(count: int, size: int) -> Iterator[tuple[int, int]]:
     for start in range(0, count, size):
         yield start, min(start + size, count)
@@ -324,6 +339,10 @@ def _run(
     """Compute all tiles; of a symmetric kernel the upper half only."""
     rows, columns = tile
     plan = setting.plan
+    if one.x.ndim > 2 and not plan.cross_full[0]:
+        same = two is one
+        one = replace(one, turned=one.across)
+        two = one if same else replace(two, turned=two.across)
     left = _Singles(plan, one)
     right = left if two is one else _Singles(plan, two)
     todo = [
@@ -333,6 +352,9 @@ def _run(
         if (not setting.symmetric or d > a) and not sink.done(a, c)
     ]
     lock = Lock()
+    # The C library gives memory back at every release, and the next tile pays for fresh pages,
+    # until it has seen a block of this size released; it is never touched.
+    torch.empty(KEPT_BYTES, dtype=torch.uint8)
 
     def work(place: tuple[int, int, int, int]) -> None:
         a, b, c, d = place
@@ -380,8 +402,9 @@ def _one_tile(
     if setting.symmetric and c < b:
         index = torch.arange(max(a, c), min(b, d), device=one.x.device)
         same = torch.stack([index - a, index - c], 1)
+    want, compiled = setting.want_ntk, setting.compiled
     k = _with_zero_tangent(
-        evaluate_pairs(plan, one, two, *singles, want_ntk=setting.want_ntk, same=same)
+        evaluate_pairs(plan, one, two, *singles, want_ntk=want, same=same, compiled=compiled)
     )
     rank = len(plan.graph.nodes[plan.graph.output].places)
     values = {"nngp": _public(k.nngp, rank, k.full)}
@@ -436,7 +459,7 @@ class _Singles:
                 self.kept.pop(next(iter(self.kept)))
             start = index * self.block
             rows = self.inputs.rows(start, min(start + self.block, len(self.inputs)))
-            self.kept[index] = evaluate_singles(self.plan, rows)
+            self.kept[index] = self._states(rows)
         return self.kept[index]
 
     def rows(self, start: int, stop: int) -> list[Self]:
@@ -445,7 +468,16 @@ class _Singles:
         if first == last:
             base = first * self.block
             return [s.rows(start - base, stop - base) for s in self._of(first)]
-        return evaluate_singles(self.plan, self.inputs.rows(start, stop))
+        return self._states(self.inputs.rows(start, stop))
+
+    def _states(self, rows: Inputs) -> list[Self]:
+        states = evaluate_singles(self.plan, rows)
+        if torch.is_grad_enabled():
+            return states
+        return [
+            replace(s, deviation=s.root) if self.plan.gap[i] and self.plan.alone[i] else s
+            for i, s in enumerate(states)
+        ]
 
 
 def _diagonal(setting: _Setting, one: Inputs, wanted: tuple[str, ...]) -> Kernel:
