@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from recollect.infinite import fused
+from recollect.infinite.fused import fused_convolution, fused_dense
 from recollect.infinite.positions import Window, resolve_padding, window_scatter, window_sum
-from recollect.infinite.states import Cross, Layer, Pair, Scalar, Style, is_zero, root, square
+from recollect.infinite.states import Cross, Layer, Pair, Scalar, Style, is_zero, square
 
 __all__ = ["Conv", "ConvLocal", "ConvTranspose", "Dense", "Padding", "Parameterization"]
 
@@ -102,7 +102,7 @@ class Dense(Layer):
         squares = _plain_squares(self)
         if k.compiled and squares is not None and k.gap is not None:
             sides, outs = (pair.a.root, pair.b.root), (pair.a_out.root, pair.b_out.root)
-            out, gap, ntk = fused.dense(k.nngp, k.gap, k.ntk, sides, outs, *squares)
+            out, gap, ntk = fused_dense(k.nngp, k.gap, k.ntk, sides, outs, *squares)
             return k.each(out, ntk if k.want_ntk else None, gap)
         gap = None
         if k.gap is not None:
@@ -194,7 +194,7 @@ class Conv(Layer):
         plane = len(windows) <= 2 and not any(w.wrap for w in windows)
         if k.compiled and squares is not None and k.gap is not None and plane:
             sides, outs = (pair.a.root, pair.b.root), (pair.a_out.root, pair.b_out.root)
-            held = fused.windowed(k.nngp, k.gap, k.ntk, sides, outs, windows, *squares)
+            held = fused_convolution(k.nngp, k.gap, k.ntk, sides, outs, windows, *squares)
             return k.each(held[0], held[2] if k.want_ntk else None, held[1])
         if squares is not None and (out := self._depthwise(k, pair, windows, *squares)):
             return out

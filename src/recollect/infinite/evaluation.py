@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from recollect.infinite import fused
+from recollect.infinite.fused import fused_places, fused_vectors
 from recollect.infinite.graph import Graph, Node, spread_diagonal
 from recollect.infinite.joining import Join
 from recollect.infinite.mixing import Dropout, LayerNorm
@@ -274,7 +274,7 @@ def _vector_pairs(
     known: Tensor | None
     if gap and compiled:
         r1, r2 = v1.double().sqrt(), v2.double().sqrt()
-        nngp, known, count = fused.gap_of_vectors(x1 @ x2.T, r1, r2, channels)
+        nngp, known, count = fused_vectors(x1 @ x2.T, r1, r2, channels)
         near = _close(known, known + nngp) if count else x1.new_empty((0, 2), dtype=torch.long)
     else:
         nngp = (x1 @ x2.T).div_(channels) if not torch.is_grad_enabled() else x1 @ x2.T / channels
@@ -320,7 +320,7 @@ def _place_pairs(one: Inputs, two: Inputs, *, gap: bool, compiled: bool) -> Cros
     channels, shape = x1.shape[1], (*one.x.shape[2:], len(one), len(two))
     known: Tensor | None = None
     if gap and compiled and channels <= 16:
-        nngp, known = fused.equal_places(x1, x2)
+        nngp, known = fused_places(x1, x2)
         return Cross(nngp.view(shape), gap=known.view(shape))
     a, b = x1.double(), x2.double()
     nngp = _equal_places(a, b) / channels

@@ -8,7 +8,7 @@ same mathematics and serve everywhere else. The two agree to a few units in the 
 The rectifier needs neither arc sine nor cosine. With ``h = delta / 2 = sin^2(theta / 2)``,
 ``z = min(h, 1 - h)`` and ``w = sqrt(z)``, polynomials P and R on [0, 1/2] give
 
-``asin(w) = w P(z)``  and  ``sin(theta) - theta cos(theta) = 2 w z R(z)  (+ pi (1 - 2 z) if h > 1/2)``
+``asin(w) = w P(z)`` and ``sin(theta) - theta cos(theta) = 2 w z R(z) [+ pi (1 - 2 z), h > 1/2]``
 
 to float32 accuracy, also at angles so small that the difference on the left has no digits.
 
@@ -31,20 +31,36 @@ from torch import Tensor
 
 from recollect.infinite.positions import Window
 
-__all__ = ["available", "dense", "equal_places", "gap_of_vectors", "rectify", "windowed"]
+__all__ = [
+    "available",
+    "fused_convolution",
+    "fused_dense",
+    "fused_places",
+    "fused_rectifier",
+    "fused_vectors",
+]
 
 Array = npt.NDArray[np.float32]
 F = np.float32
 
 # Chebyshev fits on [0, 1/2]: asin(sqrt z) / sqrt z, and R of the docstring.
-P0, P1, P2, P3 = F(0.9999999868093985), F(0.16666993235745592), F(0.07486847096176547), F(
-    0.046636215612747604
+P0, P1, P2, P3 = (
+    F(0.9999999868093985),
+    F(0.16666993235745592),
+    F(0.07486847096176547),
+    F(0.046636215612747604),
 )
-P4, P5, P6, P7 = F(0.01582790453020144), F(0.07822891893062457), F(-0.09404627589325265), F(
-    0.11196089856361581
+P4, P5, P6, P7 = (
+    F(0.01582790453020144),
+    F(0.07822891893062457),
+    F(-0.09404627589325265),
+    F(0.11196089856361581),
 )
-R0, R1, R2, R3 = F(1.3333333508365075), F(0.13333001700627184), F(0.04295869425729727), F(
-    0.01869343206311723
+R0, R1, R2, R3 = (
+    F(1.3333333508365075),
+    F(0.13333001700627184),
+    F(0.04295869425729727),
+    F(0.01869343206311723),
 )
 R4, R5, R6 = F(0.017061698434957737), F(-0.00845345922809784), F(0.021545112854366746)
 ZERO, HALF, ONE, TWO = F(0), F(0.5), F(1), F(2)
@@ -93,7 +109,7 @@ def _side(t: Tensor) -> Array:
 # --- rectifiers ----------------------------------------------------------------------------
 
 
-def rectify(
+def fused_rectifier(
     nngp: Tensor, gap: Tensor, ntk: Tensor | None, sides: tuple[Tensor, Tensor], a: float, b: float
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the kernels after ``a min(x, 0) + b max(x, 0)``.
@@ -172,7 +188,7 @@ def _rectify(
 # --- affine layers -------------------------------------------------------------------------
 
 
-def dense(
+def fused_dense(
     nngp: Tensor,
     gap: Tensor,
     ntk: Tensor | None,
@@ -237,7 +253,7 @@ def _dense(
                 go[j] = w2 * g[j] + extra
 
 
-def windowed(
+def fused_convolution(
     nngp: Tensor,
     gap: Tensor,
     ntk: Tensor | None,
@@ -370,7 +386,7 @@ def _near(distance: Array, nngp: Array, o1: Array, o2: Array) -> None:
 # --- inputs --------------------------------------------------------------------------------
 
 
-def gap_of_vectors(
+def fused_vectors(
     products: Tensor, r1: Tensor, r2: Tensor, channels: int
 ) -> tuple[Tensor, Tensor, int]:
     """Turn products x1 . x2 (n, m) into covariances and gaps; count the near pairs.
@@ -382,9 +398,7 @@ def gap_of_vectors(
         channels: what the products are divided by.
     """
     gap = torch.empty_like(products)
-    near = _loops().start(
-        products.numpy(), gap.numpy(), r1.numpy(), r2.numpy(), F(1.0 / channels)
-    )
+    near = _loops().start(products.numpy(), gap.numpy(), r1.numpy(), r2.numpy(), F(1.0 / channels))
     return products, gap, near
 
 
@@ -408,7 +422,7 @@ def _start(
     return near
 
 
-def equal_places(x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
+def fused_places(x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
     """Return covariances and gaps at equal positions, summed in float64, (p, n, m) each.
 
     Args:

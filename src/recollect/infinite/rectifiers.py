@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from recollect.infinite import fused
+from recollect.infinite.fused import fused_rectifier
 from recollect.infinite.states import Cross, Layer, Pair, Self, Style, root
 
 __all__ = [
@@ -172,7 +172,7 @@ class ABRelu(Activation):
             return k.each(k.nngp * flat, ntk, None if k.gap is None else k.gap * flat)
         if k.compiled and k.gap is not None:
             sides = pair.a.root, pair.b.root
-            nngp, gap, ntk = fused.rectify(k.nngp, k.gap, k.ntk, sides, self.a, self.b)
+            nngp, gap, ntk = fused_rectifier(k.nngp, k.gap, k.ntk, sides, self.a, self.b)
             return k.each(nngp, ntk, gap)
         if k.gap is not None and not torch.is_grad_enabled():
             return self._with_gap(k, k.gap, pair)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from recollect._checks import check_integer
-from recollect.infinite import fused
 from recollect.infinite.evaluation import Inputs, Plan, evaluate_pairs, evaluate_singles
+from recollect.infinite.fused import available
 from recollect.infinite.graph import Graph
 from recollect.infinite.states import Cross, Kernel, Self
 from recollect.infinite.tiles import DiskTiles, Sink, TensorTiles
@@ -319,7 +319,7 @@ def _compiles(plan: Plan, one: Inputs, two: Inputs) -> bool:
     """Say whether compiled loops are worth it: large float32 kernels with rectifiers."""
     usual = one.x.dtype == torch.float32 and one.x.device.type == "cpu" and any(plan.gap)
     large = len(one) * len(two) * plan.largest >= COMPILED_FROM
-    return usual and large and fused.available()
+    return usual and large and available()
 
 
 def _blocks(count: int, size: int) -> Iterator[tuple[int, int]]:
