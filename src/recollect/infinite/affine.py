@@ -193,8 +193,12 @@ class Conv(Layer):
         squares = _plain_squares(self)
         plane = len(windows) <= 2 and not any(w.wrap for w in windows)
         if k.compiled and squares is not None and k.gap is not None and plane:
-            sides, outs = (pair.a.root, pair.b.root), (pair.a_out.root, pair.b_out.root)
-            held = fused_convolution(k.nngp, k.gap, k.ntk, sides, outs, windows, *squares)
+            levels = pair.a_out.rms, pair.b_out.rms
+            sides = pair.a.root / levels[0], pair.b.root / levels[1]
+            outs = pair.a_out.root / levels[0], pair.b_out.root / levels[1]
+            held = fused_convolution(
+                k.nngp, k.gap, k.ntk, sides, outs, levels, windows, *squares
+            )
             return k.each(held[0], held[2] if k.want_ntk else None, held[1])
         if squares is not None and (out := self._depthwise(k, pair, windows, *squares)):
             return out
@@ -221,11 +225,24 @@ class Conv(Layer):
     def _gap(
         self, k: Cross, gap: Tensor, out: Cross, pair: Pair, windows: tuple[Window, ...], taps: int
     ) -> Tensor:
-        """Carry the squared distance D = 2 gap + (r1 - r2)^2, which is linear, past the sum."""
-        r1, r2 = pair.left(pair.a.root, full=False), pair.right(pair.b.root, full=False)
-        distance = (r1 - r2).square_().add_(gap, alpha=2.0)
+        """Carry the squared distance past the sum, see :meth:`_distance`."""
+        distance, shift = self._distance(gap, pair)
         distance = self._average(distance, windows, taps, False) * square(self.weight_std)
-        return self._nearer(distance, out.nngp, pair)
+        return self._nearer(distance.add_(shift), out.nngp, pair)
+
+    def _distance(self, gap: Tensor, pair: Pair) -> tuple[Tensor, Tensor]:
+        """Return the squared distance of scaled inputs, which is linear, and the bias's share.
+
+        With l the root mean square of an input after the layer: ``D / (l1 l2)`` is the squared
+        distance of ``u / l1`` and ``v / l2``, so that multiples of one picture are not far apart:
+        ``D = 2 gap + (r1 / l1 - r2 / l2)^2 l1 l2``, and ``b^2 (1 / l1 - 1 / l2)^2 l1 l2``.
+        """
+        l1, l2 = pair.a_out.rms[:, None], pair.b_out.rms[None]
+        r1 = pair.left(pair.a.root / pair.a_out.rms, full=False)
+        r2 = pair.right(pair.b.root / pair.b_out.rms, full=False)
+        distance = torch.sub(r1, r2).square_().mul_(l1 * l2).add_(gap, alpha=2.0)
+        b2 = 0.0 if self.bias_std is None else square(self.bias_std)
+        return distance, (l1 - l2).square() / (l1 * l2) * b2
 
     @staticmethod
     def _nearer(distance: Tensor, nngp: Tensor, pair: Pair) -> Tensor:
@@ -234,10 +251,12 @@ class Conv(Layer):
         Each form errs by eps times its first term; the distance is right for near inputs. They
         are mixed as ``far + close (near - far)``: a selection is slower than all the rest.
         """
-        o1, o2 = pair.left(pair.a_out.root, full=False), pair.right(pair.b_out.root, full=False)
-        far = torch.mul(o1, o2)
+        both = pair.a_out.rms[:, None] * pair.b_out.rms[None]
+        o1 = pair.left(pair.a_out.root / pair.a_out.rms, full=False)
+        o2 = pair.right(pair.b_out.root / pair.b_out.rms, full=False)
+        far = torch.mul(o1, o2).mul_(both)
         close = torch.lt(distance, far, out=torch.empty_like(distance))
-        near = distance.sub_(torch.sub(o1, o2).square_()).mul_(0.5)
+        near = distance.sub_(torch.sub(o1, o2).square_().mul_(both)).mul_(0.5)
         return far.sub_(nngp).lerp_(near, close).clamp_min_(0)
 
     def _depthwise(
@@ -268,9 +287,8 @@ class Conv(Layer):
         if k.want_ntk:
             ntk = nngp if k.ntk is None else move(k.ntk).add_(nngp)
         if k.gap is not None:
-            r1, r2 = pair.left(pair.a.root, full=False), pair.right(pair.b.root, full=False)
-            apart = torch.sub(r1, r2).square_().add_(k.gap, alpha=2.0)
-            gap = self._nearer(move(apart), nngp, pair)
+            apart, shift = self._distance(k.gap, pair)
+            gap = self._nearer(move(apart, shift.flatten()), nngp, pair)
         return k.each(nngp, ntk, gap)
 
     def mean(self, state: Any) -> Tensor | None:

@@ -259,21 +259,23 @@ def fused_convolution(
     ntk: Tensor | None,
     sides: tuple[Tensor, Tensor],
     outs: tuple[Tensor, Tensor],
+    levels: tuple[Tensor, Tensor],
     windows: tuple[Window, ...],
     w2: float,
     b2: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return nngp, gap and ntk after a convolution at equal positions.
 
-    The squared distance ``2 gap + (r1 - r2)^2`` is linear in the input and passes the sum; where
-    it is small it gives the new gap, elsewhere the difference does.
+    The squared distance ``2 gap + (r1 - r2)^2 l1 l2`` of scaled inputs is linear and passes the
+    sum; where it is small it gives the new gap, elsewhere the difference does.
 
     Args:
         nngp: (*S, n, m), one or two position axes.
         gap: ``r1 r2 - nngp``.
         ntk: None stands for zero.
-        sides: deviations before the layer, (*S, n) and (*S, m).
-        outs: deviations after it.
+        sides: deviations before the layer over ``levels``, (*S, n) and (*S, m).
+        outs: deviations after it over ``levels``.
+        levels: scales l1 (n,) and l2 (m,).
         windows: of each axis, none of them circular.
         w2: squared weight deviation.
         b2: squared bias deviation.
@@ -289,20 +291,23 @@ def fused_convolution(
     lengths = [w.length(n) for w, n in zip(taken, grid, strict=True)]
     scale = F(w2 / taps)
 
-    def box(t: Tensor, shift: float, other: Tensor | None) -> Tensor:
+    both = levels[0][:, None] * levels[1][None]
+    apart = (levels[0][:, None] - levels[1][None]).square().div_(both).mul_(b2)
+
+    def box(t: Tensor, shift: Tensor, other: Tensor | None) -> Tensor:
         out = nngp.new_empty(shape)
         target = out.view(*lengths, -1).numpy()
         source = t.contiguous().view(*grid, -1).numpy()
         added = target if other is None else other.view(*lengths, -1).numpy()
-        loops.box(source, target, line, added, other is not None, *steps, scale, F(shift))
+        loops.box(source, target, line, added, other is not None, *steps, scale, shift.view(-1).numpy())
         return out
 
-    value = box(nngp, b2, None)
-    tangent = value if ntk is None else box(ntk, 0.0, value)
-    apart = torch.empty_like(nngp)
-    loops.distance(_flat(gap), *map(_side, sides), _flat(apart))
-    distance = box(apart, 0.0, None)
-    loops.near(_flat(distance), _flat(value), *map(_side, outs))
+    value = box(nngp, torch.full_like(both, b2), None)
+    tangent = value if ntk is None else box(ntk, torch.zeros_like(both), value)
+    before = torch.empty_like(nngp)
+    loops.distance(_flat(gap), *map(_side, sides), both.numpy(), _flat(before))
+    distance = box(before, apart, None)
+    loops.near(_flat(distance), _flat(value), *map(_side, outs), both.numpy())
     return value, distance, tangent
 
 
@@ -321,7 +326,7 @@ def _box(
     dilation2: int,
     low2: int,
     scale: np.float32,
-    shift: np.float32,
+    shift: Array,
 ) -> None:
     """Sum over a window along both axes of (A, B, pairs), times ``scale`` plus ``shift``."""
     rows, columns, pairs = t.shape
@@ -345,9 +350,8 @@ def _box(
                 total[j] = ZERO
         for o in range(out.shape[1]):
             target = out[i, o]
-            start = shift
             for j in range(pairs):
-                target[j] = start
+                target[j] = shift[j]
             for f in range(size2):
                 y = o * stride2 + f * dilation2 - low2
                 if y < 0 or y >= columns:
@@ -361,25 +365,26 @@ def _box(
                     target[j] += extra[j]
 
 
-def _distance(gap: Array, r1: Array, r2: Array, out: Array) -> None:
+def _distance(gap: Array, r1: Array, r2: Array, both: Array, out: Array) -> None:
     for p in range(gap.shape[0]):
         right = r2[p]
         for i in range(gap.shape[1]):
-            left, g, target = r1[p, i], gap[p, i], out[p, i]
+            left, g, target, scale = r1[p, i], gap[p, i], out[p, i], both[i]
             for j in range(g.shape[0]):
                 apart = left - right[j]
-                target[j] = TWO * g[j] + apart * apart
+                target[j] = TWO * g[j] + apart * apart * scale[j]
 
 
-def _near(distance: Array, nngp: Array, o1: Array, o2: Array) -> None:
+def _near(distance: Array, nngp: Array, o1: Array, o2: Array, scales: Array) -> None:
     """Turn squared distances into gaps, in place."""
     for p in range(distance.shape[0]):
         right = o2[p]
         for i in range(distance.shape[1]):
-            left, d, k = o1[p, i], distance[p, i], nngp[p, i]
+            left, d, k, scale = o1[p, i], distance[p, i], nngp[p, i], scales[i]
             for j in range(d.shape[0]):
-                both, apart = left * right[j], left - right[j]
-                rest = HALF * (d[j] - apart * apart) if d[j] < both else both - k[j]
+                both, apart = left * right[j] * scale[j], left - right[j]
+                near = HALF * (d[j] - apart * apart * scale[j])
+                rest = near if d[j] < both else both - k[j]
                 d[j] = rest if rest > ZERO else ZERO
 
 

@@ -45,6 +45,7 @@ class Self:
         mask: visible positions, (*S, n), None if all are.
         extra: what a layer wants to keep for later, last axis n.
         deviation: :attr:`root`, kept for all tiles; None: not yet computed.
+        level: :attr:`rms`, likewise.
     """
 
     var: Tensor
@@ -53,6 +54,15 @@ class Self:
     mask: Tensor | None = None
     extra: Tensor | None = None
     deviation: Tensor | None = None
+    level: Tensor | None = None
+
+    @property
+    def rms(self) -> Tensor:
+        """Root of the variance averaged over positions, (n,); never zero."""
+        if self.level is not None:
+            return self.level
+        axes = list(range(self.rank))
+        return self.root.square().mean(axes).sqrt() if axes else self.root
 
     @property
     def root(self) -> Tensor:
@@ -81,6 +91,7 @@ class Self:
             cut(self.mask),
             cut(self.extra),
             cut(self.deviation),
+            cut(self.level),
         )
 
 

@@ -475,7 +475,7 @@ class _Singles:
         if torch.is_grad_enabled():
             return states
         return [
-            replace(s, deviation=s.root) if self.plan.gap[i] and self.plan.alone[i] else s
+            replace(s, deviation=s.root, level=s.rms) if self.plan.gap[i] and self.plan.alone[i] else s
             for i, s in enumerate(states)
         ]
 
