@@ -102,8 +102,8 @@ class Dense(Layer):
         squares = _plain_squares(self)
         if k.compiled and squares is not None and k.gap is not None:
             sides, outs = (pair.a.root, pair.b.root), (pair.a_out.root, pair.b_out.root)
-            out, gap, ntk = fused_dense(k.nngp, k.gap, k.ntk, sides, outs, *squares)
-            return k.each(out, ntk if k.want_ntk else None, gap)
+            held = fused_dense(k.nngp, k.gap, k.ntk, sides, outs, *squares)
+            return k.each(held[0], held[2] if k.want_ntk else None, held[1])
         gap = None
         if k.gap is not None:
             gap = self._gap(k, k.gap, pair)
@@ -196,9 +196,7 @@ class Conv(Layer):
             levels = pair.a_out.rms, pair.b_out.rms
             sides = pair.a.root / levels[0], pair.b.root / levels[1]
             outs = pair.a_out.root / levels[0], pair.b_out.root / levels[1]
-            held = fused_convolution(
-                k.nngp, k.gap, k.ntk, sides, outs, levels, windows, *squares
-            )
+            held = fused_convolution(k.nngp, k.gap, k.ntk, sides, outs, levels, windows, *squares)
             return k.each(held[0], held[2] if k.want_ntk else None, held[1])
         if squares is not None and (out := self._depthwise(k, pair, windows, *squares)):
             return out
@@ -280,7 +278,8 @@ class Conv(Layer):
                 tuple(w.dilation for w in windows),
                 groups=pairs,
             )
-            return moved[0].permute(1, 2, 0).contiguous().unflatten(2, t.shape[2:])
+            moved = moved[0].permute(1, 2, 0).contiguous()
+            return moved.view(*moved.shape[:2], *t.shape[2:])
 
         nngp = move(k.nngp, k.nngp.new_full((pairs,), b2))
         ntk, gap = None, None

@@ -87,13 +87,14 @@ def _loops() -> _Loops:
     numba = import_module("numba")
 
     def compiled(function: Callable[..., Any]) -> Any:
-        options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+        options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
         try:
             return numba.njit(cache=True, **options)(function)
         except RuntimeError:  # nowhere to keep compiled code: a read-only installation
             return numba.njit(**options)(function)
 
-    return _Loops(*map(compiled, (_rectify, _dense, _box, _distance, _near, _start, _places)))
+    plain = (_rectify, _dense, _box, _distance, _near, _start, _places)
+    return _Loops(*[compiled(function) for function in plain])
 
 
 def _flat(t: Tensor) -> Array:
@@ -299,7 +300,9 @@ def fused_convolution(
         target = out.view(*lengths, -1).numpy()
         source = t.contiguous().view(*grid, -1).numpy()
         added = target if other is None else other.view(*lengths, -1).numpy()
-        loops.box(source, target, line, added, other is not None, *steps, scale, shift.view(-1).numpy())
+        loops.box(
+            source, target, line, added, other is not None, *steps, scale, shift.view(-1).numpy()
+        )
         return out
 
     value = box(nngp, torch.full_like(both, b2), None)

@@ -172,8 +172,8 @@ class ABRelu(Activation):
             return k.each(k.nngp * flat, ntk, None if k.gap is None else k.gap * flat)
         if k.compiled and k.gap is not None:
             sides = pair.a.root, pair.b.root
-            nngp, gap, ntk = fused_rectifier(k.nngp, k.gap, k.ntk, sides, self.a, self.b)
-            return k.each(nngp, ntk, gap)
+            held = fused_rectifier(k.nngp, k.gap, k.ntk, sides, self.a, self.b)
+            return k.each(held[0], held[2], held[1])
         if k.gap is not None and not torch.is_grad_enabled():
             return self._with_gap(k, k.gap, pair)
         delta, theta, sin, s = angles(k.nngp, v1, v2, k.gap)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,6 +14,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -161,11 +164,13 @@ class Twin:
                 *_zipped(graph.nodes[graph.output].places, positions == "pairs"),
             )
             setting = replace(setting, compiled=not grad and _compiles(plan, one, two))
+            if tile is None and path is not None:
+                tile = DiskTiles.tile_of(Path(path))
             rows, columns = _tile(tile, plan, one, two)
             sink: Sink
             if path is not None:
-                names = (type(self).__name__, self.description, repr(wanted), positions)
-                sink = DiskTiles(Path(path), shape, wanted, (rows, columns), one.x, two.x, names)
+                names = (_fingerprint(graph, self.constants), repr(wanted), positions)
+                sink = DiskTiles(Path(path), shape, wanted, (rows, columns), one, two, names)
             else:
                 _check_room(shape, wanted, one.x, (rows, columns))
                 sink = TensorTiles(shape, wanted, one.x, grad=grad, pairs=positions == "pairs")
@@ -313,6 +318,18 @@ def _check_room(
             f"path='folder' writes it to disk in tiles, tile={tile} fits; "
             "infinite.nystroem never holds it"
         )
+
+
+def _fingerprint(graph: Graph, constants: Sequence[Tensor]) -> str:
+    """Return a digest of all layers, their numbers and how they are joined."""
+    digest = hashlib.sha256()
+    for node in graph.nodes:
+        # Functions are known by name: their addresses change from run to run.
+        described = re.sub(r" at 0x[0-9a-f]+", "", repr(node.layer))
+        digest.update(f"{described} {node.inputs} {node.places}\n".encode())
+    for constant in constants:
+        digest.update(np.ascontiguousarray(constant.detach().cpu().numpy()).tobytes())
+    return digest.hexdigest()
 
 
 def _compiles(plan: Plan, one: Inputs, two: Inputs) -> bool:
@@ -475,7 +492,9 @@ class _Singles:
         if torch.is_grad_enabled():
             return states
         return [
-            replace(s, deviation=s.root, level=s.rms) if self.plan.gap[i] and self.plan.alone[i] else s
+            replace(s, deviation=s.root, level=s.rms)
+            if self.plan.gap[i] and self.plan.alone[i]
+            else s
             for i, s in enumerate(states)
         ]
 
