@@ -306,19 +306,36 @@ class Conv(Layer):
         return mask
 
 
+def _reached(padding: Any, size: int, stride: int, dilation: int) -> tuple[int, int]:
+    """Return what a transposed window loses before and after; a negative number is gained."""
+    if isinstance(padding, tuple):
+        return padding
+    if isinstance(padding, int):
+        return padding, padding
+    span = (size - 1) * dilation + 1
+    if padding == "valid":
+        return 0, min(0, span - stride)
+    if padding != "same":
+        raise ValueError(f"padding must be 'same', 'valid' or numbers, got {padding!r}")
+    before = max(0, (span - stride) // 2)
+    return before, span - stride - before
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConvTranspose(Layer):
     """Transposed convolution: the average over the receptive field is transposed.
 
     ``output_padding`` adds positions at the end, as in ``torch.nn.ConvTranspose2d``;
-    ``padding`` is what the forward convolution would pad. Other arguments as in :class:`Conv`.
+    ``padding`` is what the forward convolution would pad: per axis a number or (before, after),
+    ``"valid"``, or ``"same"`` for exactly ``stride`` positions from each. Other arguments as in
+    :class:`Conv`.
     """
 
     kernel_size: int | tuple[int, ...] = 3
     weight_std: Scalar = 1.0
     bias_std: Scalar | None = None
     stride: int | tuple[int, ...] = 1
-    padding: int | tuple[int, ...] = 0
+    padding: Padding = 0
     output_padding: int | tuple[int, ...] = 0
     dilation: int | tuple[int, ...] = 1
     parameterization: Parameterization = "ntk"
@@ -335,13 +352,13 @@ class ConvTranspose(Layer):
             _tuple(self.padding, rank),
             strict=True,
         )
-        return tuple(Window(f, s, d, p, p) for f, s, d, p in parts)
+        return tuple(Window(f, s, d, *_reached(p, f, s, d)) for f, s, d, p in parts)
 
     def places(self, places: tuple[int, ...]) -> tuple[int, ...]:
         """Return the number of positions that the windows reach."""
         extra = _tuple(self.output_padding, len(places))
         return tuple(
-            (n - 1) * w.stride - 2 * w.low + (w.size - 1) * w.dilation + 1 + e
+            (n - 1) * w.stride - w.low - w.high + (w.size - 1) * w.dilation + 1 + e
             for w, n, e in zip(self._windows(len(places)), places, extra, strict=True)
         )
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from recollect._checks import check_integer
+from recollect.infinite.costs import free_memory as _free_memory
 from recollect.infinite.evaluation import Inputs, Plan, evaluate_pairs, evaluate_singles
 from recollect.infinite.fused import available
 from recollect.infinite.graph import Graph
@@ -267,15 +268,6 @@ def _public(t: Tensor, rank: int, full: bool) -> Tensor:
     for d in range(rank):
         axes += [d, rank + d] if full else [d]
     return t.permute(*axes)
-
-
-def _free_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return 2**62
 
 
 def _tile(
