@@ -168,7 +168,7 @@ def _uses_singles(layer: Layer | Join) -> bool:
 
 def _second_moment(x: Tensor) -> Tensor:
     """Return the mean square over channels, summed in float64, some rows at a time."""
-    rows = max(1, 2**19 // max(1, x[:1].numel()))
+    rows = max(1, 2**16 // max(1, x[:1].numel()))
     parts = [(w * w).sum(1) / x.shape[1] for w in (p.double() for p in torch.split(x, rows))]
     return torch.cat(parts).to(x.dtype)
 
