@@ -384,8 +384,12 @@ class ConvTranspose(Layer):
         return None
 
     def mask(self, mask: Tensor) -> Tensor:
-        """Refuse: which positions stay visible is not defined."""
-        raise ValueError("masks and transposed convolutions do not go together; crop the inputs")
+        """Hide every position that a hidden one reaches, as the old library does."""
+        places = tuple(mask.shape[:-1])
+        reached = (~mask).double()
+        for d, window in enumerate(self._windows(len(places))):
+            reached = window_scatter(reached, (d,), window, (self.places(places)[d],))
+        return reached == 0
 
 
 @dataclass(frozen=True, kw_only=True)
