@@ -12,7 +12,7 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
 	$(BIN)/python -m pip install --quiet "torch==2.13.0" -c constraints.txt
-	$(BIN)/python -m pip install --quiet -e ".[demo,dev,fast,hf,pandas,replay,rl,video]" -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e ".[demo,dev,fast,gpytorch,hf,pandas,replay,rl,video]" -c constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps "torchvision==0.28.0" timm -c constraints.txt
 	touch $(READY)
 

@@ -1,12 +1,17 @@
 """How fast, and in how much memory, are the closed-form kernels?
 
-    python benchmarks/infinite_kernels.py [NAME ...] [--device cuda] [--threads 2]
+    python -m benchmarks.infinite_kernels [NAME ...] [--threads 2] [--device cuda]
+    python -m benchmarks.infinite_kernels --old "PYTHON nt_timing.py" --rounds 3
 
 The configurations are those of the timing table of Neural Tangents 0.6.5 (JAX 0.4.25, float32,
 jit): W_std = sqrt 2, b_std = 0.1, 3x3 "same" convolutions, NNGP and NTK together unless noted. One
-process per configuration; one JSON line each: least wall time and processor time of the
-repetitions, and the peak memory above the base after imports and inputs. ``old_*`` are the
-table's numbers for the old library (two virtual cores, EPYC), not measured in the same run.
+process per configuration; least wall time and processor time of the repetitions, and the peak
+memory above the base after imports and inputs.
+
+With ``--old`` (the interpreter of an environment that holds the old library, and its timing
+script) both libraries take turns, process by process, and every line holds medians over rounds
+of the times and of their ratio within a round. Compilation is not counted on either side.
+Without it ``old`` holds the numbers of the old library's own table, from another day.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import itertools
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -151,7 +157,7 @@ def one(name, device, threads):
     import torch
 
     torch.set_num_threads(threads)
-    run, times, old = task(name, device)
+    run, times, _ = task(name, device)
     base = memory(False)
     run()
     walls, cpus = [], []
@@ -162,49 +168,69 @@ def one(name, device, threads):
             torch.cuda.synchronize()
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
-    print(
-        json.dumps(
-            {
-                "config": name,
-                "device": device,
-                "threads": threads,
-                "torch": torch.__version__,
-                "run_s": round(min(walls), 4),
-                "cpu_s": round(min(cpus), 4),
-                "above_base_mib": round(memory(True) - base),
-                "old_run_s": old[0],
-                "old_cpu_s": old[1],
-                "old_above_base_mib": old[2],
-                "times_faster": round(old[0] / min(walls), 2),
-            }
-        ),
-        flush=True,
-    )
+    found = {"run_s": min(walls), "cpu_s": min(cpus), "mib": memory(True) - base}
+    print(json.dumps(found), flush=True)
+
+
+def measured(command):
+    """Run one process and return its last line of JSON, None if it failed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if not lines:
+        print(done.stderr[-500:], file=sys.stderr)
+        return None
+    found = json.loads(lines[-1])
+    if "rss_peak_mb" in found:
+        found["mib"] = found["rss_peak_mb"] - found["rss_base_mb"]
+    return {key: found[key] for key in ("run_s", "cpu_s", "mib")}
+
+
+def compared(name, args):
+    """Return medians over rounds of one configuration."""
+    mine = [sys.executable, __file__, name, "--one", "--device", args.device]
+    mine += ["--threads", str(args.threads)]
+    other = [*args.old.split(), "--one", f"{name}_impl3" if name in EMPIRICAL else name]
+    pairs = []
+    for _ in range(args.rounds):
+        old = measured(other) if args.old else None
+        pairs.append((old, measured(mine)))
+    pairs = [(old, new) for old, new in pairs if new and (old or not args.old)]
+    if not pairs:
+        return {"config": name, "failed": True}
+
+    def median(values):
+        return round(statistics.median(values), 4)
+
+    line = {"config": name, "rounds": len(pairs), "load": round(os.getloadavg()[0], 1)}
+    line |= {key: median(new[key] for _, new in pairs) for key in ("run_s", "cpu_s", "mib")}
+    if args.old:
+        line["old"] = {k: median(old[k] for old, _ in pairs) for k in ("run_s", "cpu_s", "mib")}
+        line["times_faster"] = median(old["run_s"] / new["run_s"] for old, new in pairs)
+        line["times_less_processor"] = median(old["cpu_s"] / new["cpu_s"] for old, new in pairs)
+    else:
+        known = {**{k: v[4:] for k, v in KERNELS.items()}, **EMPIRICAL}
+        known |= {k: v[1:] for k, v in PREDICT.items()}
+        line["old"] = dict(zip(("run_s", "cpu_s", "mib"), known[name], strict=True))
+    return line
 
 
 def main():
-    """Run every configuration in a process of its own."""
+    """Run every configuration in processes of its own."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--old", default="", help="interpreter and script of the old library"
+    )
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         one(args.names[0], args.device, args.threads)
         return
     for name in args.names or [*KERNELS, *EMPIRICAL, *PREDICT]:
-        command = [
-            sys.executable,
-            __file__,
-            name,
-            "--one",
-            "--device",
-            args.device,
-            "--threads",
-            str(args.threads),
-        ]
-        subprocess.run(command, check=False, timeout=600)
+        print(json.dumps(compared(name, args)), flush=True)
 
 
 if __name__ == "__main__":

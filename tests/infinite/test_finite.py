@@ -158,3 +158,32 @@ def test_reference_numbers():
         rtol=1e-10,
         atol=1e-12,
     )
+
+
+def test_the_cheaper_way_is_chosen_and_is_the_cheaper_one(monkeypatch):
+    """By operations, counted by torch itself, and by memory."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from recollect.infinite import costs, finite
+
+    chosen = {}
+    for outputs in (40, 1):
+        model = nn.Sequential(
+            nn.Linear(6, 32), nn.LayerNorm(32), nn.Tanh(), nn.Linear(32, outputs)
+        ).double()
+        x = rows(9, 6)
+        p = {k: v.detach() for k, v in model.named_parameters()}
+        counts = {}
+        for way, run in (("jacobian", finite._by_jacobian), ("product", finite._by_product)):
+            with FlopCounterMode(display=False) as counter:
+                run(model, p, x, x.clone())
+            counts[way] = counter.get_total_flops()
+        chosen[outputs] = costs.cheaper_way(model, p, x, x)
+        assert counts[chosen[outputs]] <= costs.HANDICAP * min(counts.values())
+        with FlopCounterMode(display=False) as counter:
+            inf.empirical_kernel(model, x, x.clone(), get="ntk")
+        extra = counter.get_total_flops() - counts[chosen[outputs]]
+        assert 0 <= extra < 0.2 * min(counts.values())  # looking at one example, no more
+    assert chosen == {1: "jacobian", 40: "product"}
+    monkeypatch.setattr(costs, "free_memory", lambda device: 1000)
+    assert costs.cheaper_way(model, p, x, x) == "product"

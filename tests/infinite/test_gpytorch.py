@@ -9,14 +9,14 @@ import torch
 
 from recollect import infinite as inf
 
-WIDTH = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+WIDTH = torch.nn.Parameter(torch.tensor(1.5, dtype=torch.float64))
 DENSE = inf.Dense(weight_std=WIDTH, bias_std=0.1)
 TWIN = inf.twin(inf.Serial(DENSE, inf.Relu(), DENSE))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gpytorch") is not None, reason="it is installed")
 def test_without_gpytorch_it_says_how_to_get_it() -> None:
-    with pytest.raises(ImportError, match="pip install gpytorch"):
+    with pytest.raises(ImportError, match="pip install recollect\\[gpytorch"):
         inf.InfiniteKernel(TWIN)
 
 
@@ -30,7 +30,6 @@ def test_the_posterior_is_ours() -> None:
             super().__init__(x, y, likelihood)
             self.mean_module = gpytorch.means.ZeroMean()
             self.covar_module = inf.InfiniteKernel(TWIN)
-            self.width = torch.nn.Parameter(WIDTH)
 
         def forward(self, x):
             return gpytorch.distributions.MultivariateNormal(
@@ -46,7 +45,9 @@ def test_the_posterior_is_ours() -> None:
     assert WIDTH.grad is not None
     assert abs(float(WIDTH.grad)) > 0
     ours = inf.ensemble(TWIN, x, y, regularization=0.01, absolute=True)
-    assert float(evidence) * 12 == pytest.approx(float(ours.log_marginal_likelihood(0.01)))
+    log_evidence = ours.log_marginal_likelihood(0.01).detach()
+    assert float(evidence.detach()) * 12 == pytest.approx(float(log_evidence))
+    assert any(p is WIDTH for p in model.parameters())
     model.eval()
     with torch.no_grad():
         found, exact = model(xt), ours.predict(xt, get=("mean", "variance"), kernel="nngp")

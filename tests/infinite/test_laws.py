@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recollect import infinite as inf
+from recollect.infinite import twins
 
 S, R = inf.Serial, inf.Relu()
 F64 = torch.float64
@@ -476,8 +477,66 @@ def test_kernels_on_disk_are_resumed_and_guarded(tmp_path):
         lambda shape: calls.append(shape) or graph, lambda t: t, description=twin.description
     )
     close(again.kernel(x, path=tmp_path / "k", tile=3).ntk, first.ntk)
+    assert first.ntk is not None
+    close(twin.kernel(x, path=tmp_path / "k").ntk, first.ntk)  # the tile is remembered
     with pytest.raises(ValueError, match="another kernel"):
         twin.kernel(x + 1, path=tmp_path / "k", tile=3)
+    with pytest.raises(ValueError, match=r"another kernel \(different: names\)"):
+        inf.twin(S(dense(1.31), R, dense())).kernel(x, path=tmp_path / "k")
+    width = torch.tensor(1.3, dtype=F64, requires_grad=True)
+    learned = inf.twin(S(dense(width), R, dense()))
+    learned.kernel(x, path=tmp_path / "learned")
+    with torch.no_grad():
+        width += 1e-9
+    with pytest.raises(ValueError, match="another kernel"):
+        learned.kernel(x, path=tmp_path / "learned")
+
+
+def test_an_interrupted_kernel_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    """Four of nine tiles are done when the power fails; the other five are computed later."""
+    x, x2 = rows(6), rows(6, seed=1)
+    twin = inf.twin(S(dense(), R, dense()))
+    real, computed = twins._one_tile, []
+
+    def failing(*args):
+        if len(computed) == 4:
+            raise KeyboardInterrupt
+        computed.append(args[-1])
+        return real(*args)
+
+    monkeypatch.setattr(twins, "_one_tile", failing)
+    with pytest.raises(KeyboardInterrupt):
+        twin.kernel(x, x2, path=tmp_path / "k", tile=2)
+    before = len(computed)
+    monkeypatch.setattr(twins, "_one_tile", lambda *args: computed.append(args[-1]) or real(*args))
+    found = twin.kernel(x, x2, path=tmp_path / "k")
+    assert len(set(computed)) == 9
+    assert len(computed) - before < 9
+    close(found.ntk, twin.kernel(x, x2).ntk)
+
+
+def test_masks_belong_to_a_kernel_on_disk(tmp_path):
+    x = rows(3, 2, 4)
+    x[..., 2:] = 0
+    shown = torch.ones(3, 4, dtype=torch.bool)
+    half = shown.clone()
+    half[:, 2:] = False
+    twin = inf.twin(S(conv(), R, inf.GlobalAvgPool()))
+    twin.kernel(x, mask1=shown, path=tmp_path / "k")
+    with pytest.raises(ValueError, match=r"another kernel \(different: inputs\)"):
+        twin.kernel(x, mask1=half, path=tmp_path / "k")
+
+
+def test_a_progress_bar_counts_tiles(capsys):
+    twin = inf.twin(S(dense(), R, dense()))
+    twin.kernel(rows(6), tile=2)
+    assert capsys.readouterr().out == ""
+    plain = twin.kernel(rows(6), rows(6, seed=1), tile=2)
+    seen = twin.kernel(rows(6), rows(6, seed=1), tile=2, progress=True)
+    shown = capsys.readouterr().out
+    assert "kernel tiles" in shown
+    assert "100%" in shown
+    close(seen.ntk, plain.ntk)
 
 
 def test_max_pooling_by_sampling_is_labelled_and_converges():

@@ -7,18 +7,22 @@ With w the weight deviation, b the bias deviation and A the average over the rec
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from recollect.infinite.fused import fused_convolution, fused_dense
 from recollect.infinite.positions import Window, resolve_padding, window_scatter, window_sum
-from recollect.infinite.states import Cross, Layer, Pair, Scalar, Style, is_zero, root, square
+from recollect.infinite.states import Cross, Layer, Pair, Scalar, Style, is_zero, square
 
 __all__ = ["Conv", "ConvLocal", "ConvTranspose", "Dense", "Padding", "Parameterization"]
 
 Parameterization = Literal["ntk", "standard"]
+# Pairs side by side from which one depthwise convolution is faster than shifted sums.
+DEPTHWISE_FROM = 48
 Padding = str | int | tuple[int | tuple[int, int], ...]
 
 
@@ -48,6 +52,16 @@ def _finish(
         if b2 is not None:
             tangent = tangent + 1.0
     return k.each(out, tangent, gap)
+
+
+def _plain_squares(layer: Any) -> tuple[float, float] | None:
+    """Return the squared deviations of a layer in the NTK parameterisation, if no gradients."""
+    w, b = layer.weight_std, 0.0 if layer.bias_std is None else layer.bias_std
+    if torch.is_grad_enabled() or layer.parameterization != "ntk":
+        return None
+    if isinstance(w, Tensor) or isinstance(b, Tensor):
+        return None
+    return float(w * w), float(b * b)
 
 
 def _fan_in(layer: Any, taps: int = 1) -> float:
@@ -85,6 +99,11 @@ class Dense(Layer):
 
     def cross(self, k: Cross, pair: Pair) -> Cross:
         """Apply the rule of the module's docstring with A the identity."""
+        squares = _plain_squares(self)
+        if k.compiled and squares is not None and k.gap is not None:
+            sides, outs = (pair.a.root, pair.b.root), (pair.a_out.root, pair.b_out.root)
+            held = fused_dense(k.nngp, k.gap, k.ntk, sides, outs, *squares)
+            return k.each(held[0], held[2] if k.want_ntk else None, held[1])
         gap = None
         if k.gap is not None:
             gap = self._gap(k, k.gap, pair)
@@ -97,12 +116,13 @@ class Dense(Layer):
         if self.bias_std is None or is_zero(self.bias_std):
             return out
         b2 = square(self.bias_std)
-        left, right = root(pair.a.var), root(pair.b.var)
-        r1, r2 = pair.left(left, full=k.full), pair.right(right, full=k.full)
-        o1 = pair.left(root(pair.a_out.var), full=k.full)
-        o2 = pair.right(root(pair.b_out.var), full=k.full)
-        below = o1 * o2 + r1 * r2 * w2 + b2
-        return out + torch.square(r1 - r2) * (w2 * b2) / below
+        r1, r2 = pair.left(pair.a.root, full=k.full), pair.right(pair.b.root, full=k.full)
+        o1, o2 = pair.left(pair.a_out.root, full=k.full), pair.right(pair.b_out.root, full=k.full)
+        if torch.is_grad_enabled() or isinstance(w2, Tensor) or isinstance(b2, Tensor):
+            below = o1 * o2 + r1 * r2 * w2 + b2
+            return out + torch.square(r1 - r2) * (w2 * b2) / below
+        below = torch.addcmul(torch.mul(o1, o2).add_(b2), r1, r2, value=w2)
+        return out.addcdiv_(torch.sub(r1, r2).square_(), below, value=w2 * b2)
 
 
 def _tuple(value: Any, rank: int) -> tuple[Any, ...]:
@@ -170,6 +190,16 @@ class Conv(Layer):
     def cross(self, k: Cross, pair: Pair) -> Cross:
         """Average over the receptive field, both positions moving together."""
         windows = self.windows(tuple(pair.a.var.shape[:-1]))
+        squares = _plain_squares(self)
+        plane = len(windows) <= 2 and not any(w.wrap for w in windows)
+        if k.compiled and squares is not None and k.gap is not None and plane:
+            levels = pair.a_out.rms, pair.b_out.rms
+            sides = pair.a.root / levels[0], pair.b.root / levels[1]
+            outs = pair.a_out.root / levels[0], pair.b_out.root / levels[1]
+            held = fused_convolution(k.nngp, k.gap, k.ntk, sides, outs, levels, windows, *squares)
+            return k.each(held[0], held[2] if k.want_ntk else None, held[1])
+        if squares is not None and (out := self._depthwise(k, pair, windows, *squares)):
+            return out
         taps = 1
         for window in windows:
             taps *= window.size
@@ -193,18 +223,72 @@ class Conv(Layer):
     def _gap(
         self, k: Cross, gap: Tensor, out: Cross, pair: Pair, windows: tuple[Window, ...], taps: int
     ) -> Tensor:
-        """Carry the squared distance D = 2 gap + (r1 - r2)^2, which is linear, past the sum."""
-        r1 = pair.left(root(pair.a.var), full=False)
-        r2 = pair.right(root(pair.b.var), full=False)
-        distance = (r1 - r2).square_().add_(gap, alpha=2.0)
+        """Carry the squared distance past the sum, see :meth:`_distance`."""
+        distance, shift = self._distance(gap, pair)
         distance = self._average(distance, windows, taps, False) * square(self.weight_std)
-        o1 = pair.left(root(pair.a_out.var), full=False)
-        o2 = pair.right(root(pair.b_out.var), full=False)
-        both = o1 * o2
-        # Each form errs by eps times its first term; the distance is right for near inputs.
-        close = distance < both
-        near = distance.sub_((o1 - o2).square_()).mul_(0.5)
-        return torch.where(close, near, both.sub_(out.nngp)).clamp_min_(0)
+        return self._nearer(distance.add_(shift), out.nngp, pair)
+
+    def _distance(self, gap: Tensor, pair: Pair) -> tuple[Tensor, Tensor]:
+        """Return the squared distance of scaled inputs, which is linear, and the bias's share.
+
+        With l the root mean square of an input after the layer: ``D / (l1 l2)`` is the squared
+        distance of ``u / l1`` and ``v / l2``, so that multiples of one picture are not far apart:
+        ``D = 2 gap + (r1 / l1 - r2 / l2)^2 l1 l2``, and ``b^2 (1 / l1 - 1 / l2)^2 l1 l2``.
+        """
+        l1, l2 = pair.a_out.rms[:, None], pair.b_out.rms[None]
+        r1 = pair.left(pair.a.root / pair.a_out.rms, full=False)
+        r2 = pair.right(pair.b.root / pair.b_out.rms, full=False)
+        distance = torch.sub(r1, r2).square_().mul_(l1 * l2).add_(gap, alpha=2.0)
+        b2 = 0.0 if self.bias_std is None else square(self.bias_std)
+        return distance, (l1 - l2).square() / (l1 * l2) * b2
+
+    @staticmethod
+    def _nearer(distance: Tensor, nngp: Tensor, pair: Pair) -> Tensor:
+        """Turn squared distances (overwritten) into gaps.
+
+        Each form errs by eps times its first term; the distance is right for near inputs. They
+        are mixed as ``far + close (near - far)``: a selection is slower than all the rest.
+        """
+        both = pair.a_out.rms[:, None] * pair.b_out.rms[None]
+        o1 = pair.left(pair.a_out.root / pair.a_out.rms, full=False)
+        o2 = pair.right(pair.b_out.root / pair.b_out.rms, full=False)
+        far = torch.mul(o1, o2).mul_(both)
+        close = torch.lt(distance, far, out=torch.empty_like(distance))
+        near = distance.sub_(torch.sub(o1, o2).square_().mul_(both)).mul_(0.5)
+        return far.sub_(nngp).lerp_(near, close).clamp_min_(0)
+
+    def _depthwise(
+        self, k: Cross, pair: Pair, windows: tuple[Window, ...], w2: float, b2: float
+    ) -> Cross | None:
+        """Sum over both axes of the window in one pass, as a depthwise convolution of pairs."""
+        pairs = math.prod(k.nngp.shape[-2:])
+        even = all(w.low == w.high and not w.wrap for w in windows)
+        if len(windows) != 2 or pairs < DEPTHWISE_FROM or not even or k.full:
+            return None
+        sizes = [w.size for w in windows]
+        weight = k.nngp.new_full((pairs, *sizes, 1), w2 / math.prod(sizes)).permute(0, 3, 1, 2)
+
+        def move(t: Tensor, bias: Tensor | None = None) -> Tensor:
+            moved = torch.nn.functional.conv2d(
+                t.flatten(2).permute(2, 0, 1)[None],
+                weight,
+                bias,
+                tuple(w.stride for w in windows),
+                tuple(w.low for w in windows),
+                tuple(w.dilation for w in windows),
+                groups=pairs,
+            )
+            moved = moved[0].permute(1, 2, 0).contiguous()
+            return moved.view(*moved.shape[:2], *t.shape[2:])
+
+        nngp = move(k.nngp, k.nngp.new_full((pairs,), b2))
+        ntk, gap = None, None
+        if k.want_ntk:
+            ntk = nngp if k.ntk is None else move(k.ntk).add_(nngp)
+        if k.gap is not None:
+            apart, shift = self._distance(k.gap, pair)
+            gap = self._nearer(move(apart, shift.flatten()), nngp, pair)
+        return k.each(nngp, ntk, gap)
 
     def mean(self, state: Any) -> Tensor | None:
         """Weights have zero mean."""
@@ -222,19 +306,36 @@ class Conv(Layer):
         return mask
 
 
+def _reached(padding: Any, size: int, stride: int, dilation: int) -> tuple[int, int]:
+    """Return what a transposed window loses before and after; a negative number is gained."""
+    if isinstance(padding, tuple):
+        return padding
+    if isinstance(padding, int):
+        return padding, padding
+    span = (size - 1) * dilation + 1
+    if padding == "valid":
+        return 0, min(0, span - stride)
+    if padding != "same":
+        raise ValueError(f"padding must be 'same', 'valid' or numbers, got {padding!r}")
+    before = max(0, (span - stride) // 2)
+    return before, span - stride - before
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConvTranspose(Layer):
     """Transposed convolution: the average over the receptive field is transposed.
 
     ``output_padding`` adds positions at the end, as in ``torch.nn.ConvTranspose2d``;
-    ``padding`` is what the forward convolution would pad. Other arguments as in :class:`Conv`.
+    ``padding`` is what the forward convolution would pad: per axis a number or (before, after),
+    ``"valid"``, or ``"same"`` for exactly ``stride`` positions from each. Other arguments as in
+    :class:`Conv`.
     """
 
     kernel_size: int | tuple[int, ...] = 3
     weight_std: Scalar = 1.0
     bias_std: Scalar | None = None
     stride: int | tuple[int, ...] = 1
-    padding: int | tuple[int, ...] = 0
+    padding: Padding = 0
     output_padding: int | tuple[int, ...] = 0
     dilation: int | tuple[int, ...] = 1
     parameterization: Parameterization = "ntk"
@@ -251,13 +352,13 @@ class ConvTranspose(Layer):
             _tuple(self.padding, rank),
             strict=True,
         )
-        return tuple(Window(f, s, d, p, p) for f, s, d, p in parts)
+        return tuple(Window(f, s, d, *_reached(p, f, s, d)) for f, s, d, p in parts)
 
     def places(self, places: tuple[int, ...]) -> tuple[int, ...]:
         """Return the number of positions that the windows reach."""
         extra = _tuple(self.output_padding, len(places))
         return tuple(
-            (n - 1) * w.stride - 2 * w.low + (w.size - 1) * w.dilation + 1 + e
+            (n - 1) * w.stride - w.low - w.high + (w.size - 1) * w.dilation + 1 + e
             for w, n, e in zip(self._windows(len(places)), places, extra, strict=True)
         )
 
@@ -283,8 +384,12 @@ class ConvTranspose(Layer):
         return None
 
     def mask(self, mask: Tensor) -> Tensor:
-        """Refuse: which positions stay visible is not defined."""
-        raise ValueError("masks and transposed convolutions do not go together; crop the inputs")
+        """Hide every position that a hidden one reaches, as the old library does."""
+        places = tuple(mask.shape[:-1])
+        reached = (~mask).double()
+        for d, window in enumerate(self._windows(len(places))):
+            reached = window_scatter(reached, (d,), window, (self.places(places)[d],))
+        return reached == 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from recollect.infinite.fused import fused_places, fused_vectors
 from recollect.infinite.graph import Graph, Node, spread_diagonal
 from recollect.infinite.joining import Join
 from recollect.infinite.mixing import Dropout, LayerNorm
@@ -27,14 +28,23 @@ class Inputs:
     """One set of inputs, channels second.
 
     Args:
-        x: (n, channels, *S).
+        x: (n, channels, *S), zero where hidden.
         mask: visible positions (n, *S), None if all are.
         pattern: graphs (n, V, V) for aggregation.
+        turned: :attr:`across`, kept for all tiles; None: not yet computed.
     """
 
     x: Tensor
     mask: Tensor | None = None
     pattern: Tensor | None = None
+    turned: Tensor | None = None
+
+    @property
+    def across(self) -> Tensor:
+        """The inputs with positions first, (P, channels, n)."""
+        if self.turned is not None:
+            return self.turned
+        return self.x.flatten(2).permute(2, 1, 0).contiguous()
 
     def __len__(self) -> int:
         return len(self.x)
@@ -45,6 +55,7 @@ class Inputs:
             self.x[start:stop],
             None if self.mask is None else self.mask[start:stop],
             None if self.pattern is None else self.pattern[start:stop],
+            None if self.turned is None else self.turned[..., start:stop],
         )
 
 
@@ -157,13 +168,13 @@ def _uses_singles(layer: Layer | Join) -> bool:
 
 def _second_moment(x: Tensor) -> Tensor:
     """Return the mean square over channels, summed in float64, some rows at a time."""
-    rows = max(1, 2**19 // max(1, x[:1].numel()))
+    rows = max(1, 2**16 // max(1, x[:1].numel()))
     parts = [(w * w).sum(1) / x.shape[1] for w in (p.double() for p in torch.split(x, rows))]
     return torch.cat(parts).to(x.dtype)
 
 
 def _input_single(inputs: Inputs, plan: Plan) -> Self:
-    x = inputs.x if inputs.mask is None else inputs.x * inputs.mask[:, None]
+    x = inputs.x
     channels = x.shape[1]
     var = _second_moment(x).movedim(0, -1).contiguous()
     mask = None if inputs.mask is None else inputs.mask.movedim(0, -1)
@@ -255,14 +266,22 @@ def _close(gap: Tensor, s: Tensor) -> Tensor:
     return (gap < 0.01 * s).nonzero()
 
 
-def _vector_pairs(x1: Tensor, x2: Tensor, v1: Tensor, v2: Tensor, *, gap: bool) -> Cross:
+def _vector_pairs(
+    x1: Tensor, x2: Tensor, v1: Tensor, v2: Tensor, *, gap: bool, compiled: bool
+) -> Cross:
     """Return input kernels of vectors, near pairs recomputed in float64."""
     channels = x1.shape[1]
-    nngp = x1 @ x2.T / channels
-    with torch.no_grad():
-        s = (v1.double().sqrt()[:, None] * v2.double().sqrt()[None]).to(nngp.dtype)
-        near = _close(s - nngp, s)
-    known = (s - nngp).clamp_min(0) if gap else None
+    known: Tensor | None
+    if gap and compiled:
+        r1, r2 = v1.double().sqrt(), v2.double().sqrt()
+        nngp, known, count = fused_vectors(x1 @ x2.T, r1, r2, channels)
+        near = _close(known, known + nngp) if count else x1.new_empty((0, 2), dtype=torch.long)
+    else:
+        nngp = (x1 @ x2.T).div_(channels) if not torch.is_grad_enabled() else x1 @ x2.T / channels
+        with torch.no_grad():
+            s = (v1.double().sqrt()[:, None] * v2.double().sqrt()[None]).to(nngp.dtype)
+            near = _close(s - nngp, s)
+        known = (s - nngp).clamp_min(0) if gap else None
     if len(near) > nngp.numel() // 8:
         wide = x1.double() @ x2.double().T / channels
         exact = v1.double().sqrt()[:, None] * v2.double().sqrt()[None]
@@ -281,13 +300,12 @@ def _vector_pairs(x1: Tensor, x2: Tensor, v1: Tensor, v2: Tensor, *, gap: bool) 
 
 
 def _equal_places(a: Tensor, b: Tensor) -> Tensor:
-    """Return products over channels at equal positions, (P, n1, n2)."""
-    one, two = a.permute(2, 0, 1).contiguous(), b.permute(2, 1, 0).contiguous()
+    """Return products over channels at equal positions of (P, channels, n), (P, n1, n2)."""
     if a.shape[1] > 16:
-        return one @ two
-    total = one[:, :, 0, None] * two[:, 0, None, :]
+        return a.transpose(1, 2) @ b
+    total = a[:, 0, :, None] * b[:, 0, None, :]
     for c in range(1, a.shape[1]):
-        total = torch.addcmul(total, one[:, :, c, None], two[:, c, None, :])
+        total.addcmul_(a[:, c, :, None], b[:, c, None, :])
     return total
 
 
@@ -296,32 +314,42 @@ def _outer(a: Tensor, b: Tensor) -> Tensor:
     return a.T.contiguous()[:, None, :, None] * b.T.contiguous()[None, :, None, :]
 
 
-def _place_pairs(x1: Tensor, x2: Tensor, *, full: bool, gap: bool) -> Cross:
-    """Return input kernels of inputs with positions, in float64 and then rounded."""
+def _place_pairs(one: Inputs, two: Inputs, *, gap: bool, compiled: bool) -> Cross:
+    """Return input kernels at equal positions, in float64 and then rounded."""
+    x1, x2 = one.across, two.across
+    channels, shape = x1.shape[1], (*one.x.shape[2:], len(one), len(two))
+    known: Tensor | None = None
+    if gap and compiled and channels <= 16:
+        nngp, known = fused_places(x1, x2)
+        return Cross(nngp.view(shape), gap=known.view(shape))
+    a, b = x1.double(), x2.double()
+    nngp = _equal_places(a, b) / channels
+    if gap:
+        r1, r2 = (((t * t).sum(1) / channels).sqrt() for t in (a, b))
+        known = (r1[:, :, None] * r2[:, None, :]).sub_(nngp).clamp_min_(0)
+        known = known.to(x1.dtype).view(shape)
+    return Cross(nngp.to(x1.dtype).reshape(shape), gap=known)
+
+
+def _all_places(x1: Tensor, x2: Tensor) -> Cross:
+    """Return input kernels of all pairs of positions, in float64 and then rounded."""
     channels, places = x1.shape[1], x1.shape[2:]
     a, b = x1.double().flatten(2), x2.double().flatten(2)
-    if full:
-        nngp = torch.einsum("ncp,mcq->pqnm", a, b) if channels > 1 else _outer(a[:, 0], b[:, 0])
-        nngp = nngp / channels if channels > 1 else nngp
-        shaped = nngp.to(x1.dtype).reshape(*places, *places, len(x1), len(x2)).contiguous()
-        return Cross(shaped, full=True)
-    nngp = _equal_places(a, b) / channels
-    known = None
-    if gap:
-        v1, v2 = (a * a).sum(1) / channels, (b * b).sum(1) / channels
-        known = (v1.T[:, :, None] * v2.T[:, None, :]).sqrt() - nngp
-        known = known.clamp_min(0).to(x1.dtype).reshape(*places, len(x1), len(x2))
-    shaped = nngp.to(x1.dtype).reshape(*places, len(x1), len(x2)).contiguous()
-    return Cross(shaped, gap=known)
+    nngp = torch.einsum("ncp,mcq->pqnm", a, b) if channels > 1 else _outer(a[:, 0], b[:, 0])
+    nngp = nngp / channels if channels > 1 else nngp
+    shaped = nngp.to(x1.dtype).reshape(*places, *places, len(x1), len(x2)).contiguous()
+    return Cross(shaped, full=True)
 
 
-def _input_pairs(plan: Plan, one: Inputs, two: Inputs, a: Self, b: Self) -> Cross:
-    x1 = one.x if one.mask is None else one.x * one.mask[:, None]
-    x2 = two.x if two.mask is None else two.x * two.mask[:, None]
+def _input_pairs(
+    plan: Plan, one: Inputs, two: Inputs, a: Self, b: Self, *, compiled: bool
+) -> Cross:
     gap = plan.gap[0] and not torch.is_grad_enabled()
-    if x1.ndim == 2:
-        return _vector_pairs(x1, x2, a.var, b.var, gap=gap)
-    return _place_pairs(x1, x2, full=plan.cross_full[0], gap=gap)
+    if one.x.ndim == 2:
+        return _vector_pairs(one.x, two.x, a.var, b.var, gap=gap, compiled=compiled)
+    if plan.cross_full[0]:
+        return _all_places(one.x, two.x)
+    return _place_pairs(one, two, gap=gap, compiled=compiled)
 
 
 def evaluate_pairs(
@@ -333,6 +361,7 @@ def evaluate_pairs(
     *,
     want_ntk: bool,
     same: Tensor | None = None,
+    compiled: bool = False,
 ) -> Cross:
     """Return the kernels of all pairs at the output.
 
@@ -344,6 +373,7 @@ def evaluate_pairs(
         singles2: states of x2.
         want_ntk: whether to compute the tangent kernel.
         same: (m, 2) pairs that are the same input (for dropout).
+        compiled: whether to use :mod:`recollect.infinite.fused`.
     """
     graph, last = plan.graph, plan.last_use()
     held: dict[int, Cross] = {}
@@ -351,8 +381,8 @@ def evaluate_pairs(
         if not plan.live[i]:
             continue
         if node.layer is None:
-            k = _input_pairs(plan, one, two, singles1[0], singles2[0])
-            held[i] = replace(k, want_ntk=want_ntk)
+            k = _input_pairs(plan, one, two, singles1[0], singles2[0], compiled=compiled)
+            held[i] = replace(k, want_ntk=want_ntk, compiled=compiled)
         else:
             held[i] = _pair_step(plan, i, node, held, singles1, singles2, same)
         for j in node.inputs:
@@ -374,6 +404,8 @@ def _pair_step(
     need = layer.needs_full(full) if isinstance(layer, Layer) else full
     ks = [_fit(held[j], need, plan.graph.nodes[j]) for j in node.inputs]
     pairs = [Pair(singles1[j], singles2[j], singles1[i], singles2[i]) for j in node.inputs]
+    if not plan.gap[i] and not isinstance(layer, KINKED):
+        ks = [replace(k, gap=None) if k.gap is not None else k for k in ks]
     if isinstance(layer, Join):
         out = layer.cross(ks, pairs)
     elif isinstance(layer, Dropout) and same is not None:
@@ -386,7 +418,7 @@ def _pair_step(
     if full and not out.full:
         rank = len(node.places)
         ntk = None if out.ntk is None else spread_diagonal(out.ntk, rank)
-        out = Cross(spread_diagonal(out.nngp, rank), ntk, None, True, out.want_ntk)
+        out = Cross(spread_diagonal(out.nngp, rank), ntk, None, True, out.want_ntk, out.compiled)
     if out.gap is not None and not plan.gap[i]:
         out = replace(out, gap=None)
     return _hide(out, singles1[i].mask, singles2[i].mask)
@@ -397,7 +429,7 @@ def _fit(k: Cross, need: bool, node: Node) -> Cross:
     if k.full and not need:
         rank = len(node.places)
         ntk = None if k.ntk is None else diagonal_of(k.ntk, rank)
-        return Cross(diagonal_of(k.nngp, rank), ntk, None, False, k.want_ntk)
+        return Cross(diagonal_of(k.nngp, rank), ntk, None, False, k.want_ntk, k.compiled)
     return k
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, jvp, vjp, vmap
 
 from recollect._checks import check_integer, check_one_of
+from recollect.infinite.costs import cheaper_way
 from recollect.infinite.states import Kernel
 from recollect.infinite.structured import structured_kernel
 
@@ -121,7 +122,8 @@ def empirical_kernel(
             ``"full"``: (n1, n2, O, O).
         method: ``"jacobian"``: contract Jacobians; ``"product"``: kernel-vector products;
             ``"structured"``: layer by layer without Jacobians of dense and convolutional weights;
-            ``"auto"``: structured if every parameter belongs to such a layer, else Jacobians.
+            ``"auto"``: structured if every parameter belongs to such a layer, else what takes
+            fewer operations and fits into memory.
         parameters: used instead of the module's own.
 
     Example:
@@ -150,7 +152,8 @@ def empirical_kernel(
         if method in ("auto", "structured"):
             found = structured_kernel(model, p, x1, other, strict=method == "structured")
         if found is None:
-            run = _by_product if method == "product" else _by_jacobian
+            way = cheaper_way(model, p, x1, other) if method == "auto" else method
+            run = _by_product if way == "product" else _by_jacobian
             found = run(model, p, x1, other)
         values["ntk"] = _reduce(found.detach(), outputs)
     return Kernel(**values)

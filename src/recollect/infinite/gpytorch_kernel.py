@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Parameter
 
 from recollect._checks import check_one_of
 from recollect.infinite.twins import Twin
@@ -23,8 +24,8 @@ with contextlib.suppress(ImportError):
 class InfiniteKernel(_Kernel):  # type: ignore[misc]
     """Kernel of an infinitely wide network, as a ``gpytorch.kernels.Kernel``.
 
-    Put it into a ``ScaleKernel`` to learn an amplitude. Deviations given to the twin as tensors
-    that want gradients are learned too, once they are parameters of the model.
+    Put it into a ``ScaleKernel`` to learn an amplitude. Deviations given to the twin as
+    ``torch.nn.Parameter`` become parameters of this kernel, and are learned with the model.
 
     Args:
         twin: the network; inputs are vectors (n, d).
@@ -46,11 +47,14 @@ class InfiniteKernel(_Kernel):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         if _found is None:
-            raise ImportError("InfiniteKernel needs GPyTorch: pip install gpytorch")
+            raise ImportError("InfiniteKernel needs GPyTorch: pip install recollect[gpytorch]")
         super().__init__(**options)
         self.twin = twin
         self.kernel = check_one_of("kernel", kernel, ("nngp", "ntk"))
         self.shape = shape
+        for i, constant in enumerate(twin.constants):
+            if isinstance(constant, Parameter):
+                self.register_parameter(f"raw_deviation_{i}", constant)
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Tensor:
         """Return the kernel, (n1, n2), or its diagonal (n,) for ``diag``.

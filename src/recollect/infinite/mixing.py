@@ -292,9 +292,13 @@ class Attention(Layer):
         if not k.want_ntk:
             return k.each(out, None)
         ntk = 4 * nngp
-        if tangent is not None:
-            theta = flat(tangent)
-            ntk = ntk + s * (2 * (keys * theta).sum((0, 1)) * keys + strength * theta)
+        # Queries and keys see the embedding, which is trained, even where values do not.
+        bare = torch.zeros_like(k.nngp) if k.ntk is None else k.ntk
+        turning = None if self.position == "none" and k.ntk is None else flat(self._embed(bare))
+        moved = keys.new_zeros(()) if tangent is None else (keys * flat(tangent)).sum((0, 1))
+        if turning is not None:
+            moved = moved + (values * turning).sum((0, 1))
+            ntk = ntk + s * (moved * keys + strength * turning)
         return k.each(out, ntk.reshape(shape) + b2)
 
     def mean(self, state: Self) -> Tensor | None:

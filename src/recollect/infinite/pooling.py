@@ -223,12 +223,13 @@ class GlobalAvgPool(Layer):
             below = pair.left(one.to(k.nngp), full=True) * pair.right(two.to(k.nngp), full=True)
 
         def pool(t: Tensor) -> Tensor:
-            t = t.sum(both, keepdim=True) / below
+            # In float64, so that repeats agree to the last bit with the variances.
+            t = t.sum(both, keepdim=True, dtype=torch.float64).to(t.dtype) / below
             return t if self.keepdim else _drop(t, both)
 
         out = k.each(pool(k.nngp), None if k.ntk is None else pool(k.ntk))
         left = self.places(tuple(places))
-        return out if left else Cross(out.nngp, out.ntk, None, False, k.want_ntk)
+        return out if left else Cross(out.nngp, out.ntk, None, False, k.want_ntk, k.compiled)
 
     def _visible(self, mask: Tensor) -> Tensor:
         return mask.sum(self._axes(mask.ndim - 1), keepdim=True).clamp_min(1)
@@ -291,14 +292,12 @@ class Flatten(Layer):
         return k.each(k.nngp.mean(axes), ntk, gap)
 
     def _gap(self, k: Cross, gap: Tensor, pair: Pair, axes: list[int]) -> Tensor:
-        r1 = pair.left(pair.a.var.sqrt(), full=False)
-        r2 = pair.right(pair.b.var.sqrt(), full=False)
-        o1 = pair.left(pair.a_out.var.sqrt(), full=False)
-        o2 = pair.right(pair.b_out.var.sqrt(), full=False)
-        distance = (torch.square(r1 - r2) + 2 * gap).mean(axes)
-        near = 0.5 * (distance - torch.square(o1 - o2)).clamp_min(0)
-        plain = (o1 * o2 - k.nngp.mean(axes)).clamp_min(0)
-        return torch.where(distance < o1 * o2, near, plain)
+        """Return mean(gap) + o1 o2 / 2 mean((r1 / o1 - r2 / o2)^2): nothing is subtracted."""
+        o1, o2 = pair.a_out.root, pair.b_out.root
+        r1 = pair.left(pair.a.root / o1, full=False)
+        r2 = pair.right(pair.b.root / o2, full=False)
+        turn = torch.sub(r1, r2).square_().mean(axes)
+        return gap.mean(axes).addcmul_(turn, o1[:, None] * o2[None], value=0.5)
 
     def mean(self, state: Any) -> Tensor | None:
         """Average the mean."""

@@ -94,7 +94,7 @@ class Ensemble:
             found = self.twin.kernel(self.x, get=missing, tile=self.tile)
             for name in missing:
                 value: Tensor = getattr(found, name)
-                self._held[name] = _symmetric(value.detach().to(self.algebra))
+                self._held[name] = value.detach().to(self.algebra)
         return {name: self._held[name] for name in wanted}
 
     def _regularised(self, name: str) -> Tensor:
@@ -102,7 +102,9 @@ class Ensemble:
         scale = 1.0 if self.absolute else float(k.diagonal().mean())
         if self.regularization == 0:
             return k
-        return k + self.regularization * scale * torch.eye(len(k), dtype=k.dtype, device=k.device)
+        shifted = k.clone()
+        shifted.diagonal().add_(self.regularization * scale)
+        return shifted
 
     def _spectrum(self, name: str) -> tuple[Tensor, Tensor]:
         """Return eigenvalues (clipped at zero) and eigenvectors of the regularised kernel."""
@@ -240,8 +242,8 @@ class Ensemble:
                 return mean, _symmetric(own["nngp"] - (rotated * twice[..., None, :]) @ rotated.T)
             b = (rotated * weight[..., None, :]) @ vectors.T
         start = self._kernels({"nngp"})["nngp"]
-        half = b @ (0.5 * start @ b.mT - between["nngp"].T)
-        return mean, own["nngp"] + half + half.mT
+        half = b @ torch.matmul(start, b.mT).mul_(0.5).sub_(between["nngp"].T)
+        return mean, (half + half.mT).add_(own["nngp"])
 
     def _solve(self, name: str, right: Tensor) -> Tensor:
         """Return the (pseudo-)inverse of the regularised kernel times a matrix."""

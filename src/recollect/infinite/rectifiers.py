@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from recollect.infinite.fused import fused_rectifier
 from recollect.infinite.states import Cross, Layer, Pair, Self, Style, root
 
 __all__ = [
@@ -169,6 +170,12 @@ class ABRelu(Activation):
         if bend == 0:
             ntk = None if k.ntk is None else k.ntk * flat
             return k.each(k.nngp * flat, ntk, None if k.gap is None else k.gap * flat)
+        if k.compiled and k.gap is not None:
+            sides = pair.a.root, pair.b.root
+            held = fused_rectifier(k.nngp, k.gap, k.ntk, sides, self.a, self.b)
+            return k.each(held[0], held[2], held[1])
+        if k.gap is not None and not torch.is_grad_enabled():
+            return self._with_gap(k, k.gap, pair)
         delta, theta, sin, s = angles(k.nngp, v1, v2, k.gap)
         if not torch.is_grad_enabled():
             return self._in_place(k, delta, theta, sin, s)
@@ -185,13 +192,26 @@ class ABRelu(Activation):
         """Apply the closed form, overwriting the angles: memory is what limits speed here."""
         bend = (self.a - self.b) ** 2 / (2 * math.pi)
         flat = (self.a**2 + self.b**2) / 2
-        gap = None
-        if k.gap is not None:
-            turn = torch.addcmul(sin, theta, delta.neg_().add_(1.0), value=-1.0)
-            gap = (k.gap * flat).addcmul_(s, turn, value=-bend).clamp_min_(0)
         dot = theta.mul_(-bend).add_(flat)
         nngp = (dot * k.nngp).addcmul_(s, sin, value=bend)
-        return k.each(nngp, None if k.ntk is None else dot.mul_(k.ntk), gap)
+        return k.each(nngp, None if k.ntk is None else dot.mul_(k.ntk))
+
+    def _with_gap(self, k: Cross, gap: Tensor, pair: Pair) -> Cross:
+        """Apply the closed form to kernels at equal positions, in as few passes as can be.
+
+        h = delta / 2 = sin^2(theta / 2), so that theta / 2 = asin(sqrt h).
+        """
+        bend = (self.a - self.b) ** 2 / (2 * math.pi)
+        flat = (self.a**2 + self.b**2) / 2
+        s = pair.left(pair.a.root, full=False) * pair.right(pair.b.root, full=False)
+        h = torch.div(gap, s).mul_(0.5).clamp_max_(1.0)
+        half = h.sqrt().asin_()
+        sin = torch.rsub(h, 1.0).mul_(h).sqrt_()  # half of it as well
+        turn = torch.addcmul(sin, half, h.mul_(-2.0).add_(1.0), value=-1.0)
+        apart = torch.mul(gap, flat).addcmul_(s, turn, value=-2 * bend).clamp_min_(0)
+        dot = half.mul_(-2 * bend).add_(flat)
+        nngp = torch.mul(dot, k.nngp).addcmul_(s, sin, value=2 * bend)
+        return k.each(nngp, None if k.ntk is None else dot.mul_(k.ntk), apart)
 
     def variance(self, q: Tensor) -> Tensor:
         """Return (a^2 + b^2)/2 q."""

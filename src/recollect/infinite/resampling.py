@@ -176,7 +176,7 @@ class Index(Layer):
         places = tuple(pair.a.var.shape[:-1])
         out = on_both(k, len(places), lambda t, first: self._move(t, first, places))
         full = k.full and bool(self.places(places))
-        return Cross(out.nngp, out.ntk, None, full, k.want_ntk)
+        return Cross(out.nngp, out.ntk, None, full, k.want_ntk, k.compiled)
 
     def mean(self, state: Any) -> Tensor | None:
         """Choose the mean."""

@@ -6,6 +6,7 @@ positions first and pairs last, see :mod:`recollect.infinite.positions`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple
 
@@ -43,6 +44,8 @@ class Self:
         mean: mean over channels, (*S, n); None stands for zero (or not needed).
         mask: visible positions, (*S, n), None if all are.
         extra: what a layer wants to keep for later, last axis n.
+        deviation: :attr:`root`, kept for all tiles; None: not yet computed.
+        level: :attr:`rms`, likewise.
     """
 
     var: Tensor
@@ -50,6 +53,24 @@ class Self:
     mean: Tensor | None = None
     mask: Tensor | None = None
     extra: Tensor | None = None
+    deviation: Tensor | None = None
+    level: Tensor | None = None
+
+    @property
+    def rms(self) -> Tensor:
+        """Root of the variance averaged over positions, (n,); never zero."""
+        if self.level is not None:
+            return self.level
+        axes = list(range(self.rank))
+        return self.root.square().mean(axes).sqrt() if axes else self.root
+
+    @property
+    def root(self) -> Tensor:
+        """Root of the variance, (*S, n); zero counts as so small that products are positive."""
+        if self.deviation is not None:
+            return self.deviation
+        floor = 1.1 * math.sqrt(torch.finfo(self.var.dtype).tiny)
+        return root(self.var).clamp_min(floor)
 
     @property
     def rank(self) -> int:
@@ -64,7 +85,13 @@ class Self:
 
         full = None if self.full is None else self.full[..., start:stop, :]
         return Self(
-            self.var[..., start:stop], full, cut(self.mean), cut(self.mask), cut(self.extra)
+            self.var[..., start:stop],
+            full,
+            cut(self.mean),
+            cut(self.mask),
+            cut(self.extra),
+            cut(self.deviation),
+            cut(self.level),
         )
 
 
@@ -78,6 +105,7 @@ class Cross:
         gap: ``sqrt(q11 q22) - nngp``, kept where it is known better than by subtraction.
         full: whether all pairs of positions are held.
         want_ntk: whether layers should compute the tangent kernel.
+        compiled: whether layers may use :mod:`recollect.infinite.fused`.
     """
 
     nngp: Tensor
@@ -85,6 +113,7 @@ class Cross:
     gap: Tensor | None = None
     full: bool = False
     want_ntk: bool = True
+    compiled: bool = False
 
     def each(self, nngp: Tensor, ntk: Tensor | None, gap: Tensor | None = None) -> Cross:
         """Return a copy with other numbers."""

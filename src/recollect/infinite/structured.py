@@ -16,6 +16,9 @@ from torch.func import functional_call
 
 __all__ = ["structured_kernel"]
 
+# Up to so many outputs one backward pass each is cheaper than loading what batches them.
+FEW_OUTPUTS = 32
+
 
 def structured_kernel(
     model: nn.Module, parameters: Mapping[str, Tensor], x1: Tensor, x2: Tensor, *, strict: bool
@@ -40,8 +43,12 @@ def structured_kernel(
             raise ValueError("method='structured': a layer is called twice; use 'jacobian'")
         return None
     total: Tensor | None = None
-    for (a, g, bias), (b, h, _) in zip(one, two, strict=True):
-        part = _contribution(a, g, b, h, bias)
+    while one:  # every layer's derivatives are let go when they have been used
+        module, *first = one.pop()
+        a, g = _columns(module, *first)
+        b, h = (a, g) if two is one else _columns(*two.pop())
+        del first
+        part = _contribution(a, g, b, h, module.bias is not None)
         total = part if total is None else total.add_(part)
     return None if total is None else total.permute(0, 2, 1, 3)
 
@@ -62,8 +69,8 @@ def _layers(model: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, nn.
 
 def _records(
     model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, layers: dict[str, nn.Module]
-) -> list[tuple[Tensor, Tensor, bool]] | None:
-    """Return for each layer inputs (n, T, in), derivatives (n, O, T, out), and its bias."""
+) -> list[tuple[nn.Module, Tensor, Tensor]] | None:
+    """Return each layer with its inputs (n, ...) and derivatives (O, n, ...)."""
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
 
     def hook(module: nn.Module, args: Any, out: Tensor) -> None:
@@ -79,14 +86,27 @@ def _records(
             handle.remove()
     if len({id(m) for m, _, _ in seen}) < len(seen):
         return None
+    grads = _derivatives(f, [z for _, _, z in seen])
+    return [(m, a, g) for (m, a, _), g in zip(seen, grads, strict=True)]
+
+
+def _derivatives(f: Tensor, values: list[Tensor]) -> list[Tensor]:
+    """Return the derivatives of every output by values of its own example, (O, n, ...) each."""
     count = f.shape[1]
-    units = torch.eye(count, dtype=f.dtype, device=f.device)[:, None].expand(-1, len(x), -1)
-    grads = torch.autograd.grad(
-        f, [z for _, _, z in seen], units, is_grads_batched=True, materialize_grads=True
-    )
-    return [
-        (*_columns(m, a, g), m.bias is not None) for (m, a, _), g in zip(seen, grads, strict=True)
-    ]
+    if count > FEW_OUTPUTS:
+        units = torch.eye(count, dtype=f.dtype, device=f.device)[:, None].expand(-1, len(f), -1)
+        return list(
+            torch.autograd.grad(f, values, units, is_grads_batched=True, materialize_grads=True)
+        )
+    made = [v.new_empty((count, *v.shape)) for v in values]
+    for o in range(count):
+        last = o == count - 1
+        grads = torch.autograd.grad(
+            f[:, o].sum(), values, retain_graph=not last, materialize_grads=True
+        )
+        for target, g in zip(made, grads, strict=True):
+            target[o] = g
+    return made
 
 
 def _columns(module: Any, a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recollect.infinite.evaluation import Inputs
 from recollect.infinite.states import Kernel
 
 __all__ = ["DiskTiles", "Sink", "TensorTiles"]
@@ -23,6 +24,10 @@ def _mirrored(value: Tensor) -> Tensor:
     for d in range(2, value.ndim, 2):
         axes += [d + 1, d]
     return value.permute(*axes)
+
+
+def _bytes(t: Tensor) -> bytes:
+    return np.ascontiguousarray(t.detach().cpu().numpy()).tobytes()
 
 
 def _open(path: Path, dtype: Any, shape: tuple[int, ...], *, fresh: bool) -> Any:
@@ -96,8 +101,8 @@ class DiskTiles(Sink):
         shape: tuple[int, ...],
         wanted: tuple[str, ...],
         tile: tuple[int, int],
-        x1: Tensor,
-        x2: Tensor,
+        one: Inputs,
+        two: Inputs,
         names: tuple[str, ...],
     ) -> None:
         if len(shape) != 2:
@@ -105,12 +110,12 @@ class DiskTiles(Sink):
                 "kernels with positions left are not written to disk; pool them first"
             )
         self.tile, self.wanted = tile, wanted
-        dtype = np.float64 if x1.dtype == torch.float64 else np.float32
+        dtype = np.float64 if one.x.dtype == torch.float64 else np.float32
         digest = hashlib.sha256()
-        for x in (x1, x2):
-            digest.update(np.ascontiguousarray(x.detach().cpu().numpy()).tobytes())
+        for held in (one.x, one.mask, one.pattern, two.x, two.mask, two.pattern):
+            digest.update(b"none" if held is None else _bytes(held))
         meta: dict[str, Any] = {
-            "version": 1,
+            "version": 2,
             "shape": list(shape),
             "tile": list(tile),
             "names": list(names),
@@ -135,6 +140,15 @@ class DiskTiles(Sink):
         self.marks = _open(path / "done.npy", np.bool_, counts, fresh=fresh)
         if fresh:
             note.write_text(json.dumps(meta))
+
+    @staticmethod
+    def tile_of(path: Path) -> tuple[int, int] | None:
+        """Return the tile of an earlier call, which a later one must keep; None if fresh."""
+        note = path / "kernel.json"
+        if not note.exists():
+            return None
+        rows, columns = json.loads(note.read_text())["tile"]
+        return int(rows), int(columns)
 
     def done(self, row: int, column: int) -> bool:
         """Say whether a tile was written by an earlier call."""

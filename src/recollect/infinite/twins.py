@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from recollect._checks import check_integer
+from recollect.infinite.costs import free_memory as _free_memory
 from recollect.infinite.evaluation import Inputs, Plan, evaluate_pairs, evaluate_singles
+from recollect.infinite.fused import available
 from recollect.infinite.graph import Graph
 from recollect.infinite.states import Cross, Kernel, Self
 from recollect.infinite.tiles import DiskTiles, Sink, TensorTiles
@@ -28,6 +33,9 @@ CPU_TILE = 2**18
 # With many positions tiles may outgrow that cache, so that the innermost axis is long enough.
 CPU_WIDE = 2**21
 GPU_TILE = 2**25
+KEPT_BYTES = 2**23
+# Numbers in all tiles from which compiled loops are worth loading.
+COMPILED_FROM = 2**25
 FIELDS = ("nngp", "ntk")
 
 
@@ -38,6 +46,7 @@ class _Setting:
     plan: Plan
     want_ntk: bool
     symmetric: bool
+    compiled: bool = False
 
 
 class Twin:
@@ -155,11 +164,14 @@ class Twin:
                 len(two),
                 *_zipped(graph.nodes[graph.output].places, positions == "pairs"),
             )
+            setting = replace(setting, compiled=not grad and _compiles(plan, one, two))
+            if tile is None and path is not None:
+                tile = DiskTiles.tile_of(Path(path))
             rows, columns = _tile(tile, plan, one, two)
             sink: Sink
             if path is not None:
-                names = (type(self).__name__, self.description, repr(wanted), positions)
-                sink = DiskTiles(Path(path), shape, wanted, (rows, columns), one.x, two.x, names)
+                names = (_fingerprint(graph, self.constants), repr(wanted), positions)
+                sink = DiskTiles(Path(path), shape, wanted, (rows, columns), one, two, names)
             else:
                 _check_room(shape, wanted, one.x, (rows, columns))
                 sink = TensorTiles(shape, wanted, one.x, grad=grad, pairs=positions == "pairs")
@@ -180,7 +192,8 @@ class Twin:
                 f"{name} must be a batch of shape (n, channels, ...), got {tuple(x.shape)}"
             )
         x = self._arrange(x)
-        if not bool(torch.isfinite(x.detach()).all()):
+        # Both ends are finite only if all are; unlike isfinite this copies nothing.
+        if x.numel() and not all(bool(torch.isfinite(v)) for v in torch.aminmax(x.detach())):
             raise ValueError(f"{name} holds NaN or infinite numbers")
         if mask is not None and (mask.dtype != torch.bool or mask.shape != (len(x), *x.shape[2:])):
             raise ValueError(
@@ -189,6 +202,8 @@ class Twin:
             )
         if pattern is not None:
             pattern = _dense_pattern(pattern, x)
+        if mask is not None:
+            x = x * mask[:, None]
         return Inputs(x, mask, pattern)
 
 
@@ -256,15 +271,6 @@ def _public(t: Tensor, rank: int, full: bool) -> Tensor:
     return t.permute(*axes)
 
 
-def _free_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return 2**62
-
-
 def _tile(
     tile: int | tuple[int, int] | None, plan: Plan, one: Inputs, two: Inputs
 ) -> tuple[int, int]:
@@ -307,6 +313,25 @@ def _check_room(
         )
 
 
+def _fingerprint(graph: Graph, constants: Sequence[Tensor]) -> str:
+    """Return a digest of all layers, their numbers and how they are joined."""
+    digest = hashlib.sha256()
+    for node in graph.nodes:
+        # Functions are known by name: their addresses change from run to run.
+        described = re.sub(r" at 0x[0-9a-f]+", "", repr(node.layer))
+        digest.update(f"{described} {node.inputs} {node.places}\n".encode())
+    for constant in constants:
+        digest.update(np.ascontiguousarray(constant.detach().cpu().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def _compiles(plan: Plan, one: Inputs, two: Inputs) -> bool:
+    """Say whether compiled loops are worth it: large float32 kernels with rectifiers."""
+    usual = one.x.dtype == torch.float32 and one.x.device.type == "cpu" and any(plan.gap)
+    large = len(one) * len(two) * plan.largest >= COMPILED_FROM
+    return usual and large and available()
+
+
 def _blocks(count: int, size: int) -> Iterator[tuple[int, int]]:
     for start in range(0, count, size):
         yield start, min(start + size, count)
@@ -324,6 +349,10 @@ def _run(
     """Compute all tiles; of a symmetric kernel the upper half only."""
     rows, columns = tile
     plan = setting.plan
+    if one.x.ndim > 2 and not plan.cross_full[0]:
+        same = two is one
+        one = replace(one, turned=one.across)
+        two = one if same else replace(two, turned=two.across)
     left = _Singles(plan, one)
     right = left if two is one else _Singles(plan, two)
     todo = [
@@ -333,6 +362,9 @@ def _run(
         if (not setting.symmetric or d > a) and not sink.done(a, c)
     ]
     lock = Lock()
+    # The C library gives memory back at every release, and the next tile pays for fresh pages,
+    # until it has seen a block of this size released; it is never touched.
+    torch.empty(KEPT_BYTES, dtype=torch.uint8)
 
     def work(place: tuple[int, int, int, int]) -> None:
         a, b, c, d = place
@@ -380,8 +412,9 @@ def _one_tile(
     if setting.symmetric and c < b:
         index = torch.arange(max(a, c), min(b, d), device=one.x.device)
         same = torch.stack([index - a, index - c], 1)
+    want, compiled = setting.want_ntk, setting.compiled
     k = _with_zero_tangent(
-        evaluate_pairs(plan, one, two, *singles, want_ntk=setting.want_ntk, same=same)
+        evaluate_pairs(plan, one, two, *singles, want_ntk=want, same=same, compiled=compiled)
     )
     rank = len(plan.graph.nodes[plan.graph.output].places)
     values = {"nngp": _public(k.nngp, rank, k.full)}
@@ -436,7 +469,7 @@ class _Singles:
                 self.kept.pop(next(iter(self.kept)))
             start = index * self.block
             rows = self.inputs.rows(start, min(start + self.block, len(self.inputs)))
-            self.kept[index] = evaluate_singles(self.plan, rows)
+            self.kept[index] = self._states(rows)
         return self.kept[index]
 
     def rows(self, start: int, stop: int) -> list[Self]:
@@ -445,7 +478,18 @@ class _Singles:
         if first == last:
             base = first * self.block
             return [s.rows(start - base, stop - base) for s in self._of(first)]
-        return evaluate_singles(self.plan, self.inputs.rows(start, stop))
+        return self._states(self.inputs.rows(start, stop))
+
+    def _states(self, rows: Inputs) -> list[Self]:
+        states = evaluate_singles(self.plan, rows)
+        if torch.is_grad_enabled():
+            return states
+        return [
+            replace(s, deviation=s.root, level=s.rms)
+            if self.plan.gap[i] and self.plan.alone[i]
+            else s
+            for i, s in enumerate(states)
+        ]
 
 
 def _diagonal(setting: _Setting, one: Inputs, wanted: tuple[str, ...]) -> Kernel:
