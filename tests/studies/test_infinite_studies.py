@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from PIL import Image
 pytest.importorskip("sklearn")
 
 from recollect import studies
-from recollect.studies import infinite_cifar10, infinite_digits, wide_networks
+from recollect.studies import infinite_cifar10, infinite_digits, wide_ensembles, wide_networks
 from recollect.studies.running import Journal
 from recollect.studies.wide_architectures import architectures
-from recollect.studies.wide_ensembles import Findings, agreement
+from recollect.studies.wide_ensembles import agreement
 
 
 def small() -> wide_networks.Setting:
@@ -189,14 +190,18 @@ def test_the_rate_is_that_of_held_out_training_pictures(monkeypatch) -> None:
     assert len(looked) == 3
 
 
-def test_both_tables_are_drawn_and_written(tmp_path) -> None:
+def test_both_tables_are_drawn_and_written(tmp_path, monkeypatch) -> None:
     pytest.importorskip("matplotlib")
     seen = infinite_digits.pictures(22, 10)
     setting = wide_networks.Setting((10, 20), 2, network_seeds=1, steps=2)
     table = wide_networks.curves(seen, setting, architectures(1, 12, 10))
     y = (seen.train_label[:8, None] % 2).float()
-    together = agreement(seen.train[:8], y, seen.test[:4], width=16, networks=4, times=(0.0, 1.0))
-    answer = Findings.of(table, together)
+    few = partial(agreement, width=16, networks=4, times=(0.0, 1.0))
+    monkeypatch.setattr(wide_ensembles, "agreement", few)
+    answer = wide_ensembles.beside(table, seen, Journal(tmp_path, "digits"), y)
+    monkeypatch.setattr(wide_ensembles, "agreement", lambda *a: pytest.fail("trained again"))
+    again = wide_ensembles.beside(table, seen, Journal(tmp_path, "digits"), y)
+    assert answer.to_dict() == again.to_dict()
     assert answer.to_dict()["agreement"]["rows"][1]["time"] == 1.0
     assert "Monte-Carlo" in repr(answer)
     infinite_digits.draw(answer, str(tmp_path / "a.svg"))

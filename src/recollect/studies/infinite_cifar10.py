@@ -33,7 +33,7 @@ from recollect.studies.wide_architectures import (
     Build,
     architectures,
 )
-from recollect.studies.wide_ensembles import Findings, agreement
+from recollect.studies.wide_ensembles import beside
 from recollect.studies.wide_figures import draw_curves
 from recollect.studies.wide_networks import Pictures, Setting, curves
 
@@ -41,8 +41,8 @@ __all__ = ["draw", "networks", "pictures", "study", "whitened"]
 
 SIDE, PATCH = 16, 2
 WIDTHS = {DENSE: 1024, CONVOLUTIONAL: 64, RESIDUAL: 128}
-RATES = (3e-4, 1e-3, 3e-3)
-PROCESSOR = Setting((375, 750, 1500, 3000), 3, WIDTHS, steps=600, rates=RATES)
+RATES = (1e-3, 3e-3)
+PROCESSOR = Setting((250, 500, 1000, 2000), 3, WIDTHS, steps=600, rates=RATES)
 QUICK = Setting((125, 250, 500), 3, WIDTHS, steps=100)
 GPU = Setting((750, 3000, 12000, 45000), 3, WIDTHS, steps=4000, rates=RATES, strip=2500)
 
@@ -70,15 +70,13 @@ def study(quick: bool = False, data: str | None = None, keep: str | None = None)
     setting = GPU if gpu else QUICK if quick else PROCESSOR
     largest = setting.sizes[-1]
     chosen = pictures(data, largest + largest // 10, 5000 if gpu else 400 if quick else 1000)
-    target = _animals(chosen.train_label[:32])
-    together = agreement(chosen.train[:32], target, chosen.test[:32])
-    moved = chosen.to("cuda") if gpu else chosen
     journal = Journal(keep, "infinite-cifar10")
-    return Findings.of(curves(moved, setting, networks(), journal), together)
+    found = curves(chosen.to("cuda") if gpu else chosen, setting, networks(), journal)
+    return beside(found, chosen, journal, _animals(chosen.train_label[:32]))
 
 
 def networks() -> dict[str, Build]:
-    """Return the three architectures: six, four and seven layers deep at most.
+    """Return the three architectures: four, four and six layers deep.
 
     >>> [type(build(4)).__name__ for build in networks().values()]
     ['Sequential', 'Sequential', 'Sequential']
@@ -174,4 +172,5 @@ def whitened(
 
 def _unit(x: Tensor) -> Tensor:
     centred = x - x.mean(1, keepdim=True)
-    return centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    length: Tensor = centred.norm(dim=1, keepdim=True)
+    return centred / length.clamp_min(1e-6)

@@ -12,7 +12,7 @@ import torch
 from recollect._answers import Answer
 from recollect.studies.running import Journal
 from recollect.studies.wide_architectures import architectures
-from recollect.studies.wide_ensembles import Findings, agreement
+from recollect.studies.wide_ensembles import beside
 from recollect.studies.wide_figures import draw_curves
 from recollect.studies.wide_networks import Pictures, Setting, curves
 
@@ -39,10 +39,9 @@ def study(quick: bool = False, data: str | None = None, keep: str | None = None)
     setting = QUICK if quick else WHOLE
     chosen = pictures(setting.sizes[-1] + 30, 200 if quick else 300)
     odd = (chosen.train_label[:24, None] % 2).float() * 2 - 1
-    together = agreement(chosen.train[:24], odd, chosen.test[:24])
     journal = Journal(keep, "infinite-digits")
     found = curves(chosen, setting, architectures(1, FRAME, 10), journal)
-    return Findings.of(found, together)
+    return beside(found, chosen, journal, odd)
 
 
 def pictures(train: int, test: int, seed: int = 0) -> Pictures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 
 from recollect import infinite
 from recollect._answers import Answer
-from recollect.studies.wide_networks import BIAS_STD, WEIGHT_STD
+from recollect.studies.running import Journal
+from recollect.studies.wide_networks import BIAS_STD, WEIGHT_STD, Pictures
 
-__all__ = ["Findings", "agreement"]
+__all__ = ["Findings", "agreement", "beside"]
 
 TIMES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
@@ -112,6 +114,29 @@ def agreement(
             "off by: in Monte-Carlo standard errors of the finite ensemble, root mean square",
         ],
     )
+
+
+def beside(curves: Answer, seen: Pictures, journal: Journal, y: Tensor) -> Findings:
+    """Return learning curves with the agreement of ensembles on the first of the pictures.
+
+    Args:
+        curves: the first table.
+        seen: the ensembles learn from the first n training pictures and are judged by as many.
+        journal: knows the second table already, or is told.
+        y: (n, 1) targets.
+    """
+    x, test = seen.train[: len(y)], seen.test[: len(y)]
+    known = blake2b(digest_size=6)
+    for tensor in (x, y, test):
+        known.update(tensor.cpu().numpy().tobytes())
+
+    def find() -> dict[str, Any]:
+        found = agreement(x, y, test)
+        return {"columns": found.columns, "title": found.title, "notes": found.notes}
+
+    row = journal.row({"of": "agreement", "key": known.hexdigest()}, find)
+    assert row is not None
+    return Findings.of(curves, Answer(**row))
 
 
 def _size(values: Tensor) -> float:
