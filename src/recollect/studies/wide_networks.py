@@ -1,4 +1,4 @@
-"""What the studies of infinite width share: three architectures, kernels and trained networks.
+"""What the studies of infinite width share: learning curves of kernels and of trained networks.
 
 The same modules are read twice: their infinitely wide twins give NNGP and NTK predictions in
 closed form, and real networks of a finite width are trained on the same pictures.
@@ -8,9 +8,10 @@ Shape letters: N training pictures, M test pictures, c channels, s side, k class
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,14 @@ from torch.nn import functional as F
 from recollect import infinite
 from recollect._answers import Answer
 from recollect._seeds import seed_of
+from recollect.studies.running import Arrays, Journal, bar
+from recollect.studies.wide_architectures import CONVOLUTIONAL, DENSE, RESIDUAL, Build
 
-__all__ = ["Pictures", "Setting", "agreement", "architectures", "curves", "fit_kernel", "train"]
+__all__ = ["Pictures", "Setting", "Task", "choose_rate", "curves", "fit_kernel", "train"]
 
 WEIGHT_STD, BIAS_STD = 2**0.5, 0.1
-RIDGES = (1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-Build = Callable[[int], nn.Module]
+RIDGES = (1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0)
+KERNELS = ("nngp", "ntk")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,11 @@ class Pictures:
         moved = [t.to(device) for t in (self.train, self.train_label, self.test, self.test_label)]
         return Pictures(self.name, *moved)
 
+    def flat(self) -> Pictures:
+        """Return the pictures as vectors, which spares a dense network's twin all positions."""
+        flat = self.train.flatten(1), self.train_label, self.test.flatten(1), self.test_label
+        return Pictures(self.name, *flat)
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -63,78 +71,19 @@ class Setting:
         widths: channels of the trained networks, by architecture.
         network_seeds: repeats of training a network.
         steps: of Adam for a trained network.
-        blocks: of the wide residual network.
-        tile: pairs computed at a time, None for the default.
+        rates: of Adam, of which held-out training pictures choose one for each architecture.
+        strip: rows of a kernel that are computed at a time, and kept.
     """
 
     sizes: tuple[int, ...]
     seeds: int
     widths: dict[str, int] = field(
-        default_factory=lambda: {
-            "fully connected": 512,
-            "convolutional": 64,
-            "wide residual": 64,
-        }
+        default_factory=lambda: {DENSE: 512, CONVOLUTIONAL: 64, RESIDUAL: 64}
     )
     network_seeds: int = 2
     steps: int = 300
-    blocks: int = 1
-    tile: int | None = None
-
-
-class Block(nn.Module):
-    """A residual block: ``x + conv(relu(conv(relu(x))))``.
-
-    Args:
-        width: channels.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, 1, 1)
-        self.second = nn.Conv2d(width, width, 3, 1, 1)
-        self.relu = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the sum of both branches."""
-        out: Tensor = x + self.second(self.relu(self.first(self.relu(x))))
-        return out
-
-
-def architectures(channels: int, side: int, classes: int, blocks: int = 1) -> dict[str, Build]:
-    """Return the three networks as functions of a width.
-
-    All convolutions are 3 x 3; the first goes in steps of two. The convolutional network averages
-    2 x 2 positions before it is flattened, the wide residual network averages all positions after
-    its residual blocks.
-
-    >>> model = architectures(1, 12, 10)["wide residual"](8)
-    >>> model(torch.zeros(2, 1, 12, 12)).shape
-    torch.Size([2, 10])
-    """
-    half = -(-side // 2)
-    end = half // 2
-
-    def dense(w: int) -> nn.Module:
-        sizes = [channels * side**2, w, w, w]
-        hidden = [m for a, b in itertools.pairwise(sizes) for m in _hidden(a, b)]
-        return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(w, classes))
-
-    def convolutional(w: int) -> nn.Module:
-        first, second = nn.Conv2d(channels, w, 3, 2, 1), nn.Conv2d(w, w, 3, 1, 1)
-        body = [first, nn.ReLU(), second, nn.ReLU(), nn.AvgPool2d(2), nn.Flatten()]
-        return nn.Sequential(*body, nn.Linear(w * end**2, classes))
-
-    def residual(w: int) -> nn.Module:
-        body = [nn.Conv2d(channels, w, 3, 2, 1), *(Block(w) for _ in range(blocks)), nn.ReLU()]
-        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(w, classes)]
-        return nn.Sequential(*body, *head)
-
-    return {"fully connected": dense, "convolutional": convolutional, "wide residual": residual}
-
-
-def _hidden(a: int, b: int) -> list[nn.Module]:
-    return [nn.Linear(a, b), nn.ReLU()]
+    rates: tuple[float, ...] = (2e-3,)
+    strip: int = 500
 
 
 def fit_kernel(kernel: Tensor, targets: Tensor) -> tuple[Tensor, float]:
@@ -151,9 +100,9 @@ def fit_kernel(kernel: Tensor, targets: Tensor) -> tuple[Tensor, float]:
         Weights (N, k), and the ridge r.
 
     Example:
-        >>> weights, _ = fit_kernel(torch.eye(2).double(), torch.ones(2, 1).double())
-        >>> weights.flatten().round(decimals=3).tolist()
-        [0.909, 0.909]
+        >>> weights, ridge = fit_kernel(torch.eye(2).double(), torch.ones(2, 1).double())
+        >>> weights.flatten().round(decimals=3).tolist(), ridge
+        ([0.25, 0.25], 3.0)
     """
     values, vectors = torch.linalg.eigh(kernel)
     turned, scale = vectors.T @ targets, float(kernel.diagonal().mean())
@@ -179,40 +128,19 @@ def _chosen(count: int, size: int, seed: int) -> Tensor:
     return torch.randperm(count, generator=generator)[:size]
 
 
-def _kernel_accuracies(
-    pictures: Pictures, build: Build, setting: Setting, classes: int
-) -> dict[tuple[str, int], list[float]]:
-    """Return accuracies in per cent by kernel and size, one number a seed."""
-    twin = infinite.twin(build(8), weight_std=WEIGHT_STD, bias_std=BIAS_STD)
-    own = twin.kernel(pictures.train, tile=setting.tile)
-    cross = twin.kernel(pictures.test, pictures.train, tile=setting.tile)
-    found: dict[tuple[str, int], list[float]] = {}
-    for name in ("nngp", "ntk"):
-        square, side = getattr(own, name), getattr(cross, name)
-        for size in setting.sizes:
-            for seed in range(setting.seeds):
-                rows = _chosen(len(square), size, seed).to(square.device)
-                targets = _targets(pictures.train_label[rows], classes)
-                weights, _ = fit_kernel(square[rows][:, rows].double(), targets)
-                guess = (side[:, rows].double() @ weights).argmax(1)
-                right = float((guess == pictures.test_label).double().mean())
-                found.setdefault((name, size), []).append(100 * right)
-    return found
-
-
 def train(
-    build: Build, width: int, pictures: Pictures, rows: Tensor, *, steps: int, seed: int
+    build: Build, width: int, seen: Pictures, *, steps: int, rate: float, seed: int
 ) -> float:
-    """Train one real network by Adam on cross-entropy; return its accuracy in per cent.
+    """Train one real network by Adam on cross-entropy; return its test accuracy in per cent.
 
-    Batches of 64, a rate of 2e-3 that falls along a half cosine, no augmentation.
+    Batches of 64, a rate that falls along a half cosine, no augmentation.
 
     Args:
         build: the architecture.
         width: its channels.
-        pictures: to learn from and to be judged by.
-        rows: which training pictures it may see.
+        seen: pictures to learn from and to be judged by.
         steps: of Adam.
+        rate: of the first step.
         seed: of weights and batches.
     """
     with torch.random.fork_rng(devices=[]):
@@ -223,11 +151,11 @@ def train(
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.normal_(module.bias, std=BIAS_STD)
-    model = model.to(pictures.train.device)
-    adam = torch.optim.Adam(model.parameters(), 2e-3)
+    x, y = seen.train, seen.train_label
+    model = model.to(x.device)
+    adam = torch.optim.Adam(model.parameters(), rate)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     order = torch.Generator().manual_seed(seed_of(seed, "batches"))
-    x, y = pictures.train[rows], pictures.train_label[rows]
     for _ in range(steps):
         batch = torch.randperm(len(x), generator=order)[:64].to(x.device)
         adam.zero_grad()
@@ -235,124 +163,226 @@ def train(
         adam.step()
         cosine.step()
     with torch.no_grad():
-        guess = torch.cat([model(part).argmax(1) for part in torch.split(pictures.test, 500)])
-    return 100 * float((guess == pictures.test_label).double().mean())
+        guess = torch.cat([model(part).argmax(1) for part in torch.split(seen.test, 500)])
+    return 100 * float((guess == seen.test_label).double().mean())
 
 
-def curves(pictures: Pictures, setting: Setting) -> Answer:
+def choose_rate(
+    build: Build, width: int, seen: Pictures, rates: Sequence[float], *, steps: int
+) -> float:
+    """Return the rate that does best on the last fifth of the training pictures, held out.
+
+    Args:
+        build: the architecture.
+        width: its channels.
+        seen: pictures; those of the test are not looked at.
+        rates: to choose from; one alone is returned at once.
+        steps: of Adam.
+    """
+    if len(rates) == 1:
+        return rates[0]
+    cut = len(seen.train) * 4 // 5
+    x, y = seen.train, seen.train_label
+    held = Pictures(seen.name, x[:cut], y[:cut], x[cut:], y[cut:])
+    return max(rates, key=lambda r: train(build, width, held, steps=steps, rate=r, seed=0))
+
+
+class Task:
+    """One architecture on some pictures: what is to be found out about it, piece by piece.
+
+    Every piece is written down by the journal under the pictures and the architecture that it
+    belongs to, so that a run that was broken off goes on, and another one is not mistaken for it.
+
+    Args:
+        name: of the architecture.
+        build: it, as a function of the width.
+        pictures: to learn from and to be judged by.
+        setting: how much is computed.
+        journal: what is known.
+    """
+
+    def __init__(
+        self, name: str, build: Build, pictures: Pictures, setting: Setting, journal: Journal
+    ) -> None:
+        self.name, self.build, self.setting, self.journal = name, build, setting, journal
+        self.pictures = pictures.flat() if name == DENSE else pictures
+        self.classes = int(pictures.train_label.max()) + 1
+        self.twin = infinite.twin(build(8), weight_std=WEIGHT_STD, bias_std=BIAS_STD)
+        known = blake2b(repr((build(8), WEIGHT_STD, BIAS_STD)).encode(), digest_size=6)
+        for tensor in (pictures.train, pictures.test):
+            known.update(tensor.cpu().numpy().tobytes())
+        self.key = known.hexdigest()
+
+    @property
+    def pieces(self) -> int:
+        """How many times ``strips`` and ``networks`` move a bar."""
+        counts = (len(self.pictures.train), len(self.pictures.test))
+        strips = sum(-(-n // self.setting.strip) for n in counts)
+        return strips + len(self.setting.sizes) * (1 + self.setting.network_seeds)
+
+    def strips(self, step: Any = lambda words: None) -> tuple[dict[str, Tensor], ...]:
+        """Return the kernels (N, N) of the training pictures, and (M, N) of test with training.
+
+        Args:
+            step: called after every strip of rows.
+        """
+        x, test, size = self.pictures.train, self.pictures.test, self.setting.strip
+        own = {k: torch.zeros(len(x), len(x)) for k in KERNELS}
+        side = {k: torch.zeros(len(test), len(x)) for k in KERNELS}
+        for start in range(0, len(x), size):
+            rows = slice(start, min(start + size, len(x)))
+            found = self._strip(f"own {start}", partial(self._lower, rows))
+            for k in KERNELS:
+                values = torch.from_numpy(found[k])
+                own[k][rows, : rows.stop] = values
+                own[k][: rows.stop, rows] = values.T
+            step(f"{self.name}, kernel")
+        for start in range(0, len(test), size):
+            rows = slice(start, min(start + size, len(test)))
+            found = self._strip(f"test {start}", partial(self._beside, test[rows], x))
+            for k in KERNELS:
+                side[k][rows] = torch.from_numpy(found[k])
+            step(f"{self.name}, kernel")
+        return own, side
+
+    def _strip(self, part: str, make: Any) -> Arrays:
+        name = f"{self.name} {self.key} {part} of {self.setting.strip}".replace(" ", "_")
+        return self.journal.arrays(name, make)
+
+    def _beside(self, one: Tensor, two: Tensor | None) -> Arrays:
+        found = self.twin.kernel(one, two)
+        return {k: getattr(found, k).cpu().numpy() for k in KERNELS}
+
+    def _lower(self, rows: slice) -> Arrays:
+        """Return rows of the kernel up to its diagonal."""
+        x = self.pictures.train
+        here = self._beside(x[rows], None)
+        if rows.start == 0:
+            return here
+        before = self._beside(x[rows], x[: rows.start])
+        return {k: np.concatenate([before[k], here[k]], 1) for k in KERNELS}
+
+    def kernel_accuracy(
+        self, own: Tensor, side: Tensor, kernel: str, size: int, seed: int
+    ) -> dict[str, Any]:
+        """Return the test accuracy in per cent of one kernel and draw, and its ridge."""
+
+        def find() -> dict[str, Any]:
+            seen, rows = self.pictures, _chosen(len(own), size, seed)
+            device = seen.train.device
+            targets = _targets(seen.train_label[rows.to(device)], self.classes)
+            square = own[rows][:, rows].to(device).double()
+            weights, ridge = fit_kernel(square, targets)
+            guess = (side[:, rows].to(device).double() @ weights).argmax(1)
+            right = float((guess == seen.test_label).double().mean())
+            return {"accuracy": 100 * right, "ridge": ridge}
+
+        found = self.journal.row({"of": kernel, **self._about(size, seed)}, find)
+        assert found is not None
+        return found
+
+    def network_accuracy(self, size: int, seed: int) -> float:
+        """Return the test accuracy in per cent of one trained network."""
+        width, steps = self.setting.widths[self.name], self.setting.steps
+
+        def find() -> dict[str, Any]:
+            seen, rate = self._drawn(size, seed), self.rate()
+            right = train(self.build, width, seen, steps=steps, rate=rate, seed=seed)
+            return {"accuracy": right, "rate": rate}
+
+        about = {"of": "network", "width": width, "steps": steps, **self._about(size, seed)}
+        found = self.journal.row({**about, "rates": self.setting.rates}, find)
+        assert found is not None
+        return float(found["accuracy"])
+
+    def rate(self) -> float:
+        """Return the rate for this architecture, chosen at the last size but one."""
+        width, steps, rates = (
+            self.setting.widths[self.name],
+            self.setting.steps,
+            self.setting.rates,
+        )
+        size = self.setting.sizes[-2:][0]
+
+        def find() -> dict[str, Any]:
+            seen = self._drawn(size, 0)
+            return {"rate": choose_rate(self.build, width, seen, rates, steps=steps)}
+
+        about = {"of": "rate", "width": width, "steps": steps, "rates": rates}
+        found = self.journal.row({**about, **self._about(size, 0)}, find)
+        assert found is not None
+        return float(found["rate"])
+
+    def _drawn(self, size: int, seed: int) -> Pictures:
+        seen = self.pictures
+        rows = _chosen(len(seen.train), size, seed).to(seen.train.device)
+        drawn = seen.train[rows], seen.train_label[rows]
+        return Pictures(seen.name, *drawn, seen.test, seen.test_label)
+
+    def _about(self, size: int, seed: int) -> dict[str, Any]:
+        return {"architecture": self.name, "pictures": size, "draw": seed, "key": self.key}
+
+    def rows(self, step: Any = lambda words: None) -> list[dict[str, Any]]:
+        """Return a row of the table for every size.
+
+        Args:
+            step: called after every piece of work.
+        """
+        own, side = self.strips(step)
+        found = []
+        for size in self.setting.sizes:
+            row: dict[str, Any] = {"pictures": size, "architecture": self.name}
+            for kernel in KERNELS:
+                values = [
+                    self.kernel_accuracy(own[kernel], side[kernel], kernel, size, seed)["accuracy"]
+                    for seed in range(self.setting.seeds)
+                ]
+                row.update(_summary(kernel.upper(), values))
+            step(f"{self.name}, kernel")
+            values = []
+            for seed in range(self.setting.network_seeds):
+                values.append(self.network_accuracy(size, seed))
+                step(f"{self.name}, network")
+            found.append({**row, **_summary("network", values)})
+        return found
+
+
+def curves(
+    pictures: Pictures,
+    setting: Setting,
+    networks: Mapping[str, Build],
+    journal: Journal | None = None,
+) -> Answer:
     """Return learning curves: accuracy by architecture and number of training pictures.
 
     Args:
         pictures: the largest size must not exceed the training pictures.
         setting: how much is computed.
+        networks: the architectures, as functions of a width.
+        journal: what is known already, and where new rows go.
     """
-    classes = int(pictures.train_label.max()) + 1
-    rows: list[dict[str, Any]] = []
-    channels, side = pictures.train.shape[1:3]
-    for name, build in architectures(channels, side, classes, setting.blocks).items():
-        exact = _kernel_accuracies(pictures, build, setting, classes)
-        for size in setting.sizes:
-            real = [
-                train(
-                    build,
-                    setting.widths[name],
-                    pictures,
-                    _chosen(len(pictures.train), size, seed).to(pictures.train.device),
-                    steps=setting.steps,
-                    seed=seed,
-                )
-                for seed in range(setting.network_seeds)
-            ]
-            rows.append(_row(name, size, exact["nngp", size], exact["ntk", size], real))
+    known = Journal(None, "") if journal is None else journal
+    tasks = [Task(name, build, pictures, setting, known) for name, build in networks.items()]
+    with bar("learning curves", sum(t.pieces for t in tasks)) as step:
+        rows = [row for task in tasks for row in task.rows(step)]
+        rates = [task.rate() for task in tasks]
     rows.sort(key=lambda r: r["pictures"])
+    widths = ", ".join(str(setting.widths[t.name]) for t in tasks)
     return Answer(
         {k: [r[k] for r in rows] for k in rows[0]},
         title=f"test accuracy in % on {pictures.name}, by number of training pictures",
         notes=[
             f"kernels in closed form, ridge by leave-one-out error, {setting.seeds} draws of the "
-            f"training pictures; chance is {100 / classes:.0f}",
-            f"networks of widths {', '.join(map(str, setting.widths.values()))}, "
-            f"{setting.steps} steps of Adam, {setting.network_seeds} seeds, no augmentation",
+            f"training pictures, {len(pictures.test)} test pictures; chance is "
+            f"{100 / tasks[0].classes:.0f}",
+            f"networks of widths {widths}, {setting.steps} steps of Adam at rates "
+            f"{', '.join(f'{r:g}' for r in rates)}, {setting.network_seeds} draws of pictures and "
+            "weights, no augmentation",
         ],
     )
 
 
-def _row(
-    name: str, size: int, nngp: Sequence[float], ntk: Sequence[float], real: Sequence[float]
-) -> dict[str, Any]:
-    row: dict[str, Any] = {"pictures": size, "architecture": name}
-    for column, values in (("NNGP", nngp), ("NTK", ntk), ("network", real)):
-        row[column] = float(np.mean(values))
-        row[f"{column} deviation"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return row
-
-
-def agreement(
-    x: Tensor,
-    y: Tensor,
-    x_test: Tensor,
-    *,
-    width: int = 256,
-    networks: int = 100,
-    times: Sequence[float] = (0.0, 1.0, 4.0, 16.0),
-    seed: int = 0,
-) -> Answer:
-    """Lay an ensemble of trained networks over the infinite one, at several training times.
-
-    Errors are given in units of what ``networks`` draws leave open: ``sqrt(v / n)`` for the mean
-    and ``v sqrt(2 / (n - 1))`` for the variance v, root mean square over the test inputs. An
-    ensemble that agrees is at about 1; a finite width adds to it.
-
-    Args:
-        x: (N, ...) float32.
-        y: (N, 1) targets.
-        x_test: (M, ...).
-        width: of the two hidden layers.
-        networks: in the finite ensemble.
-        times: of training, in units of the gradient flow.
-        seed: of the networks.
-    """
-
-    def build() -> nn.Module:
-        size = x[0].numel()
-        return nn.Sequential(
-            nn.Flatten(), *_hidden(size, width), *_hidden(width, width), nn.Linear(width, 1)
-        )
-
-    twin = infinite.twin(build(), weight_std=WEIGHT_STD, bias_std=BIAS_STD)
-    ntk = twin.kernel(x, get="ntk").ntk
-    assert ntk is not None
-    bound = infinite.max_learning_rate(ntk, y.numel())
-    moments = [t for t in times if t > 0]
-    rate = moments[0] / max(1, int(np.ceil(moments[0] / (0.25 * bound)))) if moments else bound
-    many = infinite.FiniteEnsemble(
-        build, networks, weight_std=WEIGHT_STD, bias_std=BIAS_STD, seed=seed
-    )
-    history = many.train(x, y, times, learning_rate=rate, x_test=x_test)
-    exact = infinite.ensemble(twin, x.double(), y.double()).predict(
-        x_test.double(), t=list(times), get=("mean", "variance")
-    )
-    assert exact.mean is not None
-    assert exact.variance is not None
-    rows = []
-    for i, t in enumerate(times):
-        variance = exact.variance[i].clamp_min(1e-12)
-        off = (history.mean()[i, :, 0] - exact.mean[i, :, 0]) / (variance / networks).sqrt()
-        found = history.variance()[i, :, 0]
-        spread = (found / variance - 1) / (2 / (networks - 1)) ** 0.5
-        rows.append(
-            {
-                "time": float(t),
-                "train loss": float(history.train_loss[i].mean()),
-                "deviation": float(variance.sqrt().mean()),
-                "mean off by": float(off.square().mean().sqrt()),
-                "variance off by": float(spread.square().mean().sqrt()),
-                "variance ratio": float((found / variance).mean()),
-            }
-        )
-    return Answer(
-        {k: [r[k] for r in rows] for k in rows[0]},
-        title=f"{networks} networks of width {width} beside the infinite ensemble, on "
-        f"{len(x_test)} held-out pictures",
-        notes=["off by: in Monte-Carlo standard errors of the finite ensemble, root mean square"],
-    )
+def _summary(column: str, values: Sequence[float]) -> dict[str, float]:
+    """Return mean and deviation of a column."""
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {column: float(np.mean(values)), f"{column} deviation": spread}
