@@ -20,8 +20,8 @@ components have exponential tails, for of anything a few glances have more than 
 Largest heights have nearly a Gumbel distribution; it is fitted to the worlds and read at the
 level asked for.
 
-How many components are kept is told by parallel analysis: those that are longer than in the same
-numbers with each column shuffled (in sketches every number is a mixture of all that was seen).
+How many components are kept is told by parallel analysis, in two ways (``leading``): those longer
+than with each column shuffled; in sketches every number is a mixture of all that was seen.
 
 References: "A projection pursuit algorithm for exploratory data analysis" (Friedman and Tukey,
 1974); "A rationale and test for the number of factors in factor analysis" (Horn, 1965).
@@ -31,8 +31,9 @@ Shape letters: n glances, d numbers of a vector, r components, k directions, m m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -49,8 +50,10 @@ World = Callable[[int], npt.NDArray[np.floating]]
 MOST, JUDGED = 12, 4096
 # Worlds of each kind, shuffles of parallel analysis, directions that are climbed from, steps.
 WORLDS, SHUFFLES, STARTS, STEPS, HULL = 48, 3, 256, 8, 12
-# Directions at most, and the share of glances beyond which a direction is no exception.
-FOUND, COMMON = 16, 8
+# One in so many glances is no exception any more.
+COMMON = 8
+# Rows that tell how many components there are.
+RANKED = 512
 _EULER = 0.5772156649015329
 
 
@@ -113,33 +116,64 @@ def directions_of(
         rows = np.sort(np.random.default_rng(seed).permutation(n)[:JUDGED])
     some = np.asarray(vectors[rows], np.float64)
     mean = some.mean(0)
-    basis = leading(some - mean, seed)
-    if basis.shape[1] == 0:
-        return []
-    x = (some - mean) @ basis
-    z = _white(x)
-    sizes = _sizes(members, len(rows), n)
-    level = _thresholds(z, basis, sizes, chance / len(sizes), seed, worlds, rows)
-    apart = _apart_by_chance(z.shape, sizes, chance / len(sizes), seed)
+    axes, ranks = leading(some - mean, seed)
+    found: list[Direction] = []
+    for r in ranks:
+        x = (some - mean) @ axes[:, :r]
+        judge = _Judge.of(x, axes[:, :r], members, n, chance / len(ranks), seed, worlds, rows)
+        for direction, height in judge.found():
+            found.append(_read(x, axes[:, :r], direction, mean, count or n, height))
     out: list[Direction] = []
     taken: list[npt.NDArray[np.bool_]] = []
-    free = np.eye(z.shape[1])
-    while free.shape[1] and len(out) < FOUND:
-        climbed = [highest(z @ free, m) for m in sizes]
-        best = int(np.argmax([h / t for (h, _), t in zip(climbed, level, strict=True)]))
-        height, turned = climbed[best]
-        if height < level[best]:
-            break
-        direction = free @ turned
-        found = _read(x, basis, direction, mean, count or n, height / level[best])
-        far = found.has(vectors)
-        clear = _apart(z @ direction, sizes[best]) >= apart[best]
-        if clear and far.sum() >= members and not any(_same(far, other) for other in taken):
-            out.append(found)
+    for one in sorted(found, key=lambda d: -d.height):
+        far = one.has(vectors)
+        if far.sum() >= members and not any(_same(far, other) for other in taken):
+            out.append(one)
             taken.append(far)
-        # What is left is at a right angle to what was found.
-        free = free @ np.linalg.svd(turned[:, None])[0][:, 1:]
     return out
+
+
+@dataclass(frozen=True, eq=False)
+class _Judge:
+    """What is found among whitened components, and what chance allows.
+
+    Attributes:
+        z: (n, r), whitened.
+        sizes: numbers of glances that are looked for.
+        level: (sizes,) heights that chance reaches.
+        apart: (sizes,) distances that tails reach.
+    """
+
+    z: FloatArray
+    sizes: list[int]
+    level: FloatArray
+    apart: FloatArray
+
+    @classmethod
+    def of(
+        cls, x: FloatArray, basis: FloatArray, members: int, count: int, chance: float, seed: int,
+        worlds: Iterable[World], rows: IntArray,
+    ) -> _Judge:  # fmt: skip
+        """Let worlds tell what chance allows."""
+        z = _white(x)
+        sizes = _sizes(members, len(rows), count)
+        each = chance / len(sizes)
+        level = _thresholds(z, basis, sizes, each, seed, worlds, rows)
+        return cls(z, sizes, level, _apart_by_chance(z.shape, sizes, each, seed))
+
+    def found(self) -> Iterator[tuple[FloatArray, float]]:
+        """Yield directions, each at right angles to those before, and how high they are."""
+        free = np.eye(self.z.shape[1])
+        while free.shape[1]:
+            climbed = [highest(self.z @ free, m) for m in self.sizes]
+            best = int(np.argmax([h / t for (h, _), t in zip(climbed, self.level, strict=True)]))
+            height, turned = climbed[best]
+            if height < self.level[best]:
+                return
+            direction = free @ turned
+            if _apart(self.z @ direction, self.sizes[best]) >= self.apart[best]:
+                yield direction, float(height / self.level[best])
+            free = free @ np.linalg.svd(turned[:, None])[0][:, 1:]
 
 
 def _read(
@@ -154,37 +188,54 @@ def _read(
 
     Of the glances that do not stand out, half a one is taken for one that does.
     """
-    from scipy.special import ndtri
-
     _, s, v = np.linalg.svd(x, full_matrices=False)
     vector = basis @ (v.T @ (direction / s)) * len(x) ** 0.5
     y = x @ (basis.T @ vector)
     middle = float(np.median(y))
     usual = max(1.4826 * float(np.median(np.abs(y - middle))), 1e-12)
     offset = (float(mean @ vector) + middle) / usual
-    return Direction(vector / usual, offset, float(ndtri(1 - 0.5 / count)), height)
+    return Direction(vector / usual, offset, NormalDist().inv_cdf(1 - 0.5 / count), height)
 
 
-def leading(centred: FloatArray, seed: int) -> FloatArray:
-    """Return the leading directions of (n, d) rows that are longer than by chance, (d, r)."""
+def leading(centred: FloatArray, seed: int) -> tuple[FloatArray, list[int]]:
+    """Return leading directions of (n, d) rows, (d, r), and how many are longer than by chance.
+
+    Either each is compared with the rows as they are, columns shuffled, or with what is left of
+    them without those before it: strong components hide weak ones from the first comparison, and
+    the second takes in more than there are. Both numbers are returned, where they differ.
+    """
     n, d = centred.shape
-    wide = d > n
-    square = centred @ centred.T if wide else centred.T @ centred
-    values, axes = np.linalg.eigh(square)
-    values, axes = values[::-1], axes[:, ::-1]
+    values, axes = np.linalg.eigh(centred @ centred.T if d > n else centred.T @ centred)
+    axes = axes[:, ::-1] if d <= n else centred.T @ axes[:, ::-1]
     most = min(MOST, n // 4, d)
+    axes = axes[:, :most] / np.maximum(np.linalg.norm(axes[:, :most], axis=0), 1e-300)
+    left = centred[:: -(-n // RANKED)]
+    usual = _shuffled(left, most, seed, 0)
+    ranks = [0, 0]
+    for r in range(most):
+        if values[-1 - r] <= 1e-9 * values[-1]:
+            break
+        longest = float(np.square(left @ axes[:, r]).sum())
+        if ranks[0] == r and longest > usual[r]:
+            ranks[0] += 1
+        if longest <= _shuffled(left, 1, seed, r)[0]:
+            break
+        ranks[1] += 1
+        left = left - np.outer(left @ axes[:, r], axes[:, r])
+    ranks = sorted(set(ranks) - {0})
+    return axes[:, : max(ranks, default=0)], ranks
+
+
+def _shuffled(rows: FloatArray, most: int, seed: int, step: int) -> FloatArray:
+    """Return how long the leading components of rows are with each column shuffled, (most,)."""
     usual = np.zeros(most)
     for b in range(SHUFFLES):
-        rng = np.random.default_rng(seed_of(seed, "emerging", "shuffled", b))
-        mixed = rng.permuted(centred, axis=0)
-        shuffled = np.linalg.eigvalsh(mixed @ mixed.T if wide else mixed.T @ mixed)[::-1]
-        usual = np.maximum(usual, shuffled[:most])
-    longer = values[:most] > np.maximum(usual, 1e-9 * max(float(values[0]), 1e-300))
-    r = most if longer.all() else int(longer.argmin())
-    found = axes[:, :r]
-    if wide:
-        found = centred.T @ found / np.sqrt(values[:r])
-    return np.asarray(found, np.float64)
+        rng = np.random.default_rng(seed_of(seed, "emerging", "shuffled", step, b))
+        mixed = rng.permuted(rows, axis=0)
+        square = mixed @ mixed.T if mixed.shape[1] > len(mixed) else mixed.T @ mixed
+        top = np.linalg.eigvalsh(square)[::-1][:most]
+        usual[: len(top)] = np.maximum(usual[: len(top)], top)
+    return usual
 
 
 def _white(x: FloatArray) -> FloatArray:
@@ -259,8 +310,9 @@ def _thresholds(
 
     def turned(b: int) -> FloatArray:
         rng = np.random.default_rng(seed_of(seed, "emerging", "turned", b))
-        drawn = rng.standard_normal(z.shape)
-        return drawn * (radius / np.linalg.norm(drawn, axis=1))[:, None]
+        drawn: FloatArray = rng.standard_normal(z.shape)
+        out: FloatArray = drawn * (radius / np.linalg.norm(drawn, axis=1))[:, None]
+        return out
 
     def projected(world: World) -> Callable[[int], FloatArray]:
         return lambda b: np.asarray(world(b)[rows], np.float64) @ basis
