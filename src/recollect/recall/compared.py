@@ -49,7 +49,8 @@ class Units:
         worlds: kind -> worlds in which nothing recurs.
         notes: what the reader should know.
         rest: yields the vectors, ids and times of what was not drawn, block by block.
-        count: how many there are, with the rest (whole glances).
+        count: how many there are, with the rest.
+        static: whether every module is in every glance, so that what one shows has no name.
     """
 
     vectors: Vectors
@@ -59,6 +60,7 @@ class Units:
     notes: list[str]
     rest: Callable[[], Iterator[Block]] | None = None
     count: int = 0
+    static: bool = True
 
     def joined(
         self, members: Sequence[IntArray], decide: Callable[[Vectors], npt.NDArray[np.bool_]]
@@ -197,7 +199,8 @@ def _whole(
 
     notes = [*notes, *said, *_drawn(len(some.ids), len(rest.ids))]
     left = others if len(rest.ids) else None
-    return Units(vectors, some.ids, some.times, worlds, notes, left, len(glances.ids))
+    static = all(c.is_dense(len(trace)) for c in trace.columns.values())
+    return Units(vectors, some.ids, some.times, worlds, notes, left, len(glances.ids), static)
 
 
 def _drawn(compared: int, rest: int, what: str = "glance") -> list[str]:
@@ -252,7 +255,7 @@ def _objects(memory: Memory, module: str, glances: _Glances, seed: int) -> Units
     worlds = {"cloud": cloud_worlds(vectors, seed)}
     said = _drawn(total, left, "object")
     rest = others if left else None
-    return Units(vectors, some.ids, some.times, worlds, [*notes, *said], rest, total)
+    return Units(vectors, some.ids, some.times, worlds, [*notes, *said], rest, total + left)
 
 
 def _sample(memory: Memory, ids: IntArray, seed: int) -> tuple[Trace, list[str]]:

@@ -193,7 +193,8 @@ def _directions(
     memory: Memory, units: Units, members: int, chance: float, by: str | None, seed: int
 ) -> tuple[list[Lineage], Decide, str]:
     """Find vectors that stand out from all others along one direction."""
-    others = [world for kind, world in units.worlds.items() if kind != "cloud"]
+    # Where modules come and go, what each shows on its own has its module's name.
+    others = [] if units.static else [units.worlds[k] for k in units.worlds if k == "blocks"]
     found = directions_of(units.vectors, members, chance, seed, others, units.count)
     ends = ends_of(units.times, by, memory.timezone)
     places = [np.flatnonzero(d.has(units.vectors)) for d in found]
