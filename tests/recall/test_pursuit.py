@@ -135,12 +135,12 @@ def test_what_is_shared_in_part_gets_a_name_and_is_counted(street: Memory) -> No
 def test_more_glances_than_are_compared_follow_those_that_are(
     street: Memory, tmp_path: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compared, "MOST", 90)
+    monkeypatch.setattr(compared, "MOST", 110)
     monkeypatch.setattr(compared, "TOGETHER", 16)
-    found = recall.emerging(street, alike="part", at_least=4)
+    found = recall.emerging(street, alike="part")
     assert set(found.members(found["concept"][0])) >= set(OWN[:-1])
-    assert any("90 glances, drawn at random, were compared each" in n for n in found.notes)
-    by_module = recall.emerging(street, module="two", alike="part", at_least=4)
+    assert any("110 glances, drawn at random, were compared each" in n for n in found.notes)
+    by_module = recall.emerging(street, module="two", alike="part")
     assert any("objects, drawn at random" in n for n in by_module.notes)
     assert set(by_module.members(by_module["concept"][0])) >= set(OWN[:-1])
     world = plant(4, compounds=3, each=40, background=300)
