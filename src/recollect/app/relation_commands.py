@@ -65,6 +65,7 @@ def emerging(
     within: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Take off the mean of each, e.g. source.")
     ] = None,
+    alike: Annotated[str, typer.Option(help="whole glances, or part of them.")] = "whole",
     by: Annotated[str, typer.Option(help="day, week or month.")] = "week",
     history: Annotated[bool, typer.Option("--history", help="Show births and ends.")] = False,
     name: Annotated[
@@ -83,8 +84,8 @@ def emerging(
 
     with open_memory(path, write=bool(name)) as memory:
         found = recall.emerging(
-            memory, at_least=at_least, module=module, within=within, by=by, where=where,
-            since=moment(since, memory), until=moment(until, memory), seed=seed,
+            memory, at_least=at_least, module=module, within=within, alike=alike, by=by,
+            where=where, since=moment(since, memory), until=moment(until, memory), seed=seed,
         )  # fmt: skip
         for pair in name or []:
             concept, sign, called = pair.partition("=")

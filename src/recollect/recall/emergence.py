@@ -2,47 +2,40 @@
 
 Glances (or the sub-sketches of one module's objects) that are more alike than chance allows are
 groups (``recall.recurring``), from a threshold that worlds without anything recurrent set
-(``recall.chance``), followed through the weeks (``recall.lineages``).
+(``recall.chance``), followed through the weeks (``recall.lineages``). Glances that are not alike
+as wholes, but all have one thing that the others have not, stand out along a direction
+(``recall.pursuit``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from recollect._answers import Answer
-from recollect._checks import NotRemembered, check_integer, check_one_of, unknown_name
-from recollect.recall.chance import (
-    World,
-    block_worlds,
-    chosen_threshold,
-    cloud_worlds,
-    fewest_members,
-)
+from recollect._checks import check_integer, check_one_of, unknown_name
+from recollect.recall.chance import chosen_threshold, fewest_members
+from recollect.recall.compared import Units, units_of
 from recollect.recall.faded import left_notes
-from recollect.recall.lineages import WINDOWS, Lineage, ends_of, lineages_of
-from recollect.recall.reading import Decoder, Selection, microseconds_of, plural
-from recollect.recall.recurring import links_to_earlier, rounded
-from recollect.recall.subobjects import sub_sketches_of
+from recollect.recall.lineages import WINDOWS, Lineage, ends_of, lineages_of, standing
+from recollect.recall.pursuit import directions_of
+from recollect.recall.reading import Selection, plural
+from recollect.recall.recurring import links_to_earlier, rounded, told_apart
 from recollect.recall.windows import written
 
 if TYPE_CHECKING:
     from recollect.memory import Memory
-    from recollect.tracing import Trace
 
-__all__ = ["Emerging", "emerging"]
+__all__ = ["ALIKE", "Emerging", "emerging"]
 
 IntArray = npt.NDArray[np.int64]
-Vectors = npt.NDArray[np.float32]
+Decide = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.bool_]]
 
-# Glances that are compared, each with each, at most.
-MOST = 50_000
-# Glances kept whole, or read back, of which worlds are made.
-_SAMPLE = 1024
+ALIKE = ("whole", "part")
 
 
 class Emerging(Answer):
@@ -53,11 +46,13 @@ class Emerging(Answer):
             and ``glances``.
         module: whose objects were grouped; None for whole glances.
         within: whose mean was taken off, or None.
+        alike: as wholes, or in part.
     """
 
     history: Answer
     module: str | None
     within: str | None
+    alike: str
     _members: dict[str, IntArray]
 
     def members(self, concept: str) -> list[int]:
@@ -71,25 +66,6 @@ class Emerging(Answer):
         return [int(i) for i in self._members[concept]]
 
 
-@dataclass(frozen=True, eq=False)
-class Units:
-    """What is compared, in the order of time.
-
-    Attributes:
-        vectors: (n, d) float32, centred.
-        ids: (n,) glance of each.
-        times: (n,) microseconds UTC.
-        worlds: kind -> worlds in which nothing recurs.
-        notes: what the reader should know.
-    """
-
-    vectors: Vectors
-    ids: IntArray
-    times: IntArray
-    worlds: dict[str, World]
-    notes: list[str]
-
-
 def emerging(
     memory: Memory,
     *,
@@ -100,6 +76,7 @@ def emerging(
     since: Any = None,
     until: Any = None,
     within: str | None = None,
+    alike: str = "whole",
     chance: float = 0.01,
     seed: int = 0,
 ) -> Emerging:
@@ -122,6 +99,9 @@ def emerging(
         until: first moment that is left out.
         within: a column, such as ``"source"``: glances are compared with the mean of their own
             source taken off, so that views of one camera do not make a concept.
+        alike: ``"whole"``: a concept's glances are alike as wholes; ``"part"``: they all have one
+            thing that the others have not, more of it or less, in whatever light and company. It
+            must be an exception, in fewer than one in eight.
         chance: of finding anything where nothing recurs.
         seed: of the draws; the same seed gives the same answer.
 
@@ -133,8 +113,8 @@ def emerging(
 
     Raises:
         NotRemembered: if the module was never seen, or no glance is chosen.
-        ValueError: on more than 50,000 glances, too few, an unknown word, or a memory that keeps
-            neither records nor skeletons (chance cannot be told then).
+        ValueError: on too few glances, an unknown word, or a memory that keeps neither records
+            nor skeletons (chance cannot be told then).
 
     Example:
         >>> import random
@@ -157,6 +137,7 @@ def emerging(
     """
     if by is not None:
         check_one_of("by", by, WINDOWS)
+    check_one_of("alike", alike, ALIKE)
     if not 0 < chance < 1:
         raise ValueError(f"chance is a probability between 0 and 1, got {chance}")
     if at_least is not None:
@@ -164,7 +145,7 @@ def emerging(
     if module is not None:
         memory.modules.id_of(module)
     chosen = Selection.of(where, since, until)
-    units = _units(memory, module, chosen, within, seed)
+    units = units_of(memory, module, chosen, within, seed)
     n = len(units.ids)
     members = fewest_members(n, chance) if at_least is None else at_least
     if n < 2 * members:
@@ -172,117 +153,62 @@ def emerging(
             f"{plural(n, 'glance')}{chosen.words} are too few to find {members} alike among them; "
             "ask later, or of a wider window"
         )
+    find = _groups if alike == "whole" else _directions
+    lines, decide, note = find(memory, units, members, chance, by, seed)
+    alive = [line for line in lines if line.alive]
+    ids, times, places = units.joined([line.members for line in alive], decide)
+    for line, own in zip(alive, places, strict=True):
+        line.members = own
+    whole = replace(units, ids=ids, times=times)
+    notes = [note, *units.notes, *left_notes(memory, chosen, counted=False)]
+    answer = _answer(memory, whole, lines, module, chosen, notes)
+    answer.module, answer.within, answer.alike = module, within, alike
+    return answer
+
+
+def _groups(
+    memory: Memory, units: Units, members: int, chance: float, by: str | None, seed: int
+) -> tuple[list[Lineage], Decide, str]:
+    """Find groups of vectors that are alike as wholes."""
+    del seed
     codes = rounded(units.vectors)
     threshold = chosen_threshold(codes, units.worlds, members, chance)
     links = links_to_earlier(codes)
     ends = ends_of(units.times, by, memory.timezone)
     lines = lineages_of(links, members, threshold.cosine, threshold.excess, ends, units.ids)
+    groups = [line.members for line in lines if line.alive]
+
+    def decide(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        return told_apart(rounded(vectors), codes, groups, members, threshold.cosine)
+
     middle = float(np.median(threshold.cosine))
-    notes = [
+    note = (
         f"a concept is {members} glances or more, alike beyond a cosine that is {middle:.2f} in "
-        f"the middle, chosen for each glance by {threshold.count} worlds of each kind",
-        *units.notes,
-        *left_notes(memory, chosen, counted=False),
-    ]
-    return _answer(memory, units, lines, module, within, chosen, notes)
+        f"the middle, chosen for each glance by {threshold.count} worlds of each kind"
+    )
+    return lines, decide, note
 
 
-# -- what is compared -----------------------------------------------------------------------
+def _directions(
+    memory: Memory, units: Units, members: int, chance: float, by: str | None, seed: int
+) -> tuple[list[Lineage], Decide, str]:
+    """Find vectors that stand out from all others along one direction."""
+    # Where modules come and go, what each shows on its own has its module's name.
+    others = [] if units.static else [units.worlds[k] for k in units.worlds if k == "blocks"]
+    found = directions_of(units.vectors, members, chance, seed, others, units.count)
+    ends = ends_of(units.times, by, memory.timezone)
+    places = [np.flatnonzero(d.has(units.vectors)) for d in found]
+    lines = standing(places, members, ends, units.ids)
 
+    def decide(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        columns = [d.has(vectors) for d in found]
+        return np.stack(columns, 1) if columns else np.zeros((len(vectors), 0), np.bool_)
 
-def _units(
-    memory: Memory, module: str | None, chosen: Selection, within: str | None, seed: int
-) -> Units:
-    table = memory.glances(**chosen.arguments)
-    if len(table) == 0:
-        raise NotRemembered(f"no glance is chosen{chosen.words}; widen the filter or the window")
-    if len(table) > MOST:
-        raise ValueError(
-            f"{len(table):,} glances are too many to be compared each with each, {MOST:,} at "
-            "most; choose with since, until or where"
-        )
-    if within is not None:
-        names = [c for c in table.column_names if c not in ("id", "time", "skeleton")]
-        check_one_of("within", within, names)
-    ids = np.asarray(table["id"].to_numpy(), dtype=np.int64)
-    times = microseconds_of(table["time"])
-    groups = None if within is None else table[within].to_pylist()
-    if module is not None:
-        return _units_of_objects(memory, module, ids, times, groups, seed)
-    kept = memory.kept(ids.tolist())
-    there = np.flatnonzero(kept > 0)
-    notes = []
-    if len(there) < len(ids):
-        notes.append(f"{plural(len(ids) - len(there), 'glance')} keep no sketch: left out")
-        ids, times = ids[there], times[there]
-        groups = None if groups is None else [groups[i] for i in there.tolist()]
-    if len(ids) == 0:
-        raise NotRemembered(f"no chosen glance keeps a sketch{chosen.words}")
-    sketches = memory.sketches(ids=ids.tolist())
-    if sketches.dim < memory.recipe.dim:
-        notes.append(f"compared by {sketches.dim} of {memory.recipe.dim} numbers: some have faded")
-    values = np.asarray(sketches.values.numpy(), np.float32)
-    sample, said = _sample(memory, ids, seed)
-    vectors = _centred(values, groups)
-    worlds = {"cloud": cloud_worlds(vectors, seed)}
-    blocks = block_worlds(memory, sample, len(ids), sketches.dim, seed)
-    if blocks is not None and within is None:
-        worlds["blocks"] = blocks
-    return Units(vectors, ids, times, worlds, notes + said)
-
-
-def _units_of_objects(
-    memory: Memory,
-    module: str,
-    ids: IntArray,
-    times: IntArray,
-    groups: Sequence[Any] | None,
-    seed: int,
-) -> Units:
-    """Return the sub-sketches of one module's objects, those of the longest attribute first."""
-    found = sub_sketches_of(memory, module, ids)
-    if len(found.glance) > MOST:
-        raise ValueError(
-            f"{len(found.glance):,} objects of {module!r} are too many to be compared each with "
-            f"each, {MOST:,} at most; choose with since, until or where"
-        )
-    own = None if groups is None else [groups[i] for i in found.glance.tolist()]
-    vectors = _centred(found.vectors, own)
-    worlds = {"cloud": cloud_worlds(vectors, seed)}
-    return Units(vectors, ids[found.glance], times[found.glance], worlds, found.notes)
-
-
-def _centred(values: Vectors, groups: Sequence[Any] | None) -> Vectors:
-    """Take off the mean, or each group's own."""
-    if groups is None:
-        return np.asarray(values - values.mean(0, dtype=np.float64), np.float32)
-    out = np.empty_like(values)
-    for name in dict.fromkeys(groups):
-        rows = np.flatnonzero([g == name for g in groups])
-        out[rows] = values[rows] - values[rows].mean(0, dtype=np.float64)
-    return out
-
-
-def _sample(memory: Memory, ids: IntArray, seed: int) -> tuple[Trace, list[str]]:
-    """Return glances of which worlds are made: records, or a sample read back.
-
-    Raises:
-        ValueError: if there are neither records nor skeletons.
-    """
-    kept, trace = memory.records()
-    if trace is not None and len(kept) >= min(len(ids), 64):
-        return trace, [f"chance is told by {plural(len(kept), 'glance')} kept whole"]
-    rng = np.random.default_rng(seed)
-    some = np.sort(rng.permutation(len(ids))[:_SAMPLE])
-    sketches = memory.sketches(ids=ids[some].tolist())
-    if sketches.skeletons is None:
-        raise ValueError(
-            "how alike glances are by chance is told by records or by skeletons, and this memory "
-            "keeps neither; make it with reservoir=512 or keep_skeletons=True"
-        )
-    decoder = Decoder.of(memory)
-    trace = decoder.decode(sketches).trace()
-    return trace, [f"chance is told by {plural(len(some), 'glance')} read back", decoder.note]
+    note = (
+        f"a concept is {members} glances or more that stand out from the others along one "
+        "direction, higher than in worlds where each glance's direction is drawn at random"
+    )
+    return lines, decide, note
 
 
 # -- the table ------------------------------------------------------------------------------
@@ -293,7 +219,6 @@ def _answer(
     units: Units,
     lines: list[Lineage],
     module: str | None,
-    within: str | None,
     chosen: Selection,
     notes: list[str],
 ) -> Emerging:
@@ -325,7 +250,6 @@ def _answer(
         {name: [e[k] for e in events] for k, name in enumerate(names)},
         title="what became of emerging concepts",
     )
-    answer.module, answer.within = module, within
     answer._members = {line.name: _distinct(units.ids[line.members]) for line in alive}
     return answer
 

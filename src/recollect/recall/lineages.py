@@ -22,7 +22,7 @@ from recollect._seeds import seed_of
 from recollect.recall.recurring import Links, groups_of
 from recollect.recall.windows import offsets
 
-__all__ = ["WINDOWS", "Event", "Lineage", "ends_of", "lineages_of"]
+__all__ = ["WINDOWS", "Event", "Lineage", "ends_of", "lineages_of", "standing"]
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -137,6 +137,28 @@ def lineages_of(
     for line in known:
         if line.alive and line.is_retired(links.count):
             line.events.append(Event(_window_after(line, ends), "retired", "", len(line.members)))
+    return known
+
+
+def standing(
+    groups: Sequence[IntArray], members: int, ends: Sequence[tuple[str, int]], ids: IntArray
+) -> list[Lineage]:
+    """Return groups that were found once, at the end: each was born with its m-th member.
+
+    Args:
+        groups: places of their members, ascending.
+        members: m.
+        ends: of the windows, as ``ends_of`` returns them.
+        ids: (n,) of the glances; names are made of them.
+    """
+    known: list[Lineage] = []
+    for places in sorted(groups, key=lambda g: int(g[members - 1])):
+        born = next(w for w, count in ends if count > places[members - 1])
+        line = Lineage(_name(ids[places], {other.name for other in known}), places)
+        line.events.append(Event(born, "born", "", members))
+        if line.is_retired(len(ids)):
+            line.events.append(Event(_window_after(line, ends), "retired", "", len(places)))
+        known.append(line)
     return known
 
 

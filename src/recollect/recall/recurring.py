@@ -20,12 +20,21 @@ Shape letters: n vectors, d numbers in each, K links kept of each, E links.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LINKS", "Links", "groups_of", "links_to_earlier", "nearest_among", "rounded"]
+__all__ = [
+    "LINKS",
+    "Links",
+    "groups_of",
+    "links_to_earlier",
+    "nearest_among",
+    "rounded",
+    "told_apart",
+]
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -152,6 +161,51 @@ def _inverse_norms(codes: Codes) -> npt.NDArray[np.float32]:
     norm = np.sqrt(np.square(codes.astype(np.float32)).sum(1, dtype=np.float64))
     inverse = np.divide(1.0, norm, out=np.zeros(len(codes)), where=norm > 0)
     return np.asarray(inverse, np.float32)
+
+
+def told_apart(
+    codes: Codes,
+    others: Codes,
+    groups: Sequence[IntArray],
+    members: int,
+    threshold: FloatArray,
+) -> npt.NDArray[np.bool_]:
+    """Return which further vectors belong to which group, (n, c).
+
+    A vector belongs to the group of the member that it is most like, if it is as alike to
+    ``members - 1`` of that group as this member must be to belong to any.
+
+    Args:
+        codes: (n, d) int8, of the further vectors.
+        others: (k, d) int8, among which the groups were found.
+        groups: of c groups, places among the k.
+        members: m, of the smallest group.
+        threshold: (k,) of each of the k.
+    """
+    out = np.zeros((len(codes), len(groups)), np.bool_)
+    if not groups or not len(codes):
+        return out
+    best = np.stack(
+        [nearest_among(codes, others[g], members - 1) for g in groups]
+    )  # (c, n, m - 1)
+    own = best[:, :, 0].argmax(0)
+    for c, group in enumerate(groups):
+        rows = np.flatnonzero(own == c)
+        if len(rows):
+            level = threshold[group[_most_alike(codes[rows], others[group])]]
+            out[rows, c] = best[c, rows, -1] >= level
+    return out
+
+
+def _most_alike(codes: Codes, others: Codes) -> IntArray:
+    """Return the place of the most alike of some others for each vector, (n,)."""
+    from numkong import dots_pack, dots_packed
+
+    dots = np.asarray(
+        dots_packed(np.ascontiguousarray(codes), dots_pack(np.ascontiguousarray(others)))
+    )
+    found: IntArray = (dots * _inverse_norms(others)).argmax(1)
+    return found
 
 
 def groups_of(links: Links, members: int, threshold: FloatArray, prominence: float) -> IntArray:

@@ -7,13 +7,15 @@ clusters), DBSCAN and HDBSCAN of scikit-learn. Then the same with real handwritt
 scene is some pictures, a compound three pictures that come again together, redrawn.
 
 With ``--data``: one street camera over ten days, the cells of one layer of a trained network one
-by one: the tree that was cut back, and what else comes and goes.
+by one: the tree that was cut back, and what else comes and goes. And whole glances, in each of
+nine layers: what a few of them have and the others have not, in any light.
 
 Shape letters: N scenes, d numbers of a sketch.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -42,6 +44,8 @@ BEGIN, STEP = 1_767_225_600_000_000, 7_200_000_000
 # Fewest scenes of a cluster that counts as one, for every method.
 FEWEST = 5
 LAYER, CELLS, SIZE = "add046", 8, (448, 256)
+# Layers whose whole glances are compared in part, at the network's own size of picture.
+COARSE = ("add016", "add020", "add027", "add031", "add035", "add042", "add046", "add053", "add057")
 
 
 def study(quick: bool = False, data: str | None = None) -> Answer:
@@ -226,12 +230,48 @@ def _street(data: str) -> list[str]:
             "the repository"
         ) from error
     street = pictures.load("street_stream", data).where(lambda r: r["camera"] == "4713")
-    net, _ = networks.mobilenet_v2(data)
+    net, preprocess = networks.mobilenet_v2(data)
     with TemporaryDirectory() as folder:
         memory = Memory(Path(folder) / "m", Sketcher(dim=1024), timezone="Asia/Singapore")
         with memory:
             memory.watch(net, _loader(street), view="cells", cells=CELLS, modules=[LAYER])
-            return _told(memory, street)
+            told = _told(memory, street)
+        for layer in COARSE:
+            where = Path(folder) / layer
+            with Memory(where, Sketcher(dim=1024), timezone="Asia/Singapore") as memory:
+                loader = _batches(street, preprocess)
+                memory.watch(net, loader, view="cells", cells=4, modules=[layer])
+                told += _in_part(memory, street, layer)
+        return told
+
+
+def _in_part(memory: Memory, street: Any, layer: str) -> list[str]:
+    """Say what whole glances, a layer in 4 x 4 cells, have in common with a few others."""
+    about = _labels(memory, street)
+    riding = {i for i, r in about.items() if r["motorcycles_on_near_bridge"] != "none"}
+    found = recall.emerging(memory, by="day", alike="part")
+    said = []
+    for row in found:
+        ids = found.members(row["concept"])
+        lights = Counter(about[i]["light"] for i in ids)
+        shown = ", ".join(f"{lights[k]} by {k}" for k in ("night", "twilight", "day") if lights[k])
+        said.append(
+            f"{len(ids)} glimpses ({shown}), {len(riding & set(ids))} of them of the "
+            f"{len(riding)} with motorcycles on the near bridge"
+        )
+    return [f"whole glances, {layer} in 4 x 4 cells, alike in part: {'; '.join(said) or 'none'}"]
+
+
+def _labels(memory: Memory, street: Any) -> dict[int, dict[str, Any]]:
+    """Return what is known of each glance."""
+    table = memory.glances(columns=["id", "time"]).to_pylist()
+    labels = {r["time"]: r["labels"] for r in street.records}
+    return {r["id"]: labels[r["time"]] for r in table}
+
+
+def _batches(street: Any, preprocess: Any) -> Any:
+    for x, records in street.batches(preprocess, 13):
+        yield x, {"time": [r["time"] for r in records], "source": "4713"}
 
 
 def _loader(street: Any) -> Any:
@@ -241,15 +281,12 @@ def _loader(street: Any) -> Any:
         small = image.convert("RGB").resize(SIZE, Image.Resampling.BILINEAR)
         return (torch.from_numpy(np.array(small)).permute(2, 0, 1).float() - 128) / 128
 
-    for x, records in street.batches(pixels, 13):
-        yield x, {"time": [r["time"] for r in records], "source": "4713"}
+    return _batches(street, pixels)
 
 
 def _told(memory: Memory, street: Any) -> list[str]:
     """Compare what ends and begins with the labels."""
-    table = memory.glances(columns=["id", "time"]).to_pylist()
-    labels = {r["time"]: r["labels"] for r in street.records}
-    about = {r["id"]: labels[r["time"]] for r in table}
+    about = _labels(memory, street)
     ended, begun, bikes, total = [], [], [], 0
     for cell in memory.modules.names:
         found = recall.emerging(memory, module=cell, by="day", at_least=FEWEST)
@@ -267,7 +304,7 @@ def _told(memory: Memory, street: Any) -> list[str]:
     both = sorted({c for c, _, _ in ended} & {c for c, _, _ in begun})
     before, after = ([p for _, p, _ in some] or [float("nan")] for some in (ended, begun))
     return [
-        f"street 4713, {len(table)} glimpses, cells of {LAYER}: {total} concepts in "
+        f"street 4713, {len(about)} glimpses, cells of {LAYER}: {total} concepts in "
         f"{len(memory.modules.names)} cells",
         f"retired, last seen on 24 or 25 January: {len(ended)} concepts, share of glimpses with "
         f"the pruned tree {np.mean(before):.2f}; new, first seen on 26 January: {len(begun)}, "
