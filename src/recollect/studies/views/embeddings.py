@@ -12,6 +12,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -171,7 +172,7 @@ def _shares(memory: Memory, topic: str) -> tuple[float, float]:
     """Return the share of sentences told to be of a topic, before September and since."""
     shares = []
     for since, until in ((None, SEPTEMBER), (SEPTEMBER, None)):
-        asked = {"since": since, "until": until}
+        asked: dict[str, Any] = {"since": since, "until": until}
         of_topic = recall.count(memory, where=f"told = {_quoted(topic)}", **asked)
         shares.append(of_topic["estimate"][0] / recall.count(memory, **asked)["estimate"][0])
     return shares[0], shares[1]
