@@ -53,7 +53,7 @@ def test_nobody_stood_there_so_the_module_s_mean_is_taken() -> None:
 
 
 def windows_of(sketcher: Sketcher, prior: Prior, one_kind: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Errors and deviations of counts of windows of 30 glances, like the prior's or of few kinds."""
+    """Errors and deviations of counts of windows of 30 glances, like the whole or of one kind."""
     errors, stds = [], []
     for seed in range(2, 26):
         every = DigitLikeScenes(size=20).trace(400, seed)
@@ -70,7 +70,7 @@ def windows_of(sketcher: Sketcher, prior: Prior, one_kind: bool) -> tuple[np.nda
 def test_windows_like_the_whole_lean_on_it_and_others_do_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Sixteen numbers tell little: the prior helps where counts moved as usual, and else stays out."""
+    """The prior helps where counts moved as usual, and stays out where they did not."""
     found = {}
     for freedom in (5.0, 1e9):
         monkeypatch.setattr(bags, "FREEDOM", freedom)
@@ -93,7 +93,7 @@ def test_bars_shrink_only_as_far_as_small_and_large_sums_allow() -> None:
 
 
 def test_modules_of_one_count_do_not_hide_the_others() -> None:
-    """Beside ten modules that are once in every glance the bars of the rest stay what they were."""
+    """Beside ten modules that are once in every glance the other bars stay what they were."""
     t = heavy_is_far(400, 1)
     sketchers = [Sketcher(dim=128, seed=3) for _ in range(2)]
     alone = bags_of(sketchers[0], Prior.fit(t)).stretch

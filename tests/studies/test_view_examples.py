@@ -19,7 +19,7 @@ from recollect.studies.views.drawn.network import accuracy, majority, train
 from recollect.studies.views.drawn.scenes import Item, nlvr_scenes
 from recollect.studies.views.drawn.sentences import parse
 from recollect.studies.views.drawn.truth import executed
-from recollect.studies.views.embeddings import drifts, month_counts, remember
+from recollect.studies.views.embeddings import month_counts, remember, year_told
 from recollect.studies.views.evolving import PathNet, Task, evolve
 from recollect.studies.views.evolving import accuracy as share_right
 from recollect.studies.views.module_networks import seen
@@ -276,7 +276,12 @@ def test_a_classifiers_year_is_remembered(tmp_path: Path) -> None:
             assert recall.count(memory, word, by="month")["estimate"] == true.tolist()
         assert np.mean(inside) >= 0.8
         assert off <= 0.1 * total
-        assert drifts(memory)[1] <= 0.01
+        told = year_told(memory, corpus, year)
+        assert told.changed <= 0.01
+        assert (told.named, told.alarms) == (told.right, 0)
+        assert told.told > told.before + 0.15
+        assert told.told == pytest.approx(told.true, abs=0.25)
+        assert "comes up in September" in str(told)
         near = recall.similar(memory, 5, k=1)
         why = recall.why(memory, 5, near["glance"][0])
         assert sum(why["estimate"][:-1]) == pytest.approx(near["estimate"][0], abs=0.02)

@@ -122,13 +122,16 @@ def draw(answer: Answer, path: str) -> None:
         ("attribute R2", (("R2", "sketch"), ("R2 prior", "prior alone"))),
         ("same label among ten most alike", (("alike", "sketch"),
          ("alike raw", "raw attributes"), ("chance", "chance"))),
-        ("inside 90 % intervals", (("counts", "counts"), ("bars", "attributes"))),
+        ("inside 90 % intervals",
+         (("counts", "counts"), ("ideal", "ideal"), ("bars", "attributes"))),
     )  # fmt: skip
     with figure(path, width=10, height=0.5 + 0.55 * max(len(names), 3)) as drawn:
         for axes, (title, bars) in zip(drawn.subplots(1, 3, sharey=True), panels, strict=True):
             for i, (field, label) in enumerate(bars):
                 at = np.arange(len(names)) + 0.26 * (i - (len(bars) - 1) / 2)
-                axes.barh(at, np.nan_to_num(answer[field]), height=0.24, label=label)
+                values = np.asarray(answer[field], dtype=np.float64)
+                some = np.isfinite(values)  # nothing is drawn where nothing can be judged
+                axes.barh(at[some], values[some], height=0.24, label=label)
             axes.set_title(title)
             axes.set_yticks(range(len(names)), names)
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, fontsize=7)

@@ -23,6 +23,7 @@ from recollect.tracing import capture, trace
 __all__ = ["OPTIONS", "CapsuleNetwork", "DigitCapsules", "PrimaryCapsules", "measure", "train"]
 
 OPTIONS: dict[str, Any] = {"top": 3, "least": 0.5, "parts": 4}
+USUAL = 300
 
 
 def squash(s: Tensor) -> Tensor:
@@ -135,14 +136,16 @@ def train(x: Tensor, y: Tensor, epochs: int, seed: int) -> CapsuleNetwork:
 
 def measure(quick: bool, data: Path | None, seed: int) -> ViewRow:
     """Measure the capsules' view: see ``ViewRow``."""
-    known, held = (600, 300) if quick else (1000, 600)
-    x, y = digits(seed) if data is None else mnist(data, known + held, seed)
+    known, held = (600, 300) if quick else (900, 500)
+    x, y = digits(seed) if data is None else mnist(data, known + held + USUAL, seed)
     source = "scikit-learn's digits" if data is None else "MNIST"
     model = train(x[:known], y[:known], 6 if quick else 15, seed)
     seen = slice(known, known + held)
     with torch.no_grad():
         right = float((model(x[seen]).argmax(1) == y[seen]).float().mean())
-    past = trace(model, x[:300], view="capsules", **OPTIONS)
+    # What is usual comes from pictures never seen: of those it learned a network is too sure.
+    usual = slice(known + held, known + held + USUAL)
+    past = trace(model, x[usual], view="capsules", **OPTIONS)
     now = trace(model, x[seen], view="capsules", **OPTIONS)
     cost = overhead_of(model, x[:200], lambda: capture(model, view="capsules", **OPTIONS))
     return score(

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ __all__ = [
     "year_told",
 ]
 
-DIM, NAMED = 512, 64
+DIM, NAMED, LEVEL = 512, 64, 0.05
 MAY, SEPTEMBER = "2026-05-01T00:00Z", "2026-09-01T00:00Z"
 
 
@@ -164,14 +165,16 @@ def new_words(memory: Memory, since: str, until: str | None = None) -> dict[str,
     found = recall.what_was_new(
         memory, since, until, modules=words, unit="glance", looks=False, show=0
     )
-    return dict(zip(found["module"], found["what"], strict=True))
+    rows = zip(found["module"], found["what"], found["p_value"], strict=True)
+    # A word that is seen for the first time is always listed, whatever its p-value.
+    return {word: what for word, what, p in rows if p <= LEVEL}
 
 
 def _shares(memory: Memory, topic: str) -> tuple[float, float]:
     """Return the share of sentences told to be of a topic, before September and since."""
     shares = []
     for since, until in ((None, SEPTEMBER), (SEPTEMBER, None)):
-        asked = {"since": since, "until": until}
+        asked: dict[str, Any] = {"since": since, "until": until}
         of_topic = recall.count(memory, where=f"told = {_quoted(topic)}", **asked)
         shares.append(of_topic["estimate"][0] / recall.count(memory, **asked)["estimate"][0])
     return shares[0], shares[1]
