@@ -54,7 +54,7 @@ class Beside:
             made = layer.cross(known[0], pairs[0])
         else:
             return out
-        self.held[i] = made
+        self.held[i] = replace(made, fresh=False)
         if isinstance(layer, ABRelu):
             out = replace(
                 out,

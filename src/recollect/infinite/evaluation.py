@@ -389,6 +389,9 @@ def evaluate_pairs(
                 equal = _place_pairs(one, two, gap=True, compiled=compiled)
                 beside.held[i] = replace(equal, want_ntk=want_ntk, compiled=compiled)
         else:
+            for j in node.inputs:
+                if held[j].fresh and (last[j] != i or len(node.inputs) > 1):
+                    held[j] = replace(held[j], fresh=False)
             pairs = [Pair(singles1[j], singles2[j], singles1[i], singles2[i]) for j in node.inputs]
             held[i] = beside.follow(i, node, pairs, _pair_step(plan, i, node, held, pairs, same))
             held[i] = _hide(held[i], singles1[i].mask, singles2[i].mask)
