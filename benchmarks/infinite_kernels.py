@@ -220,9 +220,7 @@ def main():
     parser.add_argument("names", nargs="*")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument(
-        "--old", default="", help="interpreter and script of the old library"
-    )
+    parser.add_argument("--old", default="", help="interpreter and script of the old library")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -187,3 +187,11 @@ def test_the_cheaper_way_is_chosen_and_is_the_cheaper_one(monkeypatch):
     assert chosen == {1: "jacobian", 40: "product"}
     monkeypatch.setattr(costs, "free_memory", lambda device: 1000)
     assert costs.cheaper_way(model, p, x, x) == "product"
+
+
+def test_a_gram_matrix_by_strips_is_the_product():
+    from recollect.infinite.structured import _gram
+
+    for count in (255, 256, 301):
+        x = rows(count, 7)
+        torch.testing.assert_close(_gram(x), x @ x.T)

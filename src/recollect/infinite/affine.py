@@ -104,10 +104,47 @@ class Dense(Layer):
             sides, outs = (pair.a.root, pair.b.root), (pair.a_out.root, pair.b_out.root)
             held = fused_dense(k.nngp, k.gap, k.ntk, sides, outs, *squares)
             return k.each(held[0], held[2] if k.want_ntk else None, held[1])
+        if squares is not None:
+            return self._in_place(k, pair, *squares)
         gap = None
         if k.gap is not None:
             gap = self._gap(k, k.gap, pair)
         return _finish(k, k.nngp, k.ntk, gap, self, _fan_in(self))
+
+    def _in_place(self, k: Cross, pair: Pair, w2: float, b2: float) -> Cross:
+        """Apply the rule without gradients, over tensors that nobody else reads."""
+        own = k.fresh and k.ntk is not k.nngp
+        gap = None
+        if k.gap is not None:
+            gap = k.gap.mul_(w2) if own else k.gap * w2
+            if b2:
+                turn = self._turn(pair, k.full)
+                gap.addcmul_(turn, turn, value=2.0)
+        out = k.nngp.mul_(w2) if own else k.nngp * w2
+        out = out.add_(b2) if b2 else out
+        if not k.want_ntk:
+            return k.each(out, None, gap, fresh=True)
+        if k.ntk is None:
+            return k.each(out, out, gap, fresh=True)
+        ntk = k.ntk.mul_(w2) if own else k.ntk * w2
+        return k.each(out, ntk.add_(out), gap, fresh=True)
+
+    def _turn(self, pair: Pair, full: bool) -> Tensor:
+        """Return sqrt(o1 o2) sin((phi1 - phi2) / 2), phi the angle of (w r, b) to the first axis.
+
+        Of two vectors (w r1, b) and (w r2, b) of lengths o1 and o2, ``o1 o2 - w^2 r1 r2 - b^2``
+        is twice its square: one product of numbers per side less another.
+        """
+        sides = []
+        for before, after in ((pair.a.root, pair.a_out.root), (pair.b.root, pair.b_out.root)):
+            # Half of the angle from its cosine and sine, each without cancellation.
+            cosine = (before * abs(float(self.weight_std)) / after).clamp_max_(1.0)
+            upper = (0.5 * (1.0 + cosine)).sqrt_()
+            lower = (0.0 if self.bias_std is None else abs(float(self.bias_std))) / after
+            sides.append((upper * after.sqrt(), 0.5 * lower / upper * after.sqrt()))
+        (c1, s1), (c2, s2) = sides
+        turn = pair.left(s1, full=full) * pair.right(c2, full=full)
+        return turn.addcmul_(pair.left(c1, full=full), pair.right(s2, full=full), value=-1.0)
 
     def _gap(self, k: Cross, gap: Tensor, pair: Pair) -> Tensor:
         """Add w2 b2 (r1 - r2)^2 / (s' + w2 s + b2): no difference of nearly equal numbers."""
@@ -118,11 +155,8 @@ class Dense(Layer):
         b2 = square(self.bias_std)
         r1, r2 = pair.left(pair.a.root, full=k.full), pair.right(pair.b.root, full=k.full)
         o1, o2 = pair.left(pair.a_out.root, full=k.full), pair.right(pair.b_out.root, full=k.full)
-        if torch.is_grad_enabled() or isinstance(w2, Tensor) or isinstance(b2, Tensor):
-            below = o1 * o2 + r1 * r2 * w2 + b2
-            return out + torch.square(r1 - r2) * (w2 * b2) / below
-        below = torch.addcmul(torch.mul(o1, o2).add_(b2), r1, r2, value=w2)
-        return out.addcdiv_(torch.sub(r1, r2).square_(), below, value=w2 * b2)
+        below = o1 * o2 + r1 * r2 * w2 + b2
+        return out + torch.square(r1 - r2) * (w2 * b2) / below
 
 
 def _tuple(value: Any, rank: int) -> tuple[Any, ...]:

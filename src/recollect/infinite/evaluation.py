@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from recollect.infinite.beside import Beside
 from recollect.infinite.fused import fused_places, fused_vectors
 from recollect.infinite.graph import Graph, Node, spread_diagonal
 from recollect.infinite.joining import Join
@@ -377,17 +378,27 @@ def evaluate_pairs(
     """
     graph, last = plan.graph, plan.last_use()
     held: dict[int, Cross] = {}
+    beside = Beside(graph)
     for i, node in enumerate(graph.nodes):
         if not plan.live[i]:
             continue
         if node.layer is None:
             k = _input_pairs(plan, one, two, singles1[0], singles2[0], compiled=compiled)
             held[i] = replace(k, want_ntk=want_ntk, compiled=compiled)
+            if k.full and plan.gap[0] and _needs_gaps(one):
+                equal = _place_pairs(one, two, gap=True, compiled=compiled)
+                beside.held[i] = replace(equal, want_ntk=want_ntk, compiled=compiled)
         else:
-            held[i] = _pair_step(plan, i, node, held, singles1, singles2, same)
+            for j in node.inputs:
+                if held[j].fresh and (last[j] != i or len(node.inputs) > 1):
+                    held[j] = replace(held[j], fresh=False)
+            pairs = [Pair(singles1[j], singles2[j], singles1[i], singles2[i]) for j in node.inputs]
+            held[i] = beside.follow(i, node, pairs, _pair_step(plan, i, node, held, pairs, same))
+            held[i] = _hide(held[i], singles1[i].mask, singles2[i].mask)
         for j in node.inputs:
             if last[j] == i:
                 held.pop(j, None)
+                beside.forget(j)
     return held[graph.output]
 
 
@@ -396,14 +407,12 @@ def _pair_step(
     i: int,
     node: Node,
     held: dict[int, Cross],
-    singles1: list[Self],
-    singles2: list[Self],
+    pairs: list[Pair],
     same: Tensor | None,
 ) -> Cross:
     layer, full = node.layer, plan.cross_full[i]
     need = layer.needs_full(full) if isinstance(layer, Layer) else full
     ks = [_fit(held[j], need, plan.graph.nodes[j]) for j in node.inputs]
-    pairs = [Pair(singles1[j], singles2[j], singles1[i], singles2[i]) for j in node.inputs]
     if not plan.gap[i] and not isinstance(layer, KINKED):
         ks = [replace(k, gap=None) if k.gap is not None else k for k in ks]
     if isinstance(layer, Join):
@@ -421,7 +430,13 @@ def _pair_step(
         out = Cross(spread_diagonal(out.nngp, rank), ntk, None, True, out.want_ntk, out.compiled)
     if out.gap is not None and not plan.gap[i]:
         out = replace(out, gap=None)
-    return _hide(out, singles1[i].mask, singles2[i].mask)
+    return out
+
+
+def _needs_gaps(inputs: Inputs) -> bool:
+    """Say whether equal positions are worth following: float32 without masks or gradients."""
+    plain = inputs.mask is None and not torch.is_grad_enabled()
+    return plain and inputs.x.dtype == torch.float32
 
 
 def _fit(k: Cross, need: bool, node: Node) -> Cross:

@@ -223,8 +223,7 @@ class GlobalAvgPool(Layer):
             below = pair.left(one.to(k.nngp), full=True) * pair.right(two.to(k.nngp), full=True)
 
         def pool(t: Tensor) -> Tensor:
-            # In float64, so that repeats agree to the last bit with the variances.
-            t = t.sum(both, keepdim=True, dtype=torch.float64).to(t.dtype) / below
+            t = _wide_sum(t, both).to(t.dtype) / below
             return t if self.keepdim else _drop(t, both)
 
         out = k.each(pool(k.nngp), None if k.ntk is None else pool(k.ntk))
@@ -258,6 +257,18 @@ class GlobalAvgPool(Layer):
 def GlobalSumPool(*, axes: tuple[int, ...] | None = None) -> GlobalAvgPool:  # noqa: N802
     """Sum over positions; ``axes`` as in :class:`GlobalAvgPool`."""
     return GlobalAvgPool(axes=axes, total=True)
+
+
+def _wide_sum(t: Tensor, axes: list[int]) -> Tensor:
+    """Sum in float64, so that repeats agree to the last bit with the variances, part by part."""
+    first = axes[0]
+    step = max(1, 2**18 * t.shape[first] // max(1, t.numel()))
+    total: Tensor | None = None
+    for part in torch.split(t, step, first):
+        summed = part.sum(axes, keepdim=True, dtype=torch.float64)
+        total = summed if total is None else total + summed
+    assert total is not None
+    return total
 
 
 def _drop(t: Tensor, axes: list[int]) -> Tensor:

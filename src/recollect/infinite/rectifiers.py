@@ -203,15 +203,20 @@ class ABRelu(Activation):
         """
         bend = (self.a - self.b) ** 2 / (2 * math.pi)
         flat = (self.a**2 + self.b**2) / 2
-        s = pair.left(pair.a.root, full=False) * pair.right(pair.b.root, full=False)
-        h = torch.div(gap, s).mul_(0.5).clamp_max_(1.0)
+        s = torch.mul(
+            pair.left(2.0 * pair.a.root, full=False), pair.right(pair.b.root, full=False)
+        )
+        h = torch.div(gap, s).clamp_max_(1.0)
         half = h.sqrt().asin_()
-        sin = torch.rsub(h, 1.0).mul_(h).sqrt_()  # half of it as well
-        turn = torch.addcmul(sin, half, h.mul_(-2.0).add_(1.0), value=-1.0)
-        apart = torch.mul(gap, flat).addcmul_(s, turn, value=-2 * bend).clamp_min_(0)
+        sin = torch.rsub(h, 1.0).mul_(h).sqrt_()  # half of it as well, and s is twice
+        turn = torch.sub(sin, h.mul_(-2.0).add_(1.0).mul_(half), out=h)
+        own = k.fresh and k.ntk is not k.nngp
+        apart = gap.mul_(flat) if own else gap * flat
+        apart.addcmul_(s, turn, value=-bend).clamp_min_(0)
         dot = half.mul_(-2 * bend).add_(flat)
-        nngp = torch.mul(dot, k.nngp).addcmul_(s, sin, value=2 * bend)
-        return k.each(nngp, None if k.ntk is None else dot.mul_(k.ntk), apart)
+        nngp = k.nngp.mul_(dot) if own else dot * k.nngp
+        nngp.addcmul_(s, sin, value=bend)
+        return k.each(nngp, None if k.ntk is None else dot.mul_(k.ntk), apart, fresh=True)
 
     def variance(self, q: Tensor) -> Tensor:
         """Return (a^2 + b^2)/2 q."""

@@ -106,6 +106,8 @@ class Cross:
         full: whether all pairs of positions are held.
         want_ntk: whether layers should compute the tangent kernel.
         compiled: whether layers may use :mod:`recollect.infinite.fused`.
+        fresh: whether the tensors belong to this value alone and may be overwritten by the only
+            layer that reads it: memory that was just used is still in the cache.
     """
 
     nngp: Tensor
@@ -114,10 +116,18 @@ class Cross:
     full: bool = False
     want_ntk: bool = True
     compiled: bool = False
+    fresh: bool = False
 
-    def each(self, nngp: Tensor, ntk: Tensor | None, gap: Tensor | None = None) -> Cross:
+    def each(
+        self,
+        nngp: Tensor,
+        ntk: Tensor | None,
+        gap: Tensor | None = None,
+        *,
+        fresh: bool = False,
+    ) -> Cross:
         """Return a copy with other numbers."""
-        return replace(self, nngp=nngp, ntk=ntk, gap=gap)
+        return replace(self, nngp=nngp, ntk=ntk, gap=gap, fresh=fresh)
 
 
 @dataclass(frozen=True)

@@ -132,13 +132,29 @@ def _columns(module: Any, a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     return unfolded.transpose(1, 2), flat
 
 
+def _gram(rows: Tensor) -> Tensor:
+    """Return rows times their transpose; large ones by strips of the upper half."""
+    count = len(rows)
+    if count < 256:
+        return rows @ rows.T
+    out = rows.new_empty(count, count)
+    step = -(-count // 4)
+    for start in range(0, count, step):
+        stop = min(start + step, count)
+        strip = rows[start:stop] @ rows[start:].T
+        out[start:stop, start:] = strip
+        out[stop:, start:stop] = strip[:, stop - start :].T
+    return out
+
+
 def _contribution(a: Tensor, g: Tensor, b: Tensor, h: Tensor, bias: bool) -> Tensor:
     """Return one layer's part of the kernel, (n1, O, n2, O)."""
     n, o, t, out = g.shape
     m = len(b)
     if t == 1:
         weight = a[:, 0] @ b[:, 0].T
-        gram = g.reshape(n * o, out) @ h.reshape(m * o, out).T
+        rows = g.reshape(n * o, out)
+        gram = _gram(rows) if h is g else rows @ h.reshape(m * o, out).T
         factor = weight + 1 if bias else weight
         return gram.reshape(n, o, m, o).mul_(factor[:, None, :, None])
     by_weight = n * o * t * a.shape[-1] * out * 2 + n * m * o * o * a.shape[-1] * out

@@ -31,7 +31,7 @@ __all__ = ["Twin"]
 # Numbers per tile: two or three such tiles fit into the cache of a core.
 CPU_TILE = 2**18
 # With many positions tiles may outgrow that cache, so that the innermost axis is long enough.
-CPU_WIDE = 2**21
+CPU_WIDE = 2**20
 GPU_TILE = 2**25
 KEPT_BYTES = 2**23
 # Numbers in all tiles from which compiled loops are worth loading.
