@@ -108,3 +108,12 @@ def test_modules_of_one_count_do_not_hide_the_others() -> None:
                         "weight": heavy.weight}  # fmt: skip
     both = bags_of(sketchers[1], Prior.fit(Trace.from_columns(columns, 400))).stretch
     assert both.sums > 0.6 * alone.sums
+
+
+def test_one_degenerate_deviation_does_not_widen_all_bars() -> None:
+    """A deviation that rounding made next to nothing says nothing of the others' width."""
+    errors = torch.randn(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    std = torch.ones_like(errors)
+    usual = calibration._factor(errors, std)
+    std[7] = 1e-9
+    assert calibration._factor(errors, std) == pytest.approx(usual, rel=0.01)

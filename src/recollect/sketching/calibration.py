@@ -26,6 +26,9 @@ CALIBRATION_GLANCES = 256
 FEWEST = 5
 # Ways in which these are grouped to sums.
 GROUPINGS = 8
+# Of an error so many deviations wide the deviation is at fault (next to nothing, by rounding): one
+# among 20,000 made all bars of means 27 times too wide.
+FURTHEST = 10.0
 # Windows may be more unlike the usual than sums of held-back glances are: where these ask for
 # narrower bars than the model's, so much wider than they ask, and at most the model's.
 UNLIKE = 1.2
@@ -134,5 +137,6 @@ def _grouping(rows: int, size: int, turn: int, along: Tensor | None) -> Tensor:
 
 def _factor(errors: Tensor, std: Tensor) -> float:
     """Return the factor for deviations that all of many near-normal errors ask for."""
-    spread = float((errors / std.clamp_min(1e-12)).square().mean().sqrt())
+    ratio = (errors / std.clamp_min(1e-12)).abs().clamp_max(FURTHEST)
+    spread = float(ratio.square().mean().sqrt())
     return max(spread, stretch_factor(errors, std))
