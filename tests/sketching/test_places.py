@@ -52,6 +52,21 @@ def test_nobody_stood_there_so_the_module_s_mean_is_taken() -> None:
     torch.testing.assert_close(many.mean(statistics), torch.ones(12).double(), atol=1e-3, rtol=0)
 
 
+def test_a_difference_that_chance_explains_is_no_difference() -> None:
+    """Thirty objects like all others: their own mean would be an error repeated in every sum."""
+    prior = Prior.fit(DigitLikeScenes().trace(400, 1))
+    statistics = prior.statistics["thing0"]
+    generator = torch.Generator().manual_seed(0)
+    root = torch.linalg.cholesky(statistics.covariance())
+    shrunk, plain = 0.0, 0.0
+    for _ in range(50):
+        x = statistics.mean + torch.randn(30, len(root), generator=generator).double() @ root.T
+        stood = places.Stood(np.ones(30), np.ones(30), np.ones(30), x)
+        shrunk += float((stood.mean(statistics) - statistics.mean).square().sum())
+        plain += float((x.mean(0) - statistics.mean).square().sum())
+    assert shrunk < 0.1 * plain
+
+
 def windows_of(sketcher: Sketcher, prior: Prior, one_kind: bool) -> tuple[np.ndarray, np.ndarray]:
     """Errors and deviations of counts of windows of 30 glances, like the whole or of one kind."""
     errors, stds = [], []

@@ -183,10 +183,17 @@ def test_the_rate_is_that_of_held_out_training_pictures(monkeypatch) -> None:
         return {1e-3: 10.0, 3e-3: 30.0, 1e-2: 20.0}[rate]
 
     monkeypatch.setattr(wide_networks, "train", train)
-    rates = (1e-3, 3e-3, 1e-2)
-    assert wide_networks.choose_rate(lambda w: None, 4, seen, rates, steps=1) == 3e-3
-    assert all(len(h.train) == 16 and torch.equal(h.test, seen.train[16:]) for h in looked)
-    assert wide_networks.choose_rate(lambda w: None, 4, seen, (5e-3,), steps=1) == 5e-3
+    setting = wide_networks.Setting((6, 12, 16), 1, rates=(1e-3, 3e-3, 1e-2))
+    name, build = next(iter(architectures(1, 12, 10).items()))
+    task = wide_networks.Task(name, build, seen, setting, Journal(None, ""))
+    assert task.rate() == 3e-3
+    one = {tuple(row) for row in looked[0].train.flatten(1).tolist()}
+    two = {tuple(row) for row in looked[0].test.flatten(1).tolist()}
+    assert len(one) == 12
+    assert len(two) == 8
+    assert not one & two
+    assert one | two == {tuple(row) for row in seen.train.flatten(1).tolist()}
+    assert wide_networks.choose_rate(build, 4, seen, (5e-3,), steps=1) == 5e-3
     assert len(looked) == 3
 
 

@@ -32,8 +32,9 @@ Key = tuple[PathKey, str]
 
 # Siblings of a module beyond the most that the prior has seen in a glance.
 FURTHER = 2
-# A place's mean leans on the module's as on so many objects.
-LEANING = 50
+# Squared distances of a place's mean from the module's, in what chance explains, up to which the
+# two are taken for one.
+CHANCE = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +79,23 @@ class Stood:
     attributes: Tensor
 
     def mean(self, statistics: ModuleStatistics) -> Tensor:
-        """Return the (m,) mean attribute by coefficients, leaning on the module's."""
-        if not len(self.coefficient):
-            return statistics.mean
+        """Return the (m,) mean attribute by coefficients, no further from the module's than shown.
+
+        With the difference e of both means, and n objects of variance v, ``e^2 n / v`` is about 1
+        where only chance makes them differ. Of the difference ``1 - CHANCE / (e^2 n / v)`` is
+        kept, if that is positive: a sum repeats an error of the mean with every glance.
+        (Shrinkage as of James and Stein, 1961.)
+        """
+        variance = statistics.factor.square().sum(0) + statistics.floor
+        told = variance > 1e-12 * statistics.mean.square()
         c = torch.from_numpy(self.coefficient)
-        lean = LEANING * float(c.mean())
-        summed: Tensor = c @ self.attributes + lean * statistics.mean
-        return summed / (float(c.sum()) + lean)
+        if not len(c) or not bool(told.any()):
+            return statistics.mean
+        difference = (c @ self.attributes) / c.sum() - statistics.mean
+        alone = c.sum().square() / c.square().sum()
+        ratio = (difference.square() * alone / variance)[told].mean()
+        kept = (1 - CHANCE / ratio.clamp_min(CHANCE)).to(difference.dtype)
+        return statistics.mean + kept * difference
 
 
 def stood_at(trace: Trace, decoder: Decoder, left_out: set[str]) -> dict[Key, Stood]:

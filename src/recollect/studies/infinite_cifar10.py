@@ -42,7 +42,7 @@ __all__ = ["draw", "networks", "pictures", "study", "whitened"]
 SIDE, PATCH = 16, 2
 WIDTHS = {DENSE: 1024, CONVOLUTIONAL: 64, RESIDUAL: 128}
 RATES = (1e-3, 3e-3)
-PROCESSOR = Setting((250, 500, 1000, 2000), 3, WIDTHS, steps=600, rates=RATES)
+PROCESSOR = Setting((250, 500, 1000, 2000), 3, WIDTHS, steps=800, rates=RATES)
 QUICK = Setting((125, 250, 500), 3, WIDTHS, steps=100)
 GPU = Setting((750, 3000, 12000, 45000), 3, WIDTHS, steps=4000, rates=RATES, strip=2500)
 

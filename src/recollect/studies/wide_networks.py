@@ -168,22 +168,19 @@ def train(
 
 
 def choose_rate(
-    build: Build, width: int, seen: Pictures, rates: Sequence[float], *, steps: int
+    build: Build, width: int, held: Pictures, rates: Sequence[float], *, steps: int
 ) -> float:
-    """Return the rate that does best on the last fifth of the training pictures, held out.
+    """Return the rate that does best on training pictures that were held out.
 
     Args:
         build: the architecture.
         width: its channels.
-        seen: pictures; those of the test are not looked at.
+        held: pictures to learn from, and training pictures to be judged by.
         rates: to choose from; one alone is returned at once.
         steps: of Adam.
     """
     if len(rates) == 1:
         return rates[0]
-    cut = len(seen.train) * 4 // 5
-    x, y = seen.train, seen.train_label
-    held = Pictures(seen.name, x[:cut], y[:cut], x[cut:], y[cut:])
     return max(rates, key=lambda r: train(build, width, held, steps=steps, rate=r, seed=0))
 
 
@@ -296,7 +293,10 @@ class Task:
         return float(found["accuracy"])
 
     def rate(self) -> float:
-        """Return the rate for this architecture, chosen at the last size but one."""
+        """Return the rate for this architecture, chosen at the last size but one.
+
+        It is judged by all training pictures that this size leaves over.
+        """
         width, steps, rates = (
             self.setting.widths[self.name],
             self.setting.steps,
@@ -305,10 +305,23 @@ class Task:
         size = self.setting.sizes[-2:][0]
 
         def find() -> dict[str, Any]:
-            seen = self._drawn(size, 0)
-            return {"rate": choose_rate(self.build, width, seen, rates, steps=steps)}
+            seen = self.pictures
+            learned = _chosen(len(seen.train), size, 0).to(seen.train.device)
+            left = torch.ones(len(seen.train), dtype=torch.bool, device=seen.train.device)
+            left[learned] = False
+            held = Pictures(
+                seen.name, seen.train[learned], seen.train_label[learned],
+                seen.train[left], seen.train_label[left],
+            )  # fmt: skip
+            return {"rate": choose_rate(self.build, width, held, rates, steps=steps)}
 
-        about = {"of": "rate", "width": width, "steps": steps, "rates": rates}
+        about = {
+            "of": "rate",
+            "judged by": "all others",
+            "width": width,
+            "steps": steps,
+            "rates": rates,
+        }
         found = self.journal.row({**about, **self._about(size, 0)}, find)
         assert found is not None
         return float(found["rate"])
