@@ -6,8 +6,7 @@ neural networks", Lee and others, 2020). Networks see them as 8 x 8 patches of 2
 that all pairs of positions, which pooling asks for, are 4,096.
 
 Depths, strides, whitening and the size of pictures were chosen by the leave-one-out error of
-kernels, and steps of the networks by held-out pictures, all of them training pictures: the test
-pictures of CIFAR-10 were not looked at before.
+kernels, and steps of the networks by held-out pictures, all of them training pictures.
 """
 
 from __future__ import annotations

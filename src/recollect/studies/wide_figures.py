@@ -57,18 +57,21 @@ def _curves(rows: list[dict[str, Any]], place: Any) -> None:
 def _together(rows: list[dict[str, Any]], title: str, place: Any) -> None:
     first, second = place.subplots(1, 2)
     times = [r["time"] for r in rows]
+    earliest = min(t for t in times if t > 0)
     for column, colour in (("mean", "#2563eb"), ("deviation", "#d97706")):
         first.plot(times, [r[column] for r in rows], color=colour, label=f"{column}, infinite")
         found = [r[f"{column}, networks"] for r in rows]
         first.plot(times, found, "o", color=colour, markersize=4, label=f"{column}, networks")
-        off = [r[f"{column.replace('deviation', 'variance')} off by"] for r in rows]
-        second.plot(times, off, "o-", color=colour, markersize=4, label=column)
+        judged = {"deviation": "variance"}.get(column, column)
+        off = [r[f"{judged} off by"] for r in rows]
+        second.plot(times, off, "o-", color=colour, markersize=4, label=judged)
     first.set_title(title.replace(" beside the", "\nbeside the"))
     first.legend()
     second.axhline(1, color="#94a3b8", linestyle="--", label="Monte-Carlo error alone")
-    second.set_ylim(0)
+    second.set_ylim(0, 1.1 * max(1.0, second.dataLim.y1))
     second.set_title("off by, in Monte-Carlo standard errors")
     second.legend()
     for axes in (first, second):
         axes.set_xlabel("time of training")
-        axes.set_xscale("symlog", linthresh=min(t for t in times if t > 0))
+        axes.set_xscale("symlog", linthresh=earliest)
+        axes.set_xlim(-earliest / 8, 1.3 * max(times))
