@@ -92,8 +92,8 @@ def test_the_picture_changes_with_its_numbers_only(by_hand: list, tmp_path: Path
 
 
 def test_pictures_are_refused_where_there_are_none(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="study 'q-rex' draws no picture"):
-        studies.run("q-rex", quick=True, picture=str(tmp_path / "a.svg"))
+    with pytest.raises(ValueError, match="study 'hindsight' draws no picture"):
+        studies.run("hindsight", quick=True, picture=str(tmp_path / "a.svg"))
     with (
         pytest.raises(ValueError, match=r"written as \.svg or \.png, got 'a\.txt'"),
         figure("a.txt", width=1, height=1),

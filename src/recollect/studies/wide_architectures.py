@@ -68,6 +68,7 @@ def architectures(
         strides: of the residual blocks.
 
     Example:
+        >>> import torch
         >>> model = architectures(1, 12, 10)["wide residual"](8)
         >>> model(torch.zeros(2, 1, 12, 12)).shape
         torch.Size([2, 10])
