@@ -228,6 +228,14 @@ def test_a_named_concept_is_counted_like_a_module(named: Memory, world: Planted)
     assert named.info()["concepts"] == ["parcel on the mat"]
 
 
+def test_a_name_after_few_examples_says_what_it_may_miss(named: Memory, world: Planted) -> None:
+    own = np.flatnonzero(world.compound == 2).tolist()
+    for count, said in ((5, True), (10, False)):
+        recall.name(named, own[:count], f"after {count}")
+        notes = " ".join(recall.count(named, f"after {count}").notes)
+        assert ("fewer than 10 examples" in notes) is said
+
+
 def test_intervals_of_hard_concepts_hold(tmp_path: object) -> None:
     inside = []
     for seed in range(3):

@@ -50,6 +50,8 @@ _SWEEPS = 30
 _EXAMPLES = 3
 # How far the covariance may be drawn to the identity; the clearest is taken.
 _DRAWN = (0.0, 0.3, 0.7, 0.95, 1.0)
+# Examples from which on intervals held even where all were near-duplicates (docs/emerging.md).
+_ENOUGH = 10
 # Share of its examples that a concept must know again, each left out in turn.
 _KNOWN = 0.5
 
@@ -263,6 +265,11 @@ def probabilities(
         f"a named concept ({concept.origin}, {plural(len(concept.examples), 'example')}), read "
         "from each sketch: the sum of the chances that a glance shows it"
     ]
+    if len(concept.examples) < _ENOUGH:
+        notes.append(
+            f"fewer than {_ENOUGH} examples: if they are near-duplicates of one another, glances "
+            "that show the concept otherwise are missed, and the interval does not know it"
+        )
     if unread:
         notes.append(f"{plural(unread, 'glance')} keep too little to be read: as likely as usual")
     return 1 / (1 + np.exp(-np.clip(odds, -50, 50))), notes

@@ -21,6 +21,7 @@ from recollect._seeds import seed_of
 from recollect.generative import rotate
 from recollect.memory import Memory
 from recollect.sketching import Sketcher
+from recollect.studies import pictures
 from recollect.tracing import Trace
 
 __all__ = ["A_MONTH", "BATCH", "DIM", "FEATURES", "MONTHS", "SIDE", "Year", "features", "glances",
@@ -136,16 +137,11 @@ def _train(digits: Tensor, classes: Tensor, seed: int, epochs: int = 12) -> nn.M
 
 def _digits(seed: int) -> tuple[Tensor, Tensor]:
     """Return scikit-learn's digits in random order: (1797, 1, 8, 8) in [0, 1], and (1797,)."""
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise ImportError(
-            'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
-        ) from error
-    found = datasets.load_digits()
-    order = np.random.default_rng(seed_of(seed, "digits")).permutation(len(found.target))
-    x = torch.from_numpy(found.images[order] / 16).float()[:, None]
-    return x, torch.from_numpy(found.target[order]).long()
+    x, classes = pictures.digits()
+    order = torch.from_numpy(
+        np.random.default_rng(seed_of(seed, "digits")).permutation(len(classes))
+    )
+    return x[order], classes[order]
 
 
 def step(optimizer: torch.optim.Optimizer, out: Tensor, y: Tensor, w: Tensor) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from recollect._seeds import seed_of
+from recollect.studies.pictures import digits as digit_pictures
 from recollect.studies.trained_networks import loaders
 from recollect.tracing.classes import find_head
 
@@ -57,14 +58,8 @@ def make_pool(pictures: Floats, labels: Ints, kind: str, run: int) -> Pool:
 
 def digits() -> tuple[Floats, Ints]:
     """Return scikit-learn's digits: (N, 8, 8) in [0, 1] and (N,)."""
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise ImportError(
-            'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
-        ) from error
-    found = datasets.load_digits()
-    return (found.images / 16).astype(np.float32), found.target.astype(np.int64)
+    x, y = digit_pictures()
+    return x[:, 0].numpy(), y.numpy()
 
 
 def mnist(folder: Path) -> tuple[Floats, Ints]:
