@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recollect import infinite as inf
-from recollect.infinite import affine, fused, twins
+from recollect.infinite import affine, fused, tiling
 
 S, R = inf.Serial, inf.Relu()
 
@@ -22,7 +22,7 @@ def path(request, monkeypatch):
     calls = []
     real = fused._loops
     monkeypatch.setattr(fused, "_loops", lambda: calls.append(1) or real())
-    monkeypatch.setattr(twins, "COMPILED_FROM", 0 if request.param == "compiled" else math.inf)
+    monkeypatch.setattr(tiling, "COMPILED_FROM", 0 if request.param == "compiled" else math.inf)
     yield request.param
     assert bool(calls) == (request.param == "compiled")
 
@@ -110,7 +110,7 @@ def test_paths_agree_with_float64(name, monkeypatch):
     x2[0] = x[0]
     starts = [math.inf] if importlib.util.find_spec("numba") is None else [math.inf, 0]
     for start in starts:
-        monkeypatch.setattr(twins, "COMPILED_FROM", start)
+        monkeypatch.setattr(tiling, "COMPILED_FROM", start)
         for tile in ((4, 16), (2, 3)):
             for error in errors(net, x, x2, tile=tile):
                 assert float(error.max()) < 2e-6
@@ -131,7 +131,7 @@ def test_large_kernels_take_the_loops(monkeypatch):
     taken = []
     real = fused._loops
     monkeypatch.setattr(fused, "_loops", lambda: taken.append(1) or real())
-    monkeypatch.setattr(twins, "COMPILED_FROM", 100)
+    monkeypatch.setattr(tiling, "COMPILED_FROM", 100)
     twin = inf.twin(S(dense(), R, dense()))
     twin.kernel(rows(9, 5))
     twin.kernel(rows(10, 5).double())
