@@ -33,12 +33,21 @@ COMPILED_FROM = 2**25
 
 @dataclass(frozen=True)
 class Setting:
-    """What one call of ``kernel`` fixes for all tiles."""
+    """What one call of ``kernel`` fixes for all tiles.
+
+    Args:
+        plan: of the network.
+        want_ntk: whether to compute the tangent kernel.
+        symmetric: whether x2 is x1.
+        compiled: whether to use :mod:`recollect.infinite.fused`.
+        wide: whether float32 inputs are computed with in float64.
+    """
 
     plan: Plan
     want_ntk: bool
     symmetric: bool
     compiled: bool = False
+    wide: bool = False
 
 
 def tile_size(
@@ -48,10 +57,11 @@ def tile_size(
     budget = CPU_TILE if one.x.device.type == "cpu" else GPU_TILE
     edge = max(1, math.isqrt(max(1, budget // plan.largest)))
     # An estimate of the tensors alive at once: kernels before and after, and working copies.
-    per_pair = plan.largest * one.x.element_size() * 8
+    size = 8 if plan.wants_float64(one) else one.x.element_size()
+    per_pair = plan.largest * size * 8
     free = _free_memory(one.x.device)
     if tile is None:
-        budget = max(1, min(budget, free // (8 * one.x.element_size())))
+        budget = max(1, min(budget, free // (8 * size)))
         # Wide tiles: the columns are the innermost axis of every tensor.
         wide = max(budget // plan.largest, min(64, CPU_WIDE // plan.largest))
         columns = max(1, min(max(edge, min(128, wide)), len(two)))
@@ -111,8 +121,8 @@ def compute(
         same = two is one
         one = replace(one, turned=one.across)
         two = one if same else replace(two, turned=two.across)
-    left = _Singles(plan, one)
-    right = left if two is one else _Singles(plan, two)
+    left = _Singles(setting, one)
+    right = left if two is one else _Singles(setting, two)
     todo = [
         (a, b, c, d)
         for a, b in _blocks(len(one), rows)
@@ -171,13 +181,16 @@ def _one_tile(
         index = torch.arange(max(a, c), min(b, d), device=one.x.device)
         same = torch.stack([index - a, index - c], 1)
     want, compiled = setting.want_ntk, setting.compiled
+    dtype = one.x.dtype
+    if setting.wide:
+        one, two = one.wide(), two.wide()
     k = _with_zero_tangent(
         evaluate_pairs(plan, one, two, *singles, want_ntk=want, same=same, compiled=compiled)
     )
     rank = len(plan.graph.nodes[plan.graph.output].places)
-    values = {"nngp": _public(k.nngp, rank, k.full)}
+    values = {"nngp": _public(k.nngp, rank, k.full).to(dtype)}
     if k.ntk is not None:
-        values["ntk"] = _public(k.ntk, rank, k.full)
+        values["ntk"] = _public(k.ntk, rank, k.full).to(dtype)
     return values
 
 
@@ -200,11 +213,13 @@ def _shown(steps: Iterator[None], count: int, progress: bool) -> Iterator[None]:
 class _Singles:
     """States of x2 with itself: computed once per block of inputs, kept if they are small."""
 
-    def __init__(self, plan: Plan, inputs: Inputs) -> None:
-        self.plan, self.inputs = plan, inputs
+    def __init__(self, setting: Setting, inputs: Inputs) -> None:
+        plan = self.plan = setting.plan
+        self.inputs, self.wide = inputs, setting.wide
+        size = 8 if setting.wide else inputs.x.element_size()
         per_input = (
             sum(math.prod(n.places) for i, n in enumerate(plan.graph.nodes) if plan.alone[i])
-            * inputs.x.element_size()
+            * size
         )
         full = (
             max(
@@ -215,7 +230,7 @@ class _Singles:
                 ),
                 default=0,
             )
-            * inputs.x.element_size()
+            * size
         )
         self.block = max(1, min(2**28 // max(per_input, 1), 2**26 // max(full, 1), len(inputs)))
         self.kept: dict[int, list[Self]] = {}
@@ -239,7 +254,7 @@ class _Singles:
         return self._states(self.inputs.rows(start, stop))
 
     def _states(self, rows: Inputs) -> list[Self]:
-        states = evaluate_singles(self.plan, rows)
+        states = evaluate_singles(self.plan, rows.wide() if self.wide else rows)
         if torch.is_grad_enabled():
             return states
         return [
@@ -258,13 +273,14 @@ def compute_diagonal(setting: Setting, one: Inputs, wanted: tuple[str, ...]) -> 
     same = torch.zeros(1, 2, dtype=torch.long, device=one.x.device)
     for i in range(len(one)):
         row = one.rows(i, i + 1)
+        row = row.wide() if setting.wide else row
         singles = evaluate_singles(plan, row)
         k = _with_zero_tangent(
             evaluate_pairs(plan, row, row, singles, singles, want_ntk=setting.want_ntk, same=same)
         )
         for name in wanted:
             t = getattr(k, name)
-            values[name].append(_public(t, len(places), k.full)[0, 0])
+            values[name].append(_public(t, len(places), k.full)[0, 0].to(one.x.dtype))
     return Kernel(**{name: torch.stack(v) for name, v in values.items()})
 
 

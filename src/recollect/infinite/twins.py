@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recollect._linalg import all_finite
 from recollect.infinite.evaluation import Inputs, Plan
 from recollect.infinite.graph import Graph
 from recollect.infinite.states import Kernel
@@ -145,6 +146,7 @@ class Twin:
             any(t.requires_grad for t in (*self.constants, one.x, two.x))
         )
         with torch.set_grad_enabled(grad):
+            setting = replace(setting, wide=plan.wants_float64(one))
             if diagonal:
                 return compute_diagonal(setting, one, wanted)
             shape = (
@@ -152,7 +154,8 @@ class Twin:
                 len(two),
                 *_zipped(graph.nodes[graph.output].places, positions == "pairs"),
             )
-            setting = replace(setting, compiled=not grad and compiles(plan, one, two))
+            compiled = not grad and not setting.wide and compiles(plan, one, two)
+            setting = replace(setting, compiled=compiled)
             if tile is None and path is not None:
                 tile = DiskTiles.tile_of(Path(path))
             rows, columns = tile_size(tile, plan, one, two)
@@ -180,8 +183,7 @@ class Twin:
                 f"{name} must be a batch of shape (n, channels, ...), got {tuple(x.shape)}"
             )
         x = self._arrange(x)
-        # Both ends are finite only if all are; unlike isfinite this copies nothing.
-        if x.numel() and not all(bool(torch.isfinite(v)) for v in torch.aminmax(x.detach())):
+        if not all_finite(x):
             raise ValueError(f"{name} holds NaN or infinite numbers")
         if mask is not None and (mask.dtype != torch.bool or mask.shape != (len(x), *x.shape[2:])):
             raise ValueError(
