@@ -577,3 +577,5 @@ def test_pictures_that_are_flattened_first_are_rows():
 def test_inputs_that_convolutions_read_keep_their_positions():
     assert not inf.twin(S(conv(), R, inf.Flatten(), dense())).graph((3, 4, 4)).flattens_input
     assert inf.twin(S(inf.Flatten(), dense())).graph((3, 4, 4)).flattens_input
+    both = inf.Residual(S(conv(), R, inf.Flatten(), dense()), S(inf.Flatten(), dense()))
+    assert not inf.twin(both).graph((3, 4, 4)).flattens_input
