@@ -23,8 +23,9 @@ __all__ = ["Setting", "check_room", "compiles", "compute", "compute_diagonal", "
 
 # Numbers per tile: two or three such tiles fit into the cache of a core.
 CPU_TILE = 2**18
-# With many positions tiles may outgrow that cache, so that the innermost axis is long enough.
-CPU_WIDE = 2**20
+# With many positions tiles may outgrow that cache, so that the innermost axis is long enough;
+# by the bytes of a number (measured: float64 loses more outside the cache).
+CPU_WIDE = {4: 2**20, 8: 2**18}
 GPU_TILE = 2**25
 KEPT_BYTES = 2**23
 # Numbers in all tiles from which compiled loops are worth loading.
@@ -63,7 +64,7 @@ def tile_size(
     if tile is None:
         budget = max(1, min(budget, free // (8 * size)))
         # Wide tiles: the columns are the innermost axis of every tensor.
-        wide = max(budget // plan.largest, min(64, CPU_WIDE // plan.largest))
+        wide = max(budget // plan.largest, min(64, CPU_WIDE[size] // plan.largest))
         columns = max(1, min(max(edge, min(128, wide)), len(two)))
         return max(1, min(len(one), budget // (plan.largest * columns))), columns
     rows, columns = (tile, tile) if isinstance(tile, int) else tile
