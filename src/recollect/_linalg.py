@@ -7,7 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Factor", "factor", "solve_iteratively"]
+__all__ = ["Factor", "all_finite", "factor", "solve_iteratively"]
+
+
+def all_finite(values: Tensor) -> bool:
+    """Say whether no number is NaN or infinite; copies nothing, unlike ``isfinite().all()``.
+
+    >>> all_finite(torch.tensor([1.0, float("nan")])), all_finite(torch.empty(0))
+    (False, True)
+    """
+    if not values.numel():
+        return True
+    least, largest = torch.aminmax(values.detach())
+    return bool(torch.isfinite(least) & torch.isfinite(largest))
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,13 @@ class Factor:
         if right.ndim == 1:
             return self.solve(right[:, None])[:, 0]
         solved: Tensor = torch.cholesky_solve(right, self.cholesky)
+        return solved
+
+    def solve_rows(self, rows: Tensor) -> Tensor:
+        """Return ``rows (matrix + jitter I)^-1`` for rows of shape (M, N); they are not turned."""
+        lower = self.cholesky
+        half = torch.linalg.solve_triangular(lower.mT, rows, upper=True, left=False)
+        solved: Tensor = torch.linalg.solve_triangular(lower, half, upper=False, left=False)
         return solved
 
     def half_solve(self, right: Tensor) -> Tensor:
@@ -61,7 +80,7 @@ def factor(matrix: Tensor, *, largest_jitter: float = 1e-4) -> Factor:
     """
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"expected a square matrix, got shape {tuple(matrix.shape)}")
-    if not bool(torch.isfinite(matrix).all()):
+    if not all_finite(matrix):
         raise ValueError("the matrix holds NaN or infinite entries; check the inputs it came from")
     scale = float(matrix.detach().diagonal().mean()) if len(matrix) else 1.0
     eps = torch.finfo(matrix.dtype).eps

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from recollect import infinite as inf
-from recollect.infinite import twins
+from recollect.infinite import tiling
 
 DENSE = inf.Dense(weight_std=1.5, bias_std=0.1)
 TWIN = inf.twin(inf.Serial(DENSE, inf.Relu(), DENSE))
@@ -105,18 +105,18 @@ def test_negative_and_endless_times_are_refused(t) -> None:
 def test_too_little_memory_names_a_tile_that_fits(monkeypatch) -> None:
     """With 64 KiB free a whole tile of 200 x 200 is refused, and the one it names works."""
     x = torch.randn(200, 3, generator=torch.Generator().manual_seed(1))
-    monkeypatch.setattr(twins, "_free_memory", lambda device: 2**16)
+    monkeypatch.setattr(tiling, "_free_memory", lambda device: 2**16)
     with pytest.raises(MemoryError, match=r"tile=\d+ fits") as error:
         TWIN.kernel(x, tile=200)
     fits = int(re.findall(r"tile=(\d+) fits", str(error.value))[0])
     assert 1 <= fits < 200
-    monkeypatch.setattr(twins, "_free_memory", lambda device: 2**20)
+    monkeypatch.setattr(tiling, "_free_memory", lambda device: 2**20)
     assert TWIN.kernel(x, tile=fits).ntk.shape == (200, 200)
 
 
 def test_a_kernel_larger_than_memory_is_refused_with_the_way_to_the_disk(monkeypatch, tmp_path):
     x = torch.randn(300, 3, generator=torch.Generator().manual_seed(1))
-    monkeypatch.setattr(twins, "_free_memory", lambda device: 2**19)
+    monkeypatch.setattr(tiling, "_free_memory", lambda device: 2**19)
     with pytest.raises(MemoryError, match=r"the kernel itself needs .*path="):
         TWIN.kernel(x)
     assert TWIN.kernel(x, path=tmp_path / "k").ntk.shape == (300, 300)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from recollect import infinite as inf
-from recollect.infinite import affine, fused, twins
+from recollect.infinite import affine, fused, tiling
+from recollect.infinite.evaluation import Inputs, Plan
 
 S, R = inf.Serial, inf.Relu()
 
@@ -22,7 +23,7 @@ def path(request, monkeypatch):
     calls = []
     real = fused._loops
     monkeypatch.setattr(fused, "_loops", lambda: calls.append(1) or real())
-    monkeypatch.setattr(twins, "COMPILED_FROM", 0 if request.param == "compiled" else math.inf)
+    monkeypatch.setattr(tiling, "COMPILED_FROM", 0 if request.param == "compiled" else math.inf)
     yield request.param
     assert bool(calls) == (request.param == "compiled")
 
@@ -110,10 +111,49 @@ def test_paths_agree_with_float64(name, monkeypatch):
     x2[0] = x[0]
     starts = [math.inf] if importlib.util.find_spec("numba") is None else [math.inf, 0]
     for start in starts:
-        monkeypatch.setattr(twins, "COMPILED_FROM", start)
+        monkeypatch.setattr(tiling, "COMPILED_FROM", start)
         for tile in ((4, 16), (2, 3)):
             for error in errors(net, x, x2, tile=tile):
                 assert float(error.max()) < 2e-6
+
+
+def pooled(b):
+    """Return networks whose rectifiers also come after positions were mixed."""
+    block = S(conv(b), R)
+    pool = inf.AvgPool(size=2)
+    return {
+        "middle": S(inf.Repeat(block, 8), pool, inf.Repeat(block, 8), inf.Flatten(), dense(b)),
+        "end": S(inf.Repeat(block, 4), inf.GlobalAvgPool(), inf.Repeat(S(dense(b), R), 16)),
+        "identity": S(conv(b), inf.Repeat(inf.Residual(S(R, conv(b))), 5), R, inf.GlobalAvgPool()),
+        "norm": S(inf.Flatten(), inf.Repeat(S(dense(b), inf.LayerNorm(), R), 20), dense(b)),
+    }
+
+
+@pytest.mark.parametrize("b", [None, 0.1])
+@pytest.mark.parametrize("name", ["middle", "end", "identity", "norm"])
+def test_near_pictures_after_positions_were_mixed(name, b):
+    """Real digits, whose borders are empty, repeats, and pictures at angles of 1e-2 to 1e-5."""
+    images = pytest.importorskip("sklearn.datasets").load_digits().images[:5]
+    x, turn = torch.from_numpy(images / 16).float()[:, None], rows(5, 1, 8, 8)
+    near = [3 * x[:2], x[:2], *(x[:2] + eps * turn[:2] for eps in (1e-2, 1e-3, 1e-5))]
+    for error in errors(pooled(b)[name], torch.cat([x, *near])):
+        assert float(error.max()) < 1e-6
+
+
+@torch.no_grad()
+def test_float64_only_where_float32_would_lie():
+    """Pooling at the end loses no angle; masks and pooling before a rectifier do."""
+    nets, x = pooled(0.1), rows(2, 1, 8, 8)
+    plain = inf.Repeat(S(conv(), R), 2)
+    cheap = [S(plain, inf.GlobalAvgPool(), dense()), S(plain, inf.Flatten()), nets["identity"]]
+    costly = [nets["middle"], nets["end"]]
+    for net, wanted in [(n, False) for n in cheap] + [(n, True) for n in costly]:
+        plan = Plan.of(inf.twin(net).graph((1, 8, 8)), full=False)
+        assert plan.wants_float64(Inputs(x)) is wanted
+        assert not plan.wants_float64(Inputs(x.double()))
+        assert plan.wants_float64(Inputs(x, torch.ones(2, 8, 8, dtype=torch.bool)))
+    assert inf.twin(nets["end"]).kernel(x).ntk.dtype == torch.float32
+    assert inf.twin(nets["end"]).kernel(x, diagonal=True).nngp.dtype == torch.float32
 
 
 def test_depthwise_sums_are_the_shifted_sums(monkeypatch):
@@ -131,7 +171,7 @@ def test_large_kernels_take_the_loops(monkeypatch):
     taken = []
     real = fused._loops
     monkeypatch.setattr(fused, "_loops", lambda: taken.append(1) or real())
-    monkeypatch.setattr(twins, "COMPILED_FROM", 100)
+    monkeypatch.setattr(tiling, "COMPILED_FROM", 100)
     twin = inf.twin(S(dense(), R, dense()))
     twin.kernel(rows(9, 5))
     twin.kernel(rows(10, 5).double())

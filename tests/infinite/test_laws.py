@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from recollect import infinite as inf
-from recollect.infinite import twins
+from recollect.infinite import tiling
 
 S, R = inf.Serial, inf.Relu()
 F64 = torch.float64
@@ -496,7 +497,7 @@ def test_an_interrupted_kernel_goes_on_where_it_stopped(tmp_path, monkeypatch):
     """Four of nine tiles are done when the power fails; the other five are computed later."""
     x, x2 = rows(6), rows(6, seed=1)
     twin = inf.twin(S(dense(), R, dense()))
-    real, computed = twins._one_tile, []
+    real, computed = tiling._one_tile, []
 
     def failing(*args):
         if len(computed) == 4:
@@ -504,11 +505,13 @@ def test_an_interrupted_kernel_goes_on_where_it_stopped(tmp_path, monkeypatch):
         computed.append(args[-1])
         return real(*args)
 
-    monkeypatch.setattr(twins, "_one_tile", failing)
+    monkeypatch.setattr(tiling, "_one_tile", failing)
     with pytest.raises(KeyboardInterrupt):
         twin.kernel(x, x2, path=tmp_path / "k", tile=2)
     before = len(computed)
-    monkeypatch.setattr(twins, "_one_tile", lambda *args: computed.append(args[-1]) or real(*args))
+    monkeypatch.setattr(
+        tiling, "_one_tile", lambda *args: computed.append(args[-1]) or real(*args)
+    )
     found = twin.kernel(x, x2, path=tmp_path / "k")
     assert len(set(computed)) == 9
     assert len(computed) - before < 9
@@ -552,3 +555,27 @@ def test_max_pooling_by_sampling_is_labelled_and_converges():
         6,
     )
     assert abs(float(mean) - 1) < 5 * float(error)
+
+
+def test_pictures_that_are_flattened_first_are_rows():
+    """Nothing is computed position by position; two branches that flatten count as well."""
+    x, x2 = rows(5, 3, 4, 4), rows(3, 3, 4, 4, seed=1)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48, 9), nn.ReLU(), nn.Linear(9, 1))
+    twin = inf.twin(net, weight_std=1.3, bias_std=0.2)
+    found = twin.kernel(x, x2)
+    plain = inf.twin(net[1:], weight_std=1.3, bias_std=0.2)
+    wanted = plain.kernel(x.flatten(1), x2.flatten(1))
+    close(found.nngp, wanted.nngp)
+    close(found.ntk, wanted.ntk)
+    assert twin.graph((3, 4, 4)).flattened().nodes[0].places == ()
+    close(twin.kernel(x).ntk, plain.kernel(x.flatten(1)).ntk)
+    close(twin.kernel(x, diagonal=True).ntk, plain.kernel(x.flatten(1), diagonal=True).ntk)
+    hidden = torch.ones(5, 4, 4, dtype=torch.bool)
+    close(twin.kernel(x, mask1=hidden, mask2=hidden[:3], x2=x2).ntk, wanted.ntk)
+
+
+def test_inputs_that_convolutions_read_keep_their_positions():
+    assert not inf.twin(S(conv(), R, inf.Flatten(), dense())).graph((3, 4, 4)).flattens_input
+    assert inf.twin(S(inf.Flatten(), dense())).graph((3, 4, 4)).flattens_input
+    both = inf.Residual(S(conv(), R, inf.Flatten(), dense()), S(inf.Flatten(), dense()))
+    assert not inf.twin(both).graph((3, 4, 4)).flattens_input

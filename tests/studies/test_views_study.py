@@ -12,8 +12,8 @@ import torch
 from recollect import Memory, Sketcher, Trace, recall, trace
 from recollect._checks import NotRemembered
 from recollect.studies import views
+from recollect.studies.pictures import digits
 from recollect.studies.views import attention, capsules, experts, shared_parts
-from recollect.studies.views.pictures_of_digits import digits
 from recollect.studies.views.row import ViewRow
 
 

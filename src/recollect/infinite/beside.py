@@ -8,6 +8,7 @@ own, with their gap, and written over the diagonal after every rectifier.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -16,11 +17,16 @@ from torch import Tensor
 from recollect.infinite.affine import Conv, Dense
 from recollect.infinite.graph import Graph, Node
 from recollect.infinite.joining import Sum
-from recollect.infinite.pooling import Scale
-from recollect.infinite.rectifiers import ABRelu
-from recollect.infinite.states import Cross, Pair
+from recollect.infinite.mixing import LayerNorm
+from recollect.infinite.pooling import Flatten, Scale
+from recollect.infinite.rectifiers import ABRelu, RectifiedMonomial, Sign
+from recollect.infinite.states import Cross, Layer, Pair
 
-__all__ = ["Beside"]
+__all__ = ["KINKED", "Beside", "gaps_are_known"]
+
+# Layers whose derivative jumps: their kernels need the angle itself, not only its cosine.
+KINKED = (ABRelu, Sign, RectifiedMonomial)
+FOLLOWED = (ABRelu, Conv, Dense, Scale)
 
 
 class Beside:
@@ -50,7 +56,7 @@ class Beside:
             return out
         if isinstance(layer, Sum):
             made = layer.cross(known, pairs)
-        elif isinstance(layer, ABRelu | Conv | Dense | Scale):
+        elif isinstance(layer, FOLLOWED):
             made = layer.cross(known[0], pairs[0])
         else:
             return out
@@ -81,3 +87,42 @@ def _over_diagonal(full: Tensor, equal: Tensor) -> Tensor:
         equal.reshape(places, *equal.shape[-2:]).movedim(0, -1)
     )
     return full
+
+
+def gaps_are_known(
+    graph: Graph, live: Sequence[bool], cross_full: Sequence[bool], *, masked: bool
+) -> bool:
+    """Say whether every kinked layer reads a gap that was followed from the input.
+
+    Where it does not, as after pooling, the gap is a difference of nearly equal numbers, and
+    float32 loses the angle between near inputs: those networks are computed in float64.
+
+    Args:
+        graph: the network.
+        live: whether each node is needed.
+        cross_full: whether pairs of inputs hold all pairs of positions, node by node.
+        masked: whether positions are hidden.
+    """
+    known = [False] * len(graph.nodes)
+    known[0] = not (masked and cross_full[0])
+    for i, node in enumerate(graph.nodes):
+        layer = node.layer
+        if layer is None or not live[i]:
+            continue
+        full = layer.needs_full(cross_full[i]) if isinstance(layer, Layer) else cross_full[i]
+        read = all(known[j] and (full or not cross_full[j]) for j in node.inputs)
+        if isinstance(layer, KINKED) and not read:
+            return False
+        known[i] = read and not masked and _carries(graph, node, full=full)
+    return True
+
+
+def _carries(graph: Graph, node: Node, *, full: bool) -> bool:
+    """Say whether a layer that reads a gap hands one on."""
+    layer, sources = node.layer, [graph.nodes[j] for j in node.inputs]
+    if isinstance(layer, Sum):
+        return sum(not s.centred for s in sources) < 2
+    if isinstance(layer, LayerNorm):
+        vectors = not sources[0].places and sources[0].centred
+        return vectors and layer.eps == 0
+    return isinstance(layer, FOLLOWED) or (isinstance(layer, Flatten) and not full)

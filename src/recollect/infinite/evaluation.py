@@ -8,20 +8,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from recollect.infinite.beside import Beside
+from recollect.infinite.beside import KINKED, Beside, gaps_are_known
 from recollect.infinite.fused import fused_places, fused_vectors
 from recollect.infinite.graph import Graph, Node, spread_diagonal
 from recollect.infinite.joining import Join
 from recollect.infinite.mixing import Dropout, LayerNorm
 from recollect.infinite.positions import diagonal_of
 from recollect.infinite.quadrature import Expansion
-from recollect.infinite.rectifiers import ABRelu, Activation, RectifiedMonomial, Sign
+from recollect.infinite.rectifiers import Activation
 from recollect.infinite.resampling import Aggregate
 from recollect.infinite.states import Cross, Layer, Pair, Self
 
 __all__ = ["Inputs", "Plan", "evaluate_pairs", "evaluate_singles"]
-
-KINKED = (ABRelu, Sign, RectifiedMonomial)
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,12 @@ class Inputs:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def wide(self) -> Inputs:
+        """Return the inputs in float64."""
+        pattern = None if self.pattern is None else self.pattern.double()
+        turned = None if self.turned is None else self.turned.double()
+        return Inputs(self.x.double(), self.mask, pattern, turned)
 
     def rows(self, start: int, stop: int) -> Inputs:
         """Return the inputs start to stop."""
@@ -136,6 +140,16 @@ class Plan:
             tuple(gap),
             tuple(live),
             max(sizes),
+        )
+
+    def wants_float64(self, inputs: Inputs) -> bool:
+        """Say whether float32 would lose the angles between inputs that are near each other."""
+        return (
+            inputs.x.dtype == torch.float32
+            and not torch.is_grad_enabled()
+            and not gaps_are_known(
+                self.graph, self.live, self.cross_full, masked=inputs.mask is not None
+            )
         )
 
     def last_use(self) -> list[int]:

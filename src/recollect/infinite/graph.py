@@ -103,6 +103,19 @@ class Graph:
         self.output = self.collapse(wire, "output").node
         return self
 
+    @property
+    def flattens_input(self) -> bool:
+        """Whether positions of the input only ever become channels."""
+        readers = [node.layer for node in self.nodes if 0 in node.inputs]
+        return bool(self.places) and bool(readers) and all(isinstance(v, Flatten) for v in readers)
+
+    def flattened(self) -> Graph:
+        """Return the graph for inputs that are flattened already: one product instead of many."""
+        graph = Graph((), self.width * _product(self.places))
+        graph.nodes = [*graph.nodes, *self.nodes[1:]]
+        graph.output = self.output
+        return graph
+
     def places_of(self, wire: Wire) -> tuple[int, ...]:
         """Return the position axes of a wire, () after flattening."""
         part = wire.parts[0]

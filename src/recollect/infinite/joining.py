@@ -98,21 +98,29 @@ class Sum(Join):
     def _gap(
         self, ks: Sequence[Cross], pairs: Sequence[Pair], squares: list[float]
     ) -> Tensor | None:
-        """Add the gaps, and what two deviations lose against each other (Lagrange)."""
-        gaps = [k.gap for k in ks]
-        if len(ks) != 2 or gaps[0] is None or gaps[1] is None:
-            return gaps[0] * squares[0] if len(ks) == 1 and gaps[0] is not None else None
-        full = ks[0].full
-        a1, a2 = root(pairs[0].a.var * squares[0]), root(pairs[1].a.var * squares[1])
-        b1, b2 = root(pairs[0].b.var * squares[0]), root(pairs[1].b.var * squares[1])
-        pair = pairs[0]
-        left1, left2 = pair.left(a1, full=full), pair.left(a2, full=full)
-        right1, right2 = pair.right(b1, full=full), pair.right(b2, full=full)
-        s = pair.left(root(a1**2 + a2**2), full=full) * pair.right(root(b1**2 + b2**2), full=full)
-        below = s + left1 * right1 + left2 * right2
-        turn = torch.square(left1 * right2 - left2 * right1)
-        tiny = torch.finfo(s.dtype).tiny
-        return gaps[0] * squares[0] + gaps[1] * squares[1] + turn / below.clamp_min(tiny)
+        """Add the gaps, and what two deviations lose against each other (Lagrange).
+
+        Branch by branch ``s - ab - cd = (ad - cb)^2 / (s + ab + cd)``, ``s = |(a, c)| |(b, d)|``.
+        """
+        if any(k.gap is None for k in ks):
+            return None
+        pair, full = pairs[0], ks[0].full
+        total, a, b = None, None, None
+        for k, p, square in zip(ks, pairs, squares, strict=True):
+            assert k.gap is not None
+            c, d = root(p.a.var * square), root(p.b.var * square)
+            gap = k.gap * square
+            if total is None or a is None or b is None:
+                total, a, b = gap, c, d
+                continue
+            both1, both2 = torch.hypot(a, c), torch.hypot(b, d)
+            a, c, out1 = (pair.left(v, full=full) for v in (a, c, both1))
+            b, d, out2 = (pair.right(v, full=full) for v in (b, d, both2))
+            turn = torch.square(a * d - c * b)
+            below = (out1 * out2 + a * b + c * d).clamp_min(torch.finfo(turn.dtype).tiny)
+            total = total + gap + turn / below
+            a, b = both1, both2
+        return total
 
     def mean(self, states: States) -> Tensor | None:
         """Add the means."""

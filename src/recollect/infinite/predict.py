@@ -221,7 +221,7 @@ class Ensemble:
         name = "nngp" if kernel == "nngp" else "ntk"
         side = between[name]
         if times is None:
-            b = self._solve(name, side.T).T
+            b = self._solve(name, side)
             mean = b @ self.y if "mean" in wanted else None
             if not covariance:
                 return mean, None
@@ -242,11 +242,11 @@ class Ensemble:
                 return mean, _symmetric(own["nngp"] - (rotated * twice[..., None, :]) @ rotated.T)
             b = (rotated * weight[..., None, :]) @ vectors.T
         start = self._kernels({"nngp"})["nngp"]
-        half = b @ torch.matmul(start, b.mT).mul_(0.5).sub_(between["nngp"].T)
+        half = _half_way(b, start, between["nngp"]) @ b.mT
         return mean, (half + half.mT).add_(own["nngp"])
 
-    def _solve(self, name: str, right: Tensor) -> Tensor:
-        """Return the (pseudo-)inverse of the regularised kernel times a matrix."""
+    def _solve(self, name: str, rows: Tensor) -> Tensor:
+        """Return rows (M, N) times the (pseudo-)inverse of the regularised kernel."""
         key = f"factor of {name}"
         if key not in self._held:
             try:
@@ -269,9 +269,9 @@ class Ensemble:
         held = self._held[key]
         if isinstance(held, tuple):
             inverse, vectors = held
-            out: Tensor = vectors @ (inverse[:, None] * (vectors.T @ right))
+            out: Tensor = ((rows @ vectors) * inverse) @ vectors.T
             return out
-        solved: Tensor = held.solve(right)
+        solved: Tensor = held.solve_rows(rows)
         return solved
 
     def predict_iteratively(
@@ -328,6 +328,13 @@ def _learned(values: Tensor, scale: Tensor) -> Tensor:
     safe = torch.where(small, torch.ones_like(exponent), exponent)
     ratio = torch.where(small, 1 - 0.5 * exponent, -torch.expm1(-safe) / safe)
     return ratio * scale[..., None]
+
+
+def _half_way(b: Tensor, start: Tensor, side: Tensor) -> Tensor:
+    """Return ``b start / 2 - side`` for b of shape (M, N) or (T, M, N)."""
+    if b.ndim == 2:
+        return torch.addmm(side, b, start, beta=-1.0, alpha=0.5)
+    return torch.matmul(b, start).mul_(0.5).sub_(side)
 
 
 def _symmetric(k: Tensor) -> Tensor:

@@ -4,49 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from recollect._checks import check_integer
-from recollect.infinite.costs import free_memory as _free_memory
-from recollect.infinite.evaluation import Inputs, Plan, evaluate_pairs, evaluate_singles
-from recollect.infinite.fused import available
+from recollect._linalg import all_finite
+from recollect.infinite.evaluation import Inputs, Plan
 from recollect.infinite.graph import Graph
-from recollect.infinite.states import Cross, Kernel, Self
+from recollect.infinite.states import Kernel
 from recollect.infinite.tiles import DiskTiles, Sink, TensorTiles
+from recollect.infinite.tiling import (
+    Setting,
+    check_room,
+    compiles,
+    compute,
+    compute_diagonal,
+    tile_size,
+)
 
 __all__ = ["Twin"]
 
-# Numbers per tile: two or three such tiles fit into the cache of a core.
-CPU_TILE = 2**18
-# With many positions tiles may outgrow that cache, so that the innermost axis is long enough.
-CPU_WIDE = 2**20
-GPU_TILE = 2**25
-KEPT_BYTES = 2**23
-# Numbers in all tiles from which compiled loops are worth loading.
-COMPILED_FROM = 2**25
 FIELDS = ("nngp", "ntk")
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """What one call of ``kernel`` fixes for all tiles."""
-
-    plan: Plan
-    want_ntk: bool
-    symmetric: bool
-    compiled: bool = False
 
 
 class Twin:
@@ -151,31 +136,37 @@ class Twin:
         if positions not in ("pairs", "equal"):
             raise ValueError(f"positions must be 'pairs' or 'equal', got {positions!r}")
         graph = self.graph(tuple(one.x.shape[1:]))
+        if graph.flattens_input and one.mask is None and one.pattern is None:
+            graph, alone = graph.flattened(), two is one
+            one = replace(one, x=one.x.flatten(1))
+            two = one if alone else replace(two, x=two.x.flatten(1))
         plan = Plan.of(graph, full=positions == "pairs")
-        setting = _Setting(plan, "ntk" in wanted, x2 is None)
+        setting = Setting(plan, "ntk" in wanted, x2 is None)
         grad = torch.is_grad_enabled() and (
             any(t.requires_grad for t in (*self.constants, one.x, two.x))
         )
         with torch.set_grad_enabled(grad):
+            setting = replace(setting, wide=plan.wants_float64(one))
             if diagonal:
-                return _diagonal(setting, one, wanted)
+                return compute_diagonal(setting, one, wanted)
             shape = (
                 len(one),
                 len(two),
                 *_zipped(graph.nodes[graph.output].places, positions == "pairs"),
             )
-            setting = replace(setting, compiled=not grad and _compiles(plan, one, two))
+            compiled = not grad and not setting.wide and compiles(plan, one, two)
+            setting = replace(setting, compiled=compiled)
             if tile is None and path is not None:
                 tile = DiskTiles.tile_of(Path(path))
-            rows, columns = _tile(tile, plan, one, two)
+            rows, columns = tile_size(tile, plan, one, two)
             sink: Sink
             if path is not None:
                 names = (_fingerprint(graph, self.constants), repr(wanted), positions)
                 sink = DiskTiles(Path(path), shape, wanted, (rows, columns), one, two, names)
             else:
-                _check_room(shape, wanted, one.x, (rows, columns))
+                check_room(shape, wanted, one.x, (rows, columns))
                 sink = TensorTiles(shape, wanted, one.x, grad=grad, pairs=positions == "pairs")
-            _run(setting, one, two, (rows, columns), sink, progress=progress)
+            compute(setting, one, two, (rows, columns), sink, progress=progress)
             return sink.result()
 
     def _inputs(self, x: Tensor, mask: Tensor | None, pattern: Tensor | None, name: str) -> Inputs:
@@ -192,8 +183,7 @@ class Twin:
                 f"{name} must be a batch of shape (n, channels, ...), got {tuple(x.shape)}"
             )
         x = self._arrange(x)
-        # Both ends are finite only if all are; unlike isfinite this copies nothing.
-        if x.numel() and not all(bool(torch.isfinite(v)) for v in torch.aminmax(x.detach())):
+        if not all_finite(x):
             raise ValueError(f"{name} holds NaN or infinite numbers")
         if mask is not None and (mask.dtype != torch.bool or mask.shape != (len(x), *x.shape[2:])):
             raise ValueError(
@@ -261,58 +251,6 @@ def _zipped(places: tuple[int, ...], pairs: bool) -> tuple[int, ...]:
     return tuple(n for p in places for n in ((p, p) if pairs else (p,)))
 
 
-def _public(t: Tensor, rank: int, full: bool) -> Tensor:
-    """Bring (*S, *S', n1, n2) into the order (n1, n2, H, H', W, W')."""
-    if rank == 0:
-        return t
-    axes = [t.ndim - 2, t.ndim - 1]
-    for d in range(rank):
-        axes += [d, rank + d] if full else [d]
-    return t.permute(*axes)
-
-
-def _tile(
-    tile: int | tuple[int, int] | None, plan: Plan, one: Inputs, two: Inputs
-) -> tuple[int, int]:
-    """Choose or check the rows and columns computed at a time."""
-    budget = CPU_TILE if one.x.device.type == "cpu" else GPU_TILE
-    edge = max(1, math.isqrt(max(1, budget // plan.largest)))
-    # An estimate of the tensors alive at once: kernels before and after, and working copies.
-    per_pair = plan.largest * one.x.element_size() * 8
-    free = _free_memory(one.x.device)
-    if tile is None:
-        budget = max(1, min(budget, free // (8 * one.x.element_size())))
-        # Wide tiles: the columns are the innermost axis of every tensor.
-        wide = max(budget // plan.largest, min(64, CPU_WIDE // plan.largest))
-        columns = max(1, min(max(edge, min(128, wide)), len(two)))
-        return max(1, min(len(one), budget // (plan.largest * columns))), columns
-    rows, columns = (tile, tile) if isinstance(tile, int) else tile
-    rows = min(check_integer("tile", rows, minimum=1), max(len(one), 1))
-    columns = min(check_integer("tile", columns, minimum=1), max(len(two), 1))
-    if rows * columns * per_pair > free:
-        fits = math.isqrt(max(1, free // per_pair))
-        raise MemoryError(
-            f"a tile of {rows} x {columns} pairs needs about "
-            f"{rows * columns * per_pair / 2**30:.1f} GiB, {free / 2**30:.1f} are free; "
-            f"tile={fits} fits"
-        )
-    return rows, columns
-
-
-def _check_room(
-    shape: tuple[int, ...], wanted: tuple[str, ...], like: Tensor, tile: tuple[int, int]
-) -> None:
-    """Refuse a kernel that does not fit into memory as a whole."""
-    needed = math.prod(shape) * like.element_size() * len(wanted)
-    free = _free_memory(like.device)
-    if needed > free:
-        raise MemoryError(
-            f"the kernel itself needs {needed / 2**30:.3g} GiB, {free / 2**30:.3g} are free; "
-            f"path='folder' writes it to disk in tiles, tile={tile} fits; "
-            "infinite.nystroem never holds it"
-        )
-
-
 def _fingerprint(graph: Graph, constants: Sequence[Tensor]) -> str:
     """Return a digest of all layers, their numbers and how they are joined."""
     digest = hashlib.sha256()
@@ -323,191 +261,6 @@ def _fingerprint(graph: Graph, constants: Sequence[Tensor]) -> str:
     for constant in constants:
         digest.update(np.ascontiguousarray(constant.detach().cpu().numpy()).tobytes())
     return digest.hexdigest()
-
-
-def _compiles(plan: Plan, one: Inputs, two: Inputs) -> bool:
-    """Say whether compiled loops are worth it: large float32 kernels with rectifiers."""
-    usual = one.x.dtype == torch.float32 and one.x.device.type == "cpu" and any(plan.gap)
-    large = len(one) * len(two) * plan.largest >= COMPILED_FROM
-    return usual and large and available()
-
-
-def _blocks(count: int, size: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, count, size):
-        yield start, min(start + size, count)
-
-
-def _run(
-    setting: _Setting,
-    one: Inputs,
-    two: Inputs,
-    tile: tuple[int, int],
-    sink: Sink,
-    *,
-    progress: bool,
-) -> None:
-    """Compute all tiles; of a symmetric kernel the upper half only."""
-    rows, columns = tile
-    plan = setting.plan
-    if one.x.ndim > 2 and not plan.cross_full[0]:
-        same = two is one
-        one = replace(one, turned=one.across)
-        two = one if same else replace(two, turned=two.across)
-    left = _Singles(plan, one)
-    right = left if two is one else _Singles(plan, two)
-    todo = [
-        (a, b, c, d)
-        for a, b in _blocks(len(one), rows)
-        for c, d in _blocks(len(two), columns)
-        if (not setting.symmetric or d > a) and not sink.done(a, c)
-    ]
-    lock = Lock()
-    # The C library gives memory back at every release, and the next tile pays for fresh pages,
-    # until it has seen a block of this size released; it is never touched.
-    torch.empty(KEPT_BYTES, dtype=torch.uint8)
-
-    def work(place: tuple[int, int, int, int]) -> None:
-        a, b, c, d = place
-        with lock:
-            singles = left.rows(a, b), right.rows(c, d)
-        values = _one_tile(setting, one.rows(a, b), two.rows(c, d), singles, place)
-        with lock:
-            sink.put(values, a, c, mirror=setting.symmetric)
-
-    for _ in _shown(_spread(work, todo, one.x), len(todo), progress):
-        pass
-
-
-def _spread(work: Callable[[Any], None], todo: Sequence[Any], like: Tensor) -> Iterator[None]:
-    """Run tiles side by side: whole tiles in threads waste less than threads within small ones."""
-    count = torch.get_num_threads()
-    if count < 2 or len(todo) < 2 or torch.is_grad_enabled() or like.device.type != "cpu":
-        for place in todo:
-            work(place)
-            yield
-        return
-
-    def start() -> None:
-        torch.set_grad_enabled(False)
-        torch.set_num_threads(1)
-
-    try:
-        with ThreadPoolExecutor(min(count, len(todo)), initializer=start) as pool:
-            yield from pool.map(work, todo)
-    finally:
-        torch.set_num_threads(count)
-
-
-def _one_tile(
-    setting: _Setting,
-    one: Inputs,
-    two: Inputs,
-    singles: tuple[list[Self], list[Self]],
-    place: tuple[int, int, int, int],
-) -> dict[str, Tensor]:
-    """Return the kernels of one tile in the public order of axes."""
-    a, b, c, d = place
-    plan = setting.plan
-    same = None
-    if setting.symmetric and c < b:
-        index = torch.arange(max(a, c), min(b, d), device=one.x.device)
-        same = torch.stack([index - a, index - c], 1)
-    want, compiled = setting.want_ntk, setting.compiled
-    k = _with_zero_tangent(
-        evaluate_pairs(plan, one, two, *singles, want_ntk=want, same=same, compiled=compiled)
-    )
-    rank = len(plan.graph.nodes[plan.graph.output].places)
-    values = {"nngp": _public(k.nngp, rank, k.full)}
-    if k.ntk is not None:
-        values["ntk"] = _public(k.ntk, rank, k.full)
-    return values
-
-
-def _with_zero_tangent(k: Cross) -> Cross:
-    """A network without parameters has a tangent kernel of zeros."""
-    if not k.want_ntk or k.ntk is not None:
-        return k
-    return k.each(k.nngp, torch.zeros_like(k.nngp))
-
-
-def _shown(steps: Iterator[None], count: int, progress: bool) -> Iterator[None]:
-    if not progress:
-        yield from steps
-        return
-    from rich.progress import track
-
-    yield from track(steps, description="kernel tiles", total=count)
-
-
-class _Singles:
-    """States of x2 with itself: computed once per block of inputs, kept if they are small."""
-
-    def __init__(self, plan: Plan, inputs: Inputs) -> None:
-        self.plan, self.inputs = plan, inputs
-        per_input = (
-            sum(math.prod(n.places) for i, n in enumerate(plan.graph.nodes) if plan.alone[i])
-            * inputs.x.element_size()
-        )
-        full = (
-            max(
-                (
-                    math.prod(n.places) ** 2
-                    for i, n in enumerate(plan.graph.nodes)
-                    if plan.self_full[i]
-                ),
-                default=0,
-            )
-            * inputs.x.element_size()
-        )
-        self.block = max(1, min(2**28 // max(per_input, 1), 2**26 // max(full, 1), len(inputs)))
-        self.kept: dict[int, list[Self]] = {}
-        self.room = max(1, 2**29 // max(per_input * self.block, 1))
-
-    def _of(self, index: int) -> list[Self]:
-        if index not in self.kept:
-            if len(self.kept) >= self.room:
-                self.kept.pop(next(iter(self.kept)))
-            start = index * self.block
-            rows = self.inputs.rows(start, min(start + self.block, len(self.inputs)))
-            self.kept[index] = self._states(rows)
-        return self.kept[index]
-
-    def rows(self, start: int, stop: int) -> list[Self]:
-        """Return the states of inputs start to stop."""
-        first, last = start // self.block, (stop - 1) // self.block
-        if first == last:
-            base = first * self.block
-            return [s.rows(start - base, stop - base) for s in self._of(first)]
-        return self._states(self.inputs.rows(start, stop))
-
-    def _states(self, rows: Inputs) -> list[Self]:
-        states = evaluate_singles(self.plan, rows)
-        if torch.is_grad_enabled():
-            return states
-        return [
-            replace(s, deviation=s.root, level=s.rms)
-            if self.plan.gap[i] and self.plan.alone[i]
-            else s
-            for i, s in enumerate(states)
-        ]
-
-
-def _diagonal(setting: _Setting, one: Inputs, wanted: tuple[str, ...]) -> Kernel:
-    """Return the pairs (i, i), one by one."""
-    plan = setting.plan
-    places = plan.graph.nodes[plan.graph.output].places
-    values: dict[str, list[Tensor]] = {name: [] for name in wanted}
-    same = torch.zeros(1, 2, dtype=torch.long, device=one.x.device)
-    for i in range(len(one)):
-        row = one.rows(i, i + 1)
-        singles = evaluate_singles(plan, row)
-        k = _with_zero_tangent(
-            evaluate_pairs(plan, row, row, singles, singles, want_ntk=setting.want_ntk, same=same)
-        )
-        for name in wanted:
-            t = getattr(k, name)
-            values[name].append(_public(t, len(places), k.full)[0, 0])
-    return Kernel(**{name: torch.stack(v) for name, v in values.items()})
 
 
 def tensors_in(thing: Any) -> list[Tensor]:

@@ -29,8 +29,9 @@ from recollect._answers import Answer
 from recollect._seeds import seed_of
 from recollect.memory import Memory
 from recollect.sketching import Sketcher
-from recollect.studies.digit_readers import shuffled_digits, trained_reader
+from recollect.studies.digit_readers import trained_reader
 from recollect.studies.figures import figure
+from recollect.studies.pictures import digits
 from recollect.studies.trained_networks import loaders
 from recollect.tracing import Trace, trace
 
@@ -218,7 +219,8 @@ WAYS: dict[str, Callable[[Task], FloatArray]] = {
 
 def _digits(held_back: tuple[int, ...], draws: int) -> Iterator[Task]:
     """Yield tasks: a network that learned nine digits watches all ten."""
-    pictures, labels = shuffled_digits()
+    pictures, labels = digits(0)
+    pictures = pictures.flatten(1)
     for digit in held_back:
         rows = torch.nonzero(labels[:LEARNED] != digit)[:, 0]
         network = trained_reader(

@@ -1,33 +1,14 @@
-"""Scikit-learn's handwritten digits in a random order, and small networks that read them."""
+"""Small networks that read handwritten digits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["shuffled_digits", "trained_reader"]
-
-
-def shuffled_digits(seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return the digits in a random order: pictures (B, 64) from 0 to 1, and labels (B,).
-
-    Raises:
-        ImportError: if scikit-learn is missing.
-    """
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise ImportError(
-            'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
-        ) from error
-    found = datasets.load_digits()
-    order = np.random.default_rng(seed).permutation(len(found.data))
-    pictures = torch.from_numpy((found.data[order] / 16).astype(np.float32))
-    return pictures, torch.from_numpy(found.target[order].astype(np.int64))
+__all__ = ["trained_reader"]
 
 
 def trained_reader(

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from recollect.studies.digit_readers import shuffled_digits, trained_reader
+from recollect.studies.digit_readers import trained_reader
+from recollect.studies.pictures import digits
 from recollect.tracing import Trace
 
 __all__ = ["HIDDEN", "NARROW", "DigitReader", "DigitScenes"]
@@ -35,7 +36,8 @@ class DigitScenes:
     """
 
     def __init__(self, epochs: int = 40, seed: int = 0) -> None:
-        pictures, labels = shuffled_digits(seed)
+        pictures, labels = digits(seed)
+        pictures = pictures.flatten(1)
         network = trained_reader(
             (64, HIDDEN, 10), pictures[:800], labels[:800], epochs=epochs, rate=3e-3, seed=seed
         )
@@ -110,16 +112,10 @@ class DigitReader:
     """
 
     def __init__(self) -> None:
-        try:
-            from sklearn.datasets import load_digits
-            from sklearn.neural_network import MLPClassifier
-        except ImportError as error:
-            raise ImportError(
-                'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
-            ) from error
-        x, y = load_digits(return_X_y=True)
-        order = np.random.default_rng(0).permutation(len(x))
-        x, y = x[order] / 16, y[order].astype(np.int64)
+        pictures, labels = digits(0)  # refuses where scikit-learn is missing
+        from sklearn.neural_network import MLPClassifier
+
+        x, y = pictures.flatten(1).double().numpy(), labels.numpy()
         self._network = MLPClassifier((64, HIDDEN), max_iter=60, random_state=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it need not have converged

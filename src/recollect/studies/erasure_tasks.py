@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from recollect.sketching import Sketcher
 from recollect.sketching.cosines import MOST, true_cosines
-from recollect.studies.digit_readers import shuffled_digits, trained_reader
+from recollect.studies.digit_readers import trained_reader
+from recollect.studies.pictures import digits
 from recollect.tracing import Trace, trace
 
 __all__ = ["Task", "digit_task", "picture_task"]
@@ -91,8 +92,7 @@ def digit_task(seed: int, sizes: tuple[int, int]) -> Task:
     Raises:
         ImportError: if scikit-learn is missing.
     """
-    pictures, labels = shuffled_digits()
-    pictures = pictures.view(-1, 1, 8, 8)
+    pictures, labels = digits(0)
     network = trained_reader(
         (64, 64, HIDDEN, 10), pictures[:600], labels[:600],
         epochs=40, rate=2e-3, batch=50, seed=seed,

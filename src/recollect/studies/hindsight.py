@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from recollect._answers import Answer
 from recollect.sketching import Prior, Sketcher
-from recollect.studies.digit_readers import shuffled_digits, trained_reader
+from recollect.studies.digit_readers import trained_reader
+from recollect.studies.pictures import digits
 from recollect.tracing import Trace
 
 __all__ = ["study"]
@@ -39,7 +40,8 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
     Raises:
         ImportError: if scikit-learn is missing.
     """
-    pictures, labels = shuffled_digits()
+    pictures, labels = digits(0)
+    pictures = pictures.flatten(1)
     epochs = 15 if quick else 60
     network = trained_reader(WIDTHS, pictures[:800], labels[:800], epochs=epochs, rate=1e-3)
     learn, held = _hidden(network, pictures[:1300]), _hidden(network, pictures[1300:])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from recollect._answers import Answer
+from recollect.studies.pictures import digits
 from recollect.studies.running import Journal
 from recollect.studies.wide_architectures import architectures
 from recollect.studies.wide_ensembles import beside
@@ -55,20 +56,13 @@ def pictures(train: int, test: int, seed: int = 0) -> Pictures:
     Raises:
         ImportError: if scikit-learn is missing.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
-        ) from error
-    found = load_digits()
+    found, target = digits()
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randperm(len(found.target), generator=generator)[SEEN:][: train + test]
-    digits = torch.from_numpy(found.images).float()[rows] / 16
-    label = torch.from_numpy(found.target).long()[rows]
+    rows = torch.randperm(len(target), generator=generator)[SEEN:][: train + test]
+    label = target[rows]
     frames = torch.zeros(len(rows), 1, FRAME, FRAME)
     places = torch.randint(0, FRAME - 8 + 1, (len(rows), 2), generator=generator)
-    for frame, digit, (down, right) in zip(frames, digits, places.tolist(), strict=True):
+    for frame, digit, (down, right) in zip(frames, found[rows, 0], places.tolist(), strict=True):
         frame[0, down : down + 8, right : right + 8] = digit
     frames = (frames - frames[:train].mean()) / frames[:train].std()
     return Pictures(

@@ -21,8 +21,11 @@ __all__ = ["Shuffled", "cifar", "digits", "mnist", "refit"]
 Labelled = tuple[Tensor, Tensor]
 
 
-def digits() -> Labelled:
+def digits(seed: int | None = None) -> Labelled:
     """Return scikit-learn's handwritten digits: (N, 1, 8, 8) in [0, 1] and (N,).
+
+    Args:
+        seed: of a random order; None: as they are stored.
 
     Raises:
         ImportError: if scikit-learn is missing.
@@ -38,7 +41,11 @@ def digits() -> Labelled:
         ) from error
     found = datasets.load_digits()
     pictures = torch.from_numpy((found.images / 16).astype(np.float32))[:, None]
-    return pictures, torch.from_numpy(found.target.astype(np.int64))
+    labels = torch.from_numpy(found.target.astype(np.int64))
+    if seed is None:
+        return pictures, labels
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels)))
+    return pictures[order], labels[order]
 
 
 def mnist(folder: str, side: int = 16) -> dict[str, Labelled]:

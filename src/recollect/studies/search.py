@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from recollect._answers import Answer
 from recollect._seeds import seed_of
 from recollect.sketching import Sketcher
-from recollect.studies.digit_readers import shuffled_digits
 from recollect.studies.figures import figure
+from recollect.studies.pictures import digits
 from recollect.tracing import Trace, trace
 
 __all__ = ["Variant", "alikeness", "draw", "study", "variants"]
@@ -271,8 +271,8 @@ def _remembered(network: nn.Sequential, looked: Tensor, seed: int) -> tuple[Tens
 
 
 def _digits() -> Pictures:
-    pictures, labels = shuffled_digits()
-    return _split(pictures, labels, (600, 200, 600))
+    pictures, labels = digits(0)
+    return _split(pictures.flatten(1), labels, (600, 200, 600))
 
 
 def _mnist(data: Path, quick: bool) -> Pictures:

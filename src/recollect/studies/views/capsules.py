@@ -11,11 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recollect.studies.views.pictures_of_digits import digits, mnist
+from recollect.studies.pictures import digits
 from recollect.studies.views.row import ViewRow
 from recollect.studies.views.scoring import Likeness, overhead_of, raw_vectors, score
 from recollect.tracing import capture, trace
@@ -137,7 +138,7 @@ def train(x: Tensor, y: Tensor, epochs: int, seed: int) -> CapsuleNetwork:
 def measure(quick: bool, data: Path | None, seed: int) -> ViewRow:
     """Measure the capsules' view: see ``ViewRow``."""
     known, held = (600, 300) if quick else (900, 500)
-    x, y = digits(seed) if data is None else mnist(data, known + held + USUAL, seed)
+    x, y = digits(seed) if data is None else _mnist(data, known + held + USUAL, seed)
     source = "scikit-learn's digits" if data is None else "MNIST"
     model = train(x[:known], y[:known], 6 if quick else 15, seed)
     seen = slice(known, known + held)
@@ -154,3 +155,19 @@ def measure(quick: bool, data: Path | None, seed: int) -> ViewRow:
         notes=f"dynamic routing, {source}, {right:.0%} read right; alike: the same digit; "
         "counts: digit capsules longer than 0.5, and their parts",
     )  # fmt: skip
+
+
+def _mnist(data: Path, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return some of MNIST: (count, 1, 28, 28) from 0 to 1, and (count,).
+
+    Raises:
+        FileNotFoundError: if the folder holds none.
+    """
+    path = data / "mnist" / "mnist.npz"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; leave --data out for scikit-learn's digits")
+    with np.load(path) as file:
+        pictures, labels = file["x_train"], file["y_train"]
+    rows = np.random.default_rng(seed).permutation(len(labels))[:count]
+    x = torch.from_numpy(pictures[rows].astype(np.float32) / 255)[:, None]
+    return x, torch.from_numpy(labels[rows].astype(np.int64))

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recollect.studies.views.pictures_of_digits import digits
+from recollect.studies.pictures import digits
 from recollect.studies.views.row import ViewRow
 from recollect.studies.views.scoring import Likeness, overhead_of, raw_vectors, score
 from recollect.tracing import capture, trace

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recollect.studies.pictures import digits
 from recollect.studies.views.evolving import (
     Generation,
     Path,
@@ -87,21 +88,13 @@ def tasks(data: Folder | None = None, seed: int = 0) -> list[Task]:
         ImportError: if scikit-learn is missing.
     """
     if data is None:
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError as error:
-            raise ImportError(
-                'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
-            ) from error
-        pictures, digits = load_digits(return_X_y=True)
-        pictures = pictures / 16
+        x, y = digits(seed)
+        x = x.flatten(1)
     else:
         stored = np.load(data / "mnist/mnist.npz")
-        pictures = stored["x_train"].reshape(-1, 784) / 255
-        digits = stored["y_train"]
-    order = np.random.default_rng(seed).permutation(len(digits))[:12_000]
-    x = torch.from_numpy(pictures[order].astype(np.float32))
-    y = torch.from_numpy(digits[order].astype(np.int64))
+        order = np.random.default_rng(seed).permutation(len(stored["y_train"]))[:12_000]
+        x = torch.from_numpy((stored["x_train"][order].reshape(-1, 784) / 255).astype(np.float32))
+        y = torch.from_numpy(stored["y_train"][order].astype(np.int64))
     return [_task("0 to 4", x, y, 0), _task("5 to 9", x, y, 5)]
 
 

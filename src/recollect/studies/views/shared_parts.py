@@ -24,7 +24,7 @@ from recollect._answers import Answer
 from recollect.memory import Memory
 from recollect.recall import shared
 from recollect.sketching import Sketcher
-from recollect.studies.views.pictures_of_digits import digits
+from recollect.studies.pictures import digits
 from recollect.studies.views.row import ViewRow
 from recollect.studies.views.scoring import Likeness, overhead_of, raw_vectors, score
 from recollect.tracing import Trace, capture, trace
