@@ -24,9 +24,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Two processes of one thread each: most tests are many small tensor operations.
+# Two processes of one thread each: most tests are many small tensor operations. Files stay in
+# the order of tests/conftest.py, the longest first.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 clean:
 	rm -rf $(VENV) demo_report

@@ -53,6 +53,14 @@ with warnings.catch_warnings():
     _make_torchvision_importable()
 
 
+LONG = ("tests/studies/", "tests/test_notebooks.py", "tests/test_examples.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that processes side by side end together."""
+    items.sort(key=lambda item: not any(part in item.path.as_posix() for part in LONG))
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> Iterator[None]:
     """Give every test the same random numbers and leave the generator as it was."""

@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "recollect"
 
-GROUND = {"_answers", "_checks", "_linalg", "_seeds"}
+GROUND = {"_answers", "_checks", "_late", "_linalg", "_seeds"}
 ALLOWED = {
     "tracing": {"ground"},
     "sketching": {"ground", "tracing"},

@@ -18,8 +18,9 @@ Every name is loaded when it is first used, so that counting never waits for tor
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from recollect._late import late_names
 
 if TYPE_CHECKING:
     from recollect import recall
@@ -40,6 +41,7 @@ _WHERE = {
     "Sketches": "recollect.sketching",
     "Trace": "recollect.tracing",
     "capture": "recollect.tracing",
+    "recall": "recollect.recall",
     "trace": "recollect.tracing",
 }
 
@@ -59,16 +61,4 @@ __all__ = [
     "trace",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "recall":
-        return import_module("recollect.recall")
-    if name not in _WHERE:
-        raise AttributeError(f"module 'recollect' has no attribute {name!r}")
-    value = getattr(import_module(_WHERE[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = late_names(__name__, _WHERE, __all__)

@@ -13,9 +13,9 @@ Layers can also be put together by hand: ``infinite.Serial(infinite.Dense(), inf
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from recollect._late import late_names
 from recollect.infinite.activations import (
     Cos,
     Elementwise,
@@ -180,10 +180,4 @@ __all__ = [
     "unfamiliarity",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LATE:
-        raise AttributeError(f"module 'recollect.infinite' has no attribute {name!r}")
-    value = getattr(import_module(_LATE[name]), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__ = late_names(__name__, _LATE, __all__)

@@ -22,8 +22,9 @@ pandas. Names are loaded when first used, so that counting never waits for torch
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from recollect._late import late_names
 
 if TYPE_CHECKING:
     from recollect.recall.attributes import attribute
@@ -94,14 +95,4 @@ __all__ = [
     "why",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_WHERE[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = late_names(__name__, _WHERE, __all__)

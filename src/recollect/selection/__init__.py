@@ -13,8 +13,9 @@ estimator, ``WeightedSubset`` and ``WeightedLoss`` carry the weights into a torc
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from recollect._late import late_names
 
 if TYPE_CHECKING:
     from recollect.selection.chosen import Selection
@@ -64,14 +65,4 @@ __all__ = [
     "margin",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_WHERE[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = late_names(__name__, _WHERE, __all__)

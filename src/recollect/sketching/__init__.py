@@ -6,9 +6,9 @@ tables and skeletons can be read without it.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from recollect._late import late_names
 from recollect.sketching.channel import Channel
 from recollect.sketching.recipe import ModuleEntry, ModuleTable, Recipe, channel_recipe
 from recollect.sketching.skeletons import Skeletons, Structure
@@ -75,8 +75,4 @@ __all__ = [
     "sub_sketches",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+__getattr__, __dir__ = late_names(__name__, _LAZY, __all__)

@@ -55,11 +55,6 @@ class Pictures:
         moved = [t.to(device) for t in (self.train, self.train_label, self.test, self.test_label)]
         return Pictures(self.name, *moved)
 
-    def flat(self) -> Pictures:
-        """Return the pictures as vectors, which spares a dense network's twin all positions."""
-        flat = self.train.flatten(1), self.train_label, self.test.flatten(1), self.test_label
-        return Pictures(self.name, *flat)
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -202,7 +197,7 @@ class Task:
         self, name: str, build: Build, pictures: Pictures, setting: Setting, journal: Journal
     ) -> None:
         self.name, self.build, self.setting, self.journal = name, build, setting, journal
-        self.pictures = pictures.flat() if name == DENSE else pictures
+        self.pictures = pictures
         self.classes = int(pictures.train_label.max()) + 1
         self.twin = infinite.twin(build(8), weight_std=WEIGHT_STD, bias_std=BIAS_STD)
         known = blake2b(repr((build(8), WEIGHT_STD, BIAS_STD)).encode(), digest_size=6)
