@@ -101,14 +101,12 @@ class Plan:
             if not live[i] or node.layer is None:
                 continue
             layer = node.layer
-            wants = _wants_means(layer, [graph.nodes[j] for j in node.inputs])
             for j in node.inputs:
                 source = graph.nodes[j]
                 live[j] = True
                 need = layer.needs_full(cross[i]) if isinstance(layer, Layer) else cross[i]
                 cross[j] |= need and bool(source.places)
-                kinked = isinstance(layer, KINKED)
-                gap[j] |= kinked or gap[i]
+                gap[j] |= isinstance(layer, KINKED) or gap[i]
         for i in range(count - 1, 0, -1):
             node = graph.nodes[i]
             if not live[i] or node.layer is None:
