@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from recollect._seeds import seed_of
+from recollect.studies import pictures
 
 __all__ = ["Task", "digits", "mnist"]
 
@@ -51,15 +52,7 @@ class Task:
 
 def digits(quick: bool) -> Task:
     """Return scikit-learn's digits: 1,400 pictures 8 x 8, 397 to test."""
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise ImportError(
-            'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
-        ) from error
-    found = datasets.load_digits()
-    x = torch.from_numpy(found.images / 16).float()[:, None]
-    y = torch.from_numpy(found.target).long()
+    x, y = pictures.digits()
     order = torch.from_numpy(np.random.default_rng(seed_of(0, "digits")).permutation(len(x)))
     x, y = x[order], y[order]
     return Task(
