@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from recollect._checks import check_integer, check_one_of
 from recollect.generative.borders import UNLABELLED, check_labels
+from recollect.generative.modes import in_eval
 
 __all__ = ["M2"]
 
@@ -251,7 +252,8 @@ class M2(nn.Module, ABC):
         """
         draws = torch.Generator().manual_seed(seed)
         z = torch.randn(len(y), self.latent_dim, generator=draws).to(y.device)
-        return _in_eval(self, lambda: self.p_x(z, y).mean)
+        with in_eval(self):
+            return torch.as_tensor(self.p_x(z, y).mean)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -261,19 +263,6 @@ class M2(nn.Module, ABC):
             x: (B, ...).
             y: (B,) classes; by default the likeliest ones.
         """
-
-        def at_mean() -> Tensor:
+        with in_eval(self):
             classes = self.classify(x) if y is None else y
             return torch.as_tensor(self.p_x(self.q_z(x, classes).mean, classes).mean)
-
-        return _in_eval(self, at_mean)
-
-
-def _in_eval(model: nn.Module, call: Any) -> Tensor:
-    """Call in eval mode and put the mode back."""
-    before = model.training
-    model.eval()
-    try:
-        return torch.as_tensor(call())
-    finally:
-        model.train(before)
