@@ -1,10 +1,10 @@
 """Subset selection: how many labels do the work of all, and who chooses them best.
 
 Handwritten digits (with a folder of data: MNIST, and CIFAR-10 as MobileNetV2 sees it, as well) in
-three pools: as they are; with a fifth of the labels wrong; and unbalanced (classes 0 to 4 six times
-over as near-duplicates, the others cut to 40 %). Two families of models, a logistic regression and
-a small network, are trained on rows chosen by each method in turn, always from the start, and
-judged on clean, balanced pictures kept apart.
+three pools: as they are; with a fifth of the labels wrong; and unbalanced (classes 0 to 4 six
+times over as near-duplicates, the others cut to 40 %). Two families of models, a logistic
+regression and a small network, are trained on rows chosen by each method in turn, always from the
+start, and judged on clean, balanced pictures kept apart.
 
 Shape letters: N pictures of the pool, C classes.
 """
