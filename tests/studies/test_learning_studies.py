@@ -12,7 +12,8 @@ import torch
 pytest.importorskip("sklearn")
 
 from recollect._answers import Answer
-from recollect.studies import continual, vae, vae_tasks
+from recollect.studies import continual, vae, vae_stack, vae_tasks
+from recollect.studies.running import Journal
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,7 @@ def test_only_a_few_labels_are_shown() -> None:
     y = task.shown(3)
     assert torch.equal(torch.bincount(y[y >= 0]), torch.full((10,), 3))
     assert torch.equal(y[y >= 0], task.y[y >= 0])
+    assert not ((y >= 0) & (task.shown(3, draw=1) >= 0)).any()  # another draw, other pictures
     assert len(task.x) == 1400
     assert float(task.x.max()) == 1.0
 
@@ -121,6 +123,27 @@ def test_the_study_of_the_vae_makes_one_table(
         vae.draw(Answer({"part": ["M2"]}), str(tmp_path / "none.svg"))
     tilted = [r for r in found if r["part"].startswith("tilted")]
     assert all("sign turns" in r["measured"] for r in tilted)
+
+
+def test_the_stack_beats_its_rivals_on_the_same_latents(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    task = vae_tasks.digits(True)
+    how = vae_stack.Stack(64, 12, first=40, batch=30, second=20, hidden=32, draws=2)
+
+    def rows() -> dict[str, dict[str, object]]:
+        return {n: find() for n, find in vae_stack.stacked(task, how, Journal(tmp_path, "vae"))}
+
+    with pytest.raises(RuntimeError, match="uses none of its latents"):
+        next(iter(vae_stack.stacked(task, replace(how, first=1), Journal(None, ""))))[1]()
+    found = rows()
+    stack, logistic, along = found.values()
+    assert "1,400 pictures, 397 tested" in str(stack["measured"])
+    assert all(r["seeds"] == 2 and r["accuracy"] > 0.6 for r in found.values())
+    assert stack["ELBO"] != "-"
+    assert logistic["ELBO"] == along["ELBO"] == "-"
+    monkeypatch.setattr(vae_stack, "posterior", None)  # M1 is trained once
+    assert rows()[list(found)[1]]["accuracy"] == logistic["accuracy"]
 
 
 def test_mnist_is_asked_for_kindly(tmp_path: Path) -> None:

@@ -196,18 +196,20 @@ class M2(nn.Module, ABC):
         bounds = self._labelled(x, features, y)
         return (log_q.exp() * (bounds - log_q)).sum(0)
 
-    def loss(self, batch: tuple[Tensor, Tensor], alpha: float = 5.0) -> Tensor:
+    def loss(self, batch: tuple[Tensor, Tensor], alpha: float = 5.0, beta: float = 1.0) -> Tensor:
         r"""Return the objective of a batch of labelled and unlabelled examples, in nats.
 
-        .. math:: -\overline{\mathrm{Lab}} - \overline{\mathrm{U}}
+        .. math:: -\beta\, \overline{\mathrm{Lab}} - \overline{\mathrm{U}}
                   - \alpha\, \overline{\log q(y | x)}
 
         each a mean over its part of the batch; without unlabelled examples the second is left
-        out. The encoder sees both parts together.
+        out. The encoder sees both parts together. The published objective is a sum over all
+        examples: there beta is the share of them that is labelled, and alpha 0.1.
 
         Args:
             batch: examples (B, ...) and labels (B,), -1 where unknown.
             alpha: weight of the classification.
+            beta: weight of the bound of the labelled examples.
 
         Raises:
             ValueError: if no example is labelled.
@@ -223,7 +225,7 @@ class M2(nn.Module, ABC):
         features = self.encoder(x)
         labelled = self._labelled(x[known], features[known], y[known][None]).mean()
         said = F.cross_entropy(self._class_logits(features[known]), y[known])
-        whole = alpha * said - labelled
+        whole = alpha * said - beta * labelled
         if not known.all():
             whole = whole - self._unlabelled(x[~known], features[~known]).mean()
         return torch.as_tensor(whole)
