@@ -86,7 +86,7 @@ def draw_introspection(answer: Answer, path: str) -> None:
                 axes.plot([r["low"], r["high"]], [place, place], color=colour, lw=2)
                 axes.plot(r["estimate"], place, "o", color=colour)
             axes.set_yticks(range(len(mine)), [r["method"] for r in mine])
-            axes.set_title(task)
+            axes.set_title(task, loc="right")  # names on the left are long
         for axes in panels[len(tasks) :]:
             axes.set_axis_off()
 
