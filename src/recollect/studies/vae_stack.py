@@ -50,7 +50,7 @@ class Stack:
     latent: int = 50
     first: int = 20
     batch: int = 200
-    second: int = 32
+    second: int = 64
     hidden: int = 256
     style: int = 4
     draws: int = 3
