@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -68,41 +68,50 @@ def stacked(task: Task, how: Stack, journal: Journal) -> Iterable[tuple[str, Cal
         journal: that M1's latents are kept in.
     """
     told = f"{how.first} + {how.second} epochs"
-    name = f"latents-{len(task.x)}-{how.width}-{how.latent}-{how.first}"
-    once: dict[str, Arrays] = {}
-
-    def known() -> Arrays:
-        if not once:
-            once[name] = journal.arrays(name, partial(_latents, task, how))
-        return once[name]
-
-    rivals = {"logistic regression on M1's latents": _logistic,
-              "labels along neighbours in M1's latents": _spread}  # fmt: skip
-    yield f"M1 + M2, {told}; published 0.967", lambda: _row(task, how, known(), _second)
-    for rival, learn in rivals.items():
-        yield rival, lambda learn=learn: _row(task, how, known(), learn)  # type: ignore[misc]
+    name = f"latents-{len(task.x)}-{how.width}-{how.latent}-{how.first}-{how.batch}"
+    known = cache(partial(journal.arrays, name, partial(_latents, task, how)))
+    learners = {f"M1 + M2, {told}; published 0.967": _second,
+                "logistic regression on M1's latents": _logistic,
+                "labels along neighbours in M1's latents": _spread}  # fmt: skip
+    for setting, learn in learners.items():
+        yield setting, partial(_row, task, how, known, journal, setting, learn)
 
 
-Learner = Callable[[Task, Stack, Tensor, Tensor, Tensor, int], tuple[float, float]]
+Learner = Callable[[Task, Stack, Tensor, Tensor, Tensor, int], tuple[float, float | None]]
 
 
-def _row(task: Task, how: Stack, known: Arrays, learn: Learner) -> Row:
+def _row(
+    task: Task,
+    how: Stack,
+    known: Callable[[], Arrays],
+    journal: Journal,
+    setting: str,
+    learn: Learner,
+) -> Row:
     """Learn from each draw of the labels; return accuracy, and the bound where there is one."""
-    mean, spread, test = (torch.from_numpy(known[k]) for k in ("mean", "spread", "test"))
-    began = time.process_time()
-    found = [learn(task, how, mean, spread, test, draw) for draw in range(how.draws)]
-    spent = (time.process_time() - began) / how.draws
-    right, bounds = np.array(found).T
+    latents = known()
+    mean, spread, test = (torch.from_numpy(latents[k]) for k in ("mean", "spread", "test"))
+
+    def one(draw: int) -> Row:
+        began = time.process_time()
+        right, bound = learn(task, how, mean, spread, test, draw)
+        return {"right": right, "bound": bound, "seconds": time.process_time() - began}
+
+    about = {"setting": setting, "pictures": len(task.x), **asdict(how)}
+    found = [journal.row({**about, "draw": d}, partial(one, d)) for d in range(how.draws)]
+    rows = [r for r in found if r is not None]
+    right, spent = (np.array([r[k] for r in rows]) for k in ("right", "seconds"))
+    bounds = [r["bound"] for r in rows if r["bound"] is not None]
     few = how.draws < 2
     return {
-        "ELBO": "-" if np.isnan(bounds).any() else float(bounds.mean()),
-        "deviation": "-" if few or np.isnan(bounds).any() else float(bounds.std(ddof=1)),
+        "ELBO": float(np.mean(bounds)) if bounds else "-",
+        "deviation": float(np.std(bounds, ddof=1)) if bounds and not few else "-",
         "accuracy": float(right.mean()),
         "accuracy sd": "-" if few else float(right.std(ddof=1)),
         "measured": (
             f"{len(task.x):,} pictures, {len(task.test[0]):,} tested, {mean.shape[1]} of "
-            f"{how.latent} latents used; {float(known['seconds']):.0f} s of one processor core "
-            f"for M1, {spent:.0f} s for each draw of the labels"
+            f"{how.latent} latents used; {float(latents['seconds']):.0f} s of one processor core "
+            f"for M1, {spent.mean():.0f} s for each draw of the labels"
         ),
         "seeds": how.draws,
     }
@@ -132,7 +141,7 @@ def _latents(task: Task, how: Stack) -> Arrays:
 
 def _second(
     task: Task, how: Stack, mean: Tensor, spread: Tensor, test: Tensor, draw: int
-) -> tuple[float, float]:
+) -> tuple[float, float | None]:
     """Train M2 on draws of M1's posterior; return accuracy and bound at its means."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(draw, "M2 on latents"))
@@ -145,18 +154,18 @@ def _second(
 
 def _logistic(
     task: Task, how: Stack, mean: Tensor, spread: Tensor, test: Tensor, draw: int
-) -> tuple[float, float]:
+) -> tuple[float, float | None]:
     """Fit a logistic regression to the labelled latents."""
     from sklearn.linear_model import LogisticRegression
 
     y = task.shown(draw=draw)
     model = LogisticRegression(max_iter=1000).fit(mean[y >= 0], y[y >= 0])
-    return float(model.score(test, task.test[1])), float("nan")
+    return float(model.score(test, task.test[1])), None
 
 
 def _spread(
     task: Task, how: Stack, mean: Tensor, spread: Tensor, test: Tensor, draw: int
-) -> tuple[float, float]:
+) -> tuple[float, float | None]:
     """Let labels spread along the ten nearest neighbours of 10,000 pictures."""
     from sklearn.semi_supervised import LabelSpreading
 
@@ -164,4 +173,4 @@ def _spread(
     rows = torch.cat([torch.nonzero(y >= 0)[:, 0], torch.nonzero(y < 0)[:GRAPH, 0]])
     model = LabelSpreading("knn", n_neighbors=10, alpha=0.99, max_iter=200)
     model.fit(mean[rows], y[rows])
-    return float(model.score(test, task.test[1])), float("nan")
+    return float(model.score(test, task.test[1])), None
