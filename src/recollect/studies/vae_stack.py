@@ -36,7 +36,7 @@ class Stack:
     """How both models are trained.
 
     Attributes:
-        width: of the hidden layers of M1, of which there are two.
+        width: of the hidden layers of M1: two of its encoder, one of its decoder.
         latent: L.
         first: epochs of M1.
         batch: examples of a step, of M1 and of M2.
@@ -50,7 +50,7 @@ class Stack:
     latent: int = 50
     first: int = 20
     batch: int = 200
-    second: int = 64
+    second: int = 32
     hidden: int = 256
     style: int = 4
     draws: int = 3
@@ -122,7 +122,7 @@ def _latents(task: Task, how: Stack) -> Arrays:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(0, "weights of M1"))
         size = task.x[0].numel()
-        first = DenseM2(size, num_classes=1, latent_dim=how.latent, width=how.width, layers=2,
+        first = DenseM2(size, num_classes=1, latent_dim=how.latent, width=how.width,
                         pixels=True)  # fmt: skip
     history = fit(first, task.x.flatten(1), torch.zeros_like(task.y), epochs=how.first,
                   batch_size=0, labelled_size=how.batch, alpha=0.0)  # fmt: skip
