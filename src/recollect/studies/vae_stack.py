@@ -171,6 +171,6 @@ def _spread(
 
     y = task.shown(draw=draw)
     rows = torch.cat([torch.nonzero(y >= 0)[:, 0], torch.nonzero(y < 0)[:GRAPH, 0]])
-    model = LabelSpreading("knn", n_neighbors=10, alpha=0.99, max_iter=200)
+    model = LabelSpreading("knn", n_neighbors=10, alpha=0.99, max_iter=5000)
     model.fit(mean[rows], y[rows])
     return float(model.score(test, task.test[1])), None
