@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from recollect._answers import Answer
 from recollect.sketching import Prior, Sketcher
-from recollect.studies.digit_readers import shuffled_digits
 from recollect.studies.trained_networks import loaders
 from recollect.tracing import Trace, trace
 
@@ -183,7 +182,16 @@ _NETWORKS: dict[str, tuple[int, Callable[[], nn.Sequential]]] = {
 
 def _digits(quick: bool) -> dict[str, Trace]:
     """Train five small networks on digits; return what each saw of the other digits."""
-    pictures, labels = shuffled_digits()
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError(
+            'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
+        ) from error
+    x, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    pictures = torch.from_numpy((x[order] / 16).astype(np.float32))
+    labels = torch.from_numpy(y[order].astype(np.int64))
     found = {}
     for name, (seed, make) in _NETWORKS.items():
         network = _train(make, pictures[:TRAINED], labels[:TRAINED], seed, 8 if quick else 40)

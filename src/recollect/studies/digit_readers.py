@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recollect.studies.pictures import digits
-
 __all__ = ["shuffled_digits", "trained_reader"]
 
 
@@ -20,9 +18,16 @@ def shuffled_digits(seed: int = 0) -> tuple[Tensor, Tensor]:
     Raises:
         ImportError: if scikit-learn is missing.
     """
-    x, y = digits()
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(y)))
-    return x.flatten(1)[order], y[order]
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise ImportError(
+            'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
+        ) from error
+    found = datasets.load_digits()
+    order = np.random.default_rng(seed).permutation(len(found.data))
+    pictures = torch.from_numpy((found.data[order] / 16).astype(np.float32))
+    return pictures, torch.from_numpy(found.target[order].astype(np.int64))
 
 
 def trained_reader(

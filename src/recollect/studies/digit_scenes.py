@@ -110,10 +110,16 @@ class DigitReader:
     """
 
     def __init__(self) -> None:
-        pictures, labels = shuffled_digits()  # says how to install scikit-learn
-        from sklearn.neural_network import MLPClassifier
-
-        x, y = pictures.double().numpy(), labels.numpy()
+        try:
+            from sklearn.datasets import load_digits
+            from sklearn.neural_network import MLPClassifier
+        except ImportError as error:
+            raise ImportError(
+                'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
+            ) from error
+        x, y = load_digits(return_X_y=True)
+        order = np.random.default_rng(0).permutation(len(x))
+        x, y = x[order] / 16, y[order].astype(np.int64)
         self._network = MLPClassifier((64, HIDDEN), max_iter=60, random_state=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it need not have converged

@@ -31,7 +31,6 @@ from recollect._answers import Answer
 from recollect.memory import Memory
 from recollect.sketching import Sketcher
 from recollect.studies.figures import figure
-from recollect.studies.pictures import digits
 from recollect.studies.planted import Planted, plant
 from recollect.tracing import Trace
 
@@ -180,18 +179,21 @@ def _nothing(seed: int) -> Planted:
 
 def _digits(seed: int) -> Planted:
     """Scenes of real handwritten digits; a module is a class, an attribute the 64 pixels."""
-    images, labels = digits()
-    x, target = images.flatten(1).numpy(), labels.numpy()
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    x = (data.data / 16.0).astype(np.float32)
     # Against the mean of its class: what is left is the hand that wrote it.
     for label in range(10):
-        x[target == label] -= x[target == label].mean(0)
+        x[data.target == label] -= x[data.target == label].mean(0)
     rng = np.random.default_rng([5, seed])
     chosen = rng.permutation(len(x))
     fixed = []
-    for _ in range(6):
+    for k in range(6):
         classes = rng.choice(10, 3, replace=False)
         pool = chosen[: len(x) // 5]
-        fixed.append([int(rng.choice(pool[target[pool] == c])) for c in classes])
+        fixed.append([int(rng.choice(pool[data.target[pool] == c])) for c in classes])
+        del k
     kinds = rng.permutation(np.r_[np.repeat(np.arange(6), 40), np.full(500, -1)])
     glance, picture, redrawn = [], [], []
     rest = chosen[len(x) // 5 :]
@@ -205,12 +207,12 @@ def _digits(seed: int) -> Planted:
     pixels = x[rows] + np.array(redrawn, np.float32)[:, None] * rng.standard_normal(
         (len(rows), 64)
     ).astype(np.float32)
-    of = target[rows]
+    of = data.target[rows]
     columns = {
         f"digit {c}": {"attributes": torch.from_numpy(pixels[of == c]), "glance": at[of == c]}
         for c in range(10)
     }
-    named = [tuple(sorted(f"digit {target[i]}" for i in own)) for own in fixed]
+    named = [tuple(sorted(f"digit {data.target[i]}" for i in own)) for own in fixed]
     return Planted(Trace.from_columns(columns, num_glances=len(kinds)), kinds, named)
 
 

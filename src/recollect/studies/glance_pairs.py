@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from recollect.studies.pictures import digits
 from recollect.tracing import Object
 
 __all__ = ["Digits", "Pair", "hand_built", "read_digits"]
@@ -181,14 +180,22 @@ def read_digits(epochs: int) -> Digits:
     Raises:
         ImportError: if scikit-learn is missing.
     """
-    images, target = digits()
-    pictures = images.flatten(1)
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise ImportError(
+            'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
+        ) from error
+    found = datasets.load_digits()
+    pictures = torch.from_numpy((found.data / 16).astype(np.float32))
+    labels = found.target.astype(np.int64)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         hidden = nn.Sequential(nn.Linear(64, 128), nn.ReLU())
         network = nn.Sequential(hidden, nn.Linear(128, 10))
         adam = torch.optim.Adam(network.parameters(), lr=3e-3)
         train = torch.arange(0, len(pictures), 3)
+        target = torch.from_numpy(labels)
         for _ in range(epochs):
             for rows in torch.split(train[torch.randperm(len(train))], 32):
                 loss = nn.functional.cross_entropy(network(pictures[rows]), target[rows])
@@ -209,4 +216,4 @@ def read_digits(epochs: int) -> Digits:
         noise = rng.normal(0, 0.1, (len(numbers), 64)).astype(np.float32)
         return features(pictures[torch.from_numpy(numbers)] + torch.from_numpy(noise))
 
-    return Digits(features(pictures), target.numpy(), look)
+    return Digits(features(pictures), labels, look)

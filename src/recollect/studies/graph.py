@@ -26,7 +26,6 @@ from recollect.memory import Memory
 from recollect.memory.tables import PARTS
 from recollect.sketching import Sketcher
 from recollect.studies.figures import figure
-from recollect.studies.pictures import digits
 from recollect.tracing import Trace
 
 __all__ = ["draw", "study"]
@@ -77,8 +76,10 @@ def study(quick: bool = False, data: str | None = None) -> Answer:
 
 def _scenes(seed: int, redrawn: float, number: int) -> tuple[Trace, IntArray]:
     """Return scenes of four digits, and which repeated picture each holds (-1: none)."""
-    images, labels = digits()
-    x, target = images.flatten(1).numpy(), labels.numpy()
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    x = (data.data / 16.0).astype(np.float32)
     rng = np.random.default_rng([9, seed])
     order = rng.permutation(len(x))
     own, rest = order[:PICTURES], order[PICTURES:]
@@ -95,8 +96,8 @@ def _scenes(seed: int, redrawn: float, number: int) -> tuple[Trace, IntArray]:
     noise = np.where(np.isin(rows, own), redrawn, 0.15).astype(np.float32)[:, None]
     pixels = x[rows] + noise * rng.standard_normal((len(rows), 64)).astype(np.float32)
     for label in range(10):
-        pixels[target[rows] == label] -= x[target == label].mean(0)
-    of = target[rows]
+        pixels[data.target[rows] == label] -= x[data.target == label].mean(0)
+    of = data.target[rows]
     columns = {
         f"digit {c}": {"attributes": torch.from_numpy(pixels[of == c]), "glance": at[of == c]}
         for c in range(10)

@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recollect.studies import pictures
-
 __all__ = ["digits", "mnist"]
 
 
@@ -19,9 +17,16 @@ def digits(seed: int) -> tuple[Tensor, Tensor]:
     Raises:
         ImportError: if scikit-learn is missing.
     """
-    x, y = pictures.digits()
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(y)))
-    return x[order], y[order]
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise ImportError(
+            'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
+        ) from error
+    found = datasets.load_digits()
+    order = np.random.default_rng(seed).permutation(len(found.target))
+    pictures = torch.from_numpy((found.images[order] / 16).astype(np.float32))[:, None]
+    return pictures, torch.from_numpy(found.target[order].astype(np.int64))
 
 
 def mnist(data: Path, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -34,7 +39,7 @@ def mnist(data: Path, count: int, seed: int) -> tuple[Tensor, Tensor]:
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; leave --data out for scikit-learn's digits")
     with np.load(path) as file:
-        found, labels = file["x_train"], file["y_train"]
+        pictures, labels = file["x_train"], file["y_train"]
     rows = np.random.default_rng(seed).permutation(len(labels))[:count]
-    x = torch.from_numpy(found[rows].astype(np.float32) / 255)[:, None]
+    x = torch.from_numpy(pictures[rows].astype(np.float32) / 255)[:, None]
     return x, torch.from_numpy(labels[rows].astype(np.int64))
