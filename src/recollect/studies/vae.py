@@ -311,7 +311,7 @@ def _published(task: Task) -> dict[str, Any]:
 
 def stack(data: str, journal: Journal, task: Task, quick: bool) -> Iterable[Todo]:
     """M1 + M2: a VAE without classes of all pictures, then M2 on its latents."""
-    how = Stack(128, 20, first=5, second=10, draws=1) if quick else STACK
+    how = Stack(256, 20, first=12, batch=50, second=10, draws=1) if quick else STACK
     whole = task if quick else mnist(data, quick, number=60_000)
     for name, find in stacked(whole, how, journal):
         yield "M1 + M2, 100 labels", name, find
