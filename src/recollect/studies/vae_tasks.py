@@ -52,9 +52,7 @@ class Task:
 
 def digits(quick: bool) -> Task:
     """Return scikit-learn's digits: 1,400 pictures 8 x 8, 397 to test."""
-    x, y = pictures.digits()
-    order = torch.from_numpy(np.random.default_rng(seed_of(0, "digits")).permutation(len(x)))
-    x, y = x[order], y[order]
+    x, y = pictures.digits(seed_of(0, "digits"))
     return Task(
         "scikit-learn's digits", x[:1400], y[:1400], (x[1400:], y[1400:]),
         seeds=range(1 if quick else 3), epochs=4 if quick else 10,
