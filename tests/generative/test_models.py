@@ -96,6 +96,9 @@ def test_the_loss_is_the_sum_of_its_parts() -> None:
     right = model.q_y(x[:2]).log_prob(y[:2]).mean()
     assert float(whole) == pytest.approx(float(-labelled - unlabelled - 2 * right), rel=1e-5)
     torch.manual_seed(3)
+    less = model.loss((x, some), alpha=2.0, beta=0.1)
+    assert float(less) == pytest.approx(float(whole + 0.9 * labelled), rel=1e-5)
+    torch.manual_seed(3)
     alone = model.loss((x[:2], y[:2]), alpha=2.0)
     assert float(alone) == pytest.approx(float(-labelled - 2 * right), rel=1e-5)
 

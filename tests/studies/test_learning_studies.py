@@ -12,7 +12,8 @@ import torch
 pytest.importorskip("sklearn")
 
 from recollect._answers import Answer
-from recollect.studies import continual, vae, vae_tasks
+from recollect.studies import continual, vae, vae_stack, vae_tasks
+from recollect.studies.running import Journal
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,7 @@ def test_only_a_few_labels_are_shown() -> None:
     y = task.shown(3)
     assert torch.equal(torch.bincount(y[y >= 0]), torch.full((10,), 3))
     assert torch.equal(y[y >= 0], task.y[y >= 0])
+    assert not ((y >= 0) & (task.shown(3, draw=1) >= 0)).any()  # another draw, other pictures
     assert len(task.x) == 1400
     assert float(task.x.max()) == 1.0
 
@@ -121,6 +123,39 @@ def test_the_study_of_the_vae_makes_one_table(
         vae.draw(Answer({"part": ["M2"]}), str(tmp_path / "none.svg"))
     tilted = [r for r in found if r["part"].startswith("tilted")]
     assert all("sign turns" in r["measured"] for r in tilted)
+
+
+def test_the_stack_and_its_rivals_learn_from_the_same_latents(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = vae_tasks.digits(True)
+    task = replace(whole, x=whole.x[:300], y=whole.y[:300])
+    how = vae_stack.Stack(16, 4, first=1, batch=30, second=15, hidden=32, draws=2)
+    monkeypatch.setattr(vae_stack, "USED", 0.0)
+    with pytest.raises(RuntimeError, match="uses none of its latents"):
+        next(iter(vae_stack.stacked(task, how, Journal(None, ""))))[1]()
+
+    def of_classes(task: vae_tasks.Task, how: vae_stack.Stack) -> dict[str, np.ndarray]:
+        noise = torch.randn(len(task.y), 10, generator=torch.Generator().manual_seed(0))
+        mean = 3 * torch.eye(10)[task.y] + 0.3 * noise
+        test = (3 * torch.eye(10)[task.test[1]]).numpy()
+        spread = np.full((300, 10), 0.1, np.float32)
+        return {"mean": mean.numpy(), "spread": spread, "test": test, "seconds": np.array(7.0)}
+
+    def rows() -> dict[str, dict[str, object]]:
+        return {n: find() for n, find in vae_stack.stacked(task, how, Journal(tmp_path, "vae"))}
+
+    monkeypatch.setattr(vae_stack, "_latents", of_classes)
+    found = rows()
+    assert all(r["seeds"] == 2 and r["accuracy"] > 0.9 for r in found.values())
+    stack, *rivals = found.values()
+    assert "300 pictures, 397 tested, 10 of 4 latents used; 7 s of" in str(stack["measured"])
+    assert stack["ELBO"] != "-"
+    assert all(r["ELBO"] == "-" for r in rivals)
+    # M1 is trained once, and every draw as well.
+    for name in ("fit", "_logistic", "_spread"):
+        monkeypatch.setattr(vae_stack, name, None)
+    assert rows() == found
 
 
 def test_mnist_is_asked_for_kindly(tmp_path: Path) -> None:

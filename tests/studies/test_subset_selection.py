@@ -16,6 +16,7 @@ from recollect.selection import IWeS
 from recollect.studies import selection_pools
 from recollect.studies import subset_selection as study
 from recollect.studies.running import Journal
+from recollect.studies.selection_learners import Convolutional
 
 
 def pictures(n: int = 900) -> tuple[np.ndarray, np.ndarray]:
@@ -47,6 +48,23 @@ def test_a_comparison_has_every_method_and_learns(family: str) -> None:
     assert [r["labels chosen by"] for r in rows] == ["random", "IWeS entropy", "all data"]
     assert all(r[f"{family} @ 280"] > 0.9 for r in rows)
     assert rows[0][f"{family} within 1 point"] in ("40 (10%)", "280 (70%)")
+
+
+def test_many_rows_are_gone_through_as_often_as_few(monkeypatch) -> None:
+    learner = Convolutional(study.make_pool(*pictures(1700), "clean", 0))
+    monkeypatch.setattr(Convolutional, "STEPS", 3)
+    network, sizes = learner.network, []
+
+    def counted() -> torch.nn.Sequential:
+        made = network()
+        made.register_forward_hook(lambda _, given, out: sizes.append(len(out)))
+        return made
+
+    monkeypatch.setattr(learner, "network", counted)
+    for many, steps in ((100, [100] * 3), (600, [512] * 3), (1200, [512] * 6)):
+        sizes.clear()
+        learner.fit(np.arange(many), np.ones(many), 0)
+        assert sizes == steps
 
 
 def test_rows_that_arrive_one_at_a_time() -> None:

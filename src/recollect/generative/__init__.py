@@ -28,6 +28,7 @@ from recollect.generative.similarity import (
     gated_similarity,
     rotate,
 )
+from recollect.generative.stacking import posterior
 from recollect.generative.subspace import Path, Spectrum
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "gated_similarity",
     "glance_columns",
     "gradient_correlation",
+    "posterior",
     "rotate",
     "sweep",
 ]

@@ -25,25 +25,32 @@ def check_images(x: Any, shape: tuple[int, int, int]) -> Tensor:
             f"images must have the shape (B, {', '.join(map(str, shape))}), got "
             f"{tuple(found.shape)}"
         )
-    if found.numel() and not (found.min() >= 0 and found.max() <= 1):
-        raise ValueError(
-            "pixels must lie in [0, 1] for a Bernoulli likelihood (none may be NaN), got "
-            f"{float(found.min()):.4g} to {float(found.max()):.4g}; divide by the largest value"
-        )
+    _check_pixels(found)
     return found
 
 
-def check_vectors(x: Any, size: int) -> Tensor:
-    """Return vectors (B, d), finite, or refuse them.
+def _check_pixels(x: Tensor) -> None:
+    """Refuse numbers that are no chances."""
+    if x.numel() and not (x.min() >= 0 and x.max() <= 1):
+        raise ValueError(
+            "pixels must lie in [0, 1] for a Bernoulli likelihood (none may be NaN), got "
+            f"{float(x.min()):.4g} to {float(x.max()):.4g}; divide by the largest value"
+        )
+
+
+def check_vectors(x: Any, size: int, *, pixels: bool = False) -> Tensor:
+    """Return vectors (B, d), finite and as ``pixels`` in [0, 1], or refuse them.
 
     Raises:
         TypeError: if they are no floating-point tensor.
-        ValueError: if the shape differs, or a number is not finite.
+        ValueError: if the shape differs, or a number is out of range.
     """
     found = _floating(x, "vectors")
     if found.ndim != 2 or found.shape[1] != size:
         raise ValueError(f"vectors must have the shape (B, {size}), got {tuple(found.shape)}")
-    if not torch.isfinite(found).all():
+    if pixels:
+        _check_pixels(found)
+    elif not torch.isfinite(found).all():
         raise ValueError("vectors must be finite, got NaN or infinity")
     return found
 

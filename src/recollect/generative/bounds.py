@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from recollect._checks import check_integer, check_one_of
 from recollect.generative.borders import UNLABELLED, check_labels
+from recollect.generative.modes import in_eval
 
 __all__ = ["M2"]
 
@@ -195,18 +196,20 @@ class M2(nn.Module, ABC):
         bounds = self._labelled(x, features, y)
         return (log_q.exp() * (bounds - log_q)).sum(0)
 
-    def loss(self, batch: tuple[Tensor, Tensor], alpha: float = 5.0) -> Tensor:
+    def loss(self, batch: tuple[Tensor, Tensor], alpha: float = 5.0, beta: float = 1.0) -> Tensor:
         r"""Return the objective of a batch of labelled and unlabelled examples, in nats.
 
-        .. math:: -\overline{\mathrm{Lab}} - \overline{\mathrm{U}}
+        .. math:: -\beta\, \overline{\mathrm{Lab}} - \overline{\mathrm{U}}
                   - \alpha\, \overline{\log q(y | x)}
 
         each a mean over its part of the batch; without unlabelled examples the second is left
-        out. The encoder sees both parts together.
+        out. The encoder sees both parts together. The published objective is a sum over all
+        examples: there beta is the share of them that is labelled, and alpha 0.1.
 
         Args:
             batch: examples (B, ...) and labels (B,), -1 where unknown.
             alpha: weight of the classification.
+            beta: weight of the bound of the labelled examples.
 
         Raises:
             ValueError: if no example is labelled.
@@ -222,7 +225,7 @@ class M2(nn.Module, ABC):
         features = self.encoder(x)
         labelled = self._labelled(x[known], features[known], y[known][None]).mean()
         said = F.cross_entropy(self._class_logits(features[known]), y[known])
-        whole = alpha * said - labelled
+        whole = alpha * said - beta * labelled
         if not known.all():
             whole = whole - self._unlabelled(x[~known], features[~known]).mean()
         return torch.as_tensor(whole)
@@ -251,7 +254,8 @@ class M2(nn.Module, ABC):
         """
         draws = torch.Generator().manual_seed(seed)
         z = torch.randn(len(y), self.latent_dim, generator=draws).to(y.device)
-        return _in_eval(self, lambda: self.p_x(z, y).mean)
+        with in_eval(self):
+            return torch.as_tensor(self.p_x(z, y).mean)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -261,19 +265,6 @@ class M2(nn.Module, ABC):
             x: (B, ...).
             y: (B,) classes; by default the likeliest ones.
         """
-
-        def at_mean() -> Tensor:
+        with in_eval(self):
             classes = self.classify(x) if y is None else y
             return torch.as_tensor(self.p_x(self.q_z(x, classes).mean, classes).mean)
-
-        return _in_eval(self, at_mean)
-
-
-def _in_eval(model: nn.Module, call: Any) -> Tensor:
-    """Call in eval mode and put the mode back."""
-    before = model.training
-    model.eval()
-    try:
-        return torch.as_tensor(call())
-    finally:
-        model.train(before)

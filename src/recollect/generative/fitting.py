@@ -63,10 +63,12 @@ def fit(
     x: Tensor,
     y: Tensor,
     *,
+    spread: Tensor | None = None,
     epochs: int = 10,
     batch_size: int = 64,
     labelled_size: int | None = None,
     alpha: float = 5.0,
+    beta: float = 1.0,
     lr: float = 1e-3,
     optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
     test: tuple[Tensor, Tensor] | None = None,
@@ -81,11 +83,15 @@ def fit(
         model: trained in place.
         x: (N, ...) examples.
         y: (N,) labels, -1 where unknown.
+        spread: (N, ...) standard deviations of examples that are known as normal distributions,
+            such as the latents of another model (``posterior``): they are drawn anew every time
+            that they are taken. None: they are what they are.
         epochs: passes over the examples.
         batch_size: unlabelled examples of a step; 0 takes no unlabelled ones.
         labelled_size: labelled examples of a step, drawn in turn; None: ``batch_size``, or as many
             as there are.
         alpha: weight of the classification, see ``M2.loss``.
+        beta: weight of the bound of labelled examples, see ``M2.loss``.
         lr: of Adam.
         optimizer: parameters -> another optimiser.
         test: examples and labels kept apart, on which each epoch is judged.
@@ -97,7 +103,7 @@ def fit(
 
     Raises:
         TypeError: if labels are no integers.
-        ValueError: if no example is labelled, or labels do not fit.
+        ValueError: if no example is labelled, or labels or spreads do not fit.
         RuntimeError: if the loss is no longer finite.
 
     Example:
@@ -110,6 +116,11 @@ def fit(
     check_integer("epochs", epochs, minimum=1)
     check_integer("batch_size", batch_size, minimum=0)
     x = model.check_input(x)
+    if spread is not None and (spread.shape != x.shape or not (spread >= 0).all()):
+        raise ValueError(
+            f"spread must hold deviations (at least 0) of the shape of the examples, "
+            f"{tuple(x.shape)}, got {tuple(spread.shape)}"
+        )
     y = check_labels(y, len(x), model.num_classes, missing=True)
     known = _known(y, model.num_classes)
     few = min(len(known), max(1, batch_size) if labelled_size is None else labelled_size)
@@ -126,8 +137,11 @@ def fit(
         for epoch in range(1, epochs + 1):
             began, total = time.process_time(), 0.0
             model.train()
-            for batch in _batches(x, y, steps, batch_size, few, turn):
-                total += _step(model, batch, alpha, made)
+            for rows, labels in _batches(y, steps, batch_size, few, turn):
+                taken = x[rows]
+                if spread is not None:
+                    taken = taken + spread[rows] * torch.randn_like(taken)
+                total += _step(model, (taken, labels), made, alpha, beta)
                 schedule.step()
                 number += 1
                 if after_step is not None:
@@ -155,14 +169,14 @@ def _known(y: Tensor, classes: int) -> Tensor:
 
 
 def _batches(
-    x: Tensor, y: Tensor, steps: int, batch_size: int, few: int, turn: _Turns
+    y: Tensor, steps: int, batch_size: int, few: int, turn: _Turns
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of one pass: labelled examples in turn, then all, their labels hidden."""
-    order = torch.randperm(len(x))
+    """Yield rows and labels of one pass: labelled ones in turn, then all, their labels hidden."""
+    order = torch.randperm(len(y))
     for step in range(steps):
         rows, some = order[step * batch_size : (step + 1) * batch_size], turn.take(few)
         hidden = torch.full((len(rows),), UNLABELLED, dtype=torch.int64)
-        yield torch.cat([x[some], x[rows]]), torch.cat([y[some], hidden])
+        yield torch.cat([some, rows]), torch.cat([y[some], hidden])
 
 
 def _falling(steps: int) -> Callable[[int], float]:
@@ -173,11 +187,15 @@ def _falling(steps: int) -> Callable[[int], float]:
 
 
 def _step(
-    model: M2, batch: tuple[Tensor, Tensor], alpha: float, optimizer: torch.optim.Optimizer
+    model: M2,
+    batch: tuple[Tensor, Tensor],
+    optimizer: torch.optim.Optimizer,
+    alpha: float,
+    beta: float,
 ) -> float:
     """Take one step; return the loss."""
     optimizer.zero_grad()
-    loss = model.loss(batch, alpha)
+    loss = model.loss(batch, alpha, beta)
     if not torch.isfinite(loss):
         raise RuntimeError(
             f"the loss is {loss.item()}: training has diverged; take a smaller lr, or check the "

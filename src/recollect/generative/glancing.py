@@ -16,6 +16,7 @@ from torch import Tensor
 
 from recollect._checks import check_integer
 from recollect.generative.bounds import M2
+from recollect.generative.modes import in_eval
 
 __all__ = ["glance_columns"]
 
@@ -66,12 +67,8 @@ def glance_columns(
     said = tuple(names) if names is not None else tuple(f"class {k}" for k in range(classes))
     if len(set(said)) != classes:
         raise ValueError(f"names must be {classes} different names, one a class, got {said}")
-    before = model.training
-    model.eval()
-    try:
+    with in_eval(model):
         parts = [_part(model, some, top) for some in torch.split(model.check_input(x), chunk)]
-    finally:
-        model.train(before)
     latents, member, weight = (torch.cat(column) for column in zip(*parts, strict=True))
     return {
         "class": {

@@ -108,7 +108,7 @@ class ConvM2(M2):
 
 
 class DenseM2(M2):
-    """M2 for vectors, with dense layers: the upper half of the published stack M1+M2.
+    """M2 for vectors, with dense layers: both halves of the published stack M1+M2.
 
     Args:
         size: d, numbers of a vector.
@@ -117,6 +117,8 @@ class DenseM2(M2):
         class_embedding_dim: D.
         width: of the hidden layers.
         layers: hidden layers of encoder and of decoder.
+        pixels: whether the numbers are pixels in [0, 1], each the chance of a Bernoulli variable,
+            instead of real numbers with normal errors.
         onehot: fixed one-hot classes instead of a learned embedding.
         decode_chunk: see ``M2``.
         classes_summed: see ``M2``.
@@ -141,6 +143,7 @@ class DenseM2(M2):
         *,
         width: int = 128,
         layers: int = 1,
+        pixels: bool = False,
         onehot: bool = False,
         decode_chunk: str = "all",
         classes_summed: int | None = None,
@@ -150,18 +153,23 @@ class DenseM2(M2):
         check_integer("layers", layers, minimum=1)
         super().__init__(
             _dense([size, *[width] * layers]),
-            nn.Sequential(_dense([sum(sizes), *[width] * layers]), nn.Linear(width, 2 * size)),
+            nn.Sequential(
+                _dense([sum(sizes), *[width] * layers]),
+                nn.Linear(width, size if pixels else 2 * size),
+            ),
             width, num_classes, *sizes, onehot, width, decode_chunk,
             classes_summed,
         )  # fmt: skip
-        self.size = size
+        self.size, self.pixels = size, bool(pixels)
 
     def check_input(self, x: Any) -> Tensor:
-        """Return finite vectors (B, d), or refuse them."""
-        return check_vectors(x, self.size)
+        """Return vectors (B, d), finite or in [0, 1], or refuse them."""
+        return check_vectors(x, self.size, pixels=self.pixels)
 
     def likelihood(self, out: Tensor) -> Distribution:
-        """Return diagonal normals of means and raw spreads (B, 2 d)."""
+        """Return Bernoulli pixels of logits (B, d), or normals of means and spreads (B, 2 d)."""
+        if self.pixels:
+            return Independent(Bernoulli(logits=out, validate_args=False), 1)
         mean, spread = out.chunk(2, -1)
         return Independent(Normal(mean, F.softplus(spread) + 1e-3, validate_args=False), 1)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recollect.generative.bounds import M2
+from recollect.generative.modes import in_eval
 
 __all__ = ["class_similarity", "context_similarity", "gated_similarity", "rotate"]
 
@@ -50,7 +51,8 @@ def context_similarity(
         True
     """
     _check_classes(model, a, b)
-    logits = _eval(model, lambda: torch.stack([model(t(x)) for t in transforms]))  # (T, B, K)
+    with in_eval(model):
+        logits = torch.stack([model(t(x)) for t in transforms])  # (T, B, K)
     return (logits[..., a] - logits[..., b]).mean(1)
 
 
@@ -67,7 +69,8 @@ def gated_similarity(model: M2, x: Tensor, a: int, b: int) -> Tensor:
         ValueError: if a or b is no class.
     """
     _check_classes(model, a, b)
-    u = _eval(model, lambda: model.class_query(model.encoder(model.check_input(x))))
+    with in_eval(model):
+        u = model.class_query(model.encoder(model.check_input(x)))
     e = model.classes.weight
     return F.cosine_similarity(u * e[a], u * e[b], dim=1)
 
@@ -105,12 +108,3 @@ def _check_classes(model: M2, *classes: int) -> None:
     for c in classes:
         if not 0 <= c < model.num_classes:
             raise ValueError(f"classes are 0..{model.num_classes - 1}, got {c}")
-
-
-def _eval(model: M2, call: Callable[[], Tensor]) -> Tensor:
-    before = model.training
-    model.eval()
-    try:
-        return call()
-    finally:
-        model.train(before)

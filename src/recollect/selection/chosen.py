@@ -104,15 +104,13 @@ class Selection:
         >>> one.then(Selection(np.array([2]), np.full(1, 3.0), None, None, 8)).weights
         array([1., 3.])
         """
-        joined = [
-            None if a is None or b is None else np.concatenate([a, b])
-            for a, b in [(self.probabilities, later.probabilities)]
-        ]
+        one, other = self.probabilities, later.probabilities
+        joined = None if one is None or other is None else np.concatenate([one, other])
         return replace(
             self,
             indices=np.concatenate([self.indices, later.indices]),
             weights=np.concatenate([self.weights, later.weights]),
-            probabilities=joined[0],
+            probabilities=joined,
             inclusion=None,
             passes=self.passes + later.passes,
         )

@@ -86,7 +86,7 @@ def draw_introspection(answer: Answer, path: str) -> None:
                 axes.plot([r["low"], r["high"]], [place, place], color=colour, lw=2)
                 axes.plot(r["estimate"], place, "o", color=colour)
             axes.set_yticks(range(len(mine)), [r["method"] for r in mine])
-            axes.set_title(task)
+            axes.set_title(task, loc="right")  # names on the left are long
         for axes in panels[len(tasks) :]:
             axes.set_axis_off()
 
@@ -109,9 +109,11 @@ def draw_selection(answer: Answer, path: str) -> None:
         for family in families
         if any(r["pool"] == pool and r[family + ends] != "-" for r in rows)
     ]
-    across = min(2, len(shown))
+    many = len(shown) > 6  # then three pools of a source, for two families, in one row
+    across = min(6 if many else 2, len(shown))
     down = -(-len(shown) // across)
-    with figure(path, width=4.2 * across + 2.4, height=2.8 * down) as drawn:
+    wide = 3.1 if many else 4.2
+    with figure(path, width=wide * across + 2.4, height=2.8 * down) as drawn:
         panels = drawn.subplots(down, across, squeeze=False).ravel()
         for axes, (pool, family) in zip(panels, shown, strict=False):
             mine = [r for r in rows if r["pool"] == pool]
@@ -122,7 +124,7 @@ def draw_selection(answer: Answer, path: str) -> None:
                 else:
                     style = "-" if "IWeS" in r["labels chosen by"] else "--"
                     axes.plot(sizes, found, style, color=colour, label=r["labels chosen by"])
-            axes.set_title(f"{pool}: {family}")
+            axes.set_title(f"{pool}:\n{family}" if many else f"{pool}: {family}")
             axes.set_xlabel("labels")
         for axes in panels[len(shown) :]:
             axes.set_axis_off()

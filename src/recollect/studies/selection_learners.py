@@ -56,7 +56,7 @@ class Logistic:
 class Convolutional:
     """Two convolutions, and a linear layer."""
 
-    STEPS = 80
+    STEPS, BATCH = 80, 512
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -64,7 +64,7 @@ class Convolutional:
         self.y = torch.from_numpy(pool.labels)
 
     def fit(self, rows: Ints, weights: Any, seed: int) -> nn.Sequential:
-        """Train on weighted rows, all of them at every step (at most 512)."""
+        """Train on weighted rows, all of them at every step; many in batches, as many passes."""
         x, y = self.x[rows], self.y[rows]
         w = torch.from_numpy(np.asarray(weights)).float()
         loss = WeightedLoss(nn.CrossEntropyLoss(reduction="none"))
@@ -72,8 +72,9 @@ class Convolutional:
             torch.manual_seed(seed)
             model = self.network()
             optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-            for _ in range(self.STEPS):
-                some = torch.randperm(len(x))[:512] if len(x) > 512 else slice(None)
+            for _ in range(self.STEPS * max(1, len(x) // self.BATCH)):
+                many = len(x) > self.BATCH
+                some = torch.randperm(len(x))[: self.BATCH] if many else slice(None)
                 optimizer.zero_grad()
                 loss(model(x[some]), y[some], w[some]).backward()
                 optimizer.step()

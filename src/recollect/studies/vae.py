@@ -10,7 +10,7 @@ Shape letters: N pictures, D numbers of a class embedding, P of a position embed
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,12 +23,10 @@ from recollect._seeds import seed_of
 from recollect.generative import (
     M2,
     ConvM2,
-    DenseM2,
     Path,
     context_similarity,
     decoder_dependence,
     decoder_jacobian,
-    evaluate,
     fit,
     gradient_correlation,
     rotate,
@@ -36,6 +34,7 @@ from recollect.generative import (
 )
 from recollect.studies.learning_figures import draw_vae as draw
 from recollect.studies.running import Journal
+from recollect.studies.vae_stack import STACK, Stack, stacked
 from recollect.studies.vae_tasks import Task, digits, mnist
 
 __all__ = ["compare", "draw", "study"]
@@ -69,10 +68,11 @@ def study(quick: bool = False, data: str | None = None, *, keep: str | None = No
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    journal = Journal(keep, "vae")
     try:
         if data is not None:
             task = mnist(data, quick)
-            parts: tuple[Part, ...] = (published, stack, tilt)
+            parts: tuple[Part, ...] = (published, partial(stack, data, journal), tilt)
             parts = parts if quick else (*parts, placement, class_dimension)
         else:
             task = digits(quick)
@@ -80,7 +80,6 @@ def study(quick: bool = False, data: str | None = None, *, keep: str | None = No
                 placement, batches, class_dimension, tilt, position_dimension, width, subspace,
             )  # fmt: skip
         rows = []
-        journal = Journal(keep, "vae")
         about = {"task": task.name, "seeds": len(task.seeds), "epochs": task.epochs}
         for part, setting, find in (todo for each in parts for todo in each(task, quick)):
             found = journal.row({"part": part, "setting": setting, **about}, find)
@@ -310,55 +309,12 @@ def _published(task: Task) -> dict[str, Any]:
     return row(runs, _budget(task, np.mean([r["history"][-1].seconds for r in runs])))
 
 
-def stack(task: Task, quick: bool) -> Iterable[Todo]:
-    """M1 + M2: a VAE without classes, then M2 on its latents."""
-    yield "M1 + M2, 100 labels", "published 0.967", partial(_stacked, task)
-
-
-def _stacked(task: Task) -> dict[str, Any]:
-    """Train the stack with every seed."""
-    runs, spent = zip(*[stacked(task, seed) for seed in task.seeds], strict=True)
-    return row(runs, _budget(task, np.mean(spent)))
-
-
-def stacked(task: Task, seed: int, latent: int = 32, noise: float = 0.4) -> tuple[Any, float]:
-    """Train M1 on pictures, then M2 on its latents; return what it came to, and seconds.
-
-    M2 sees posterior means, scaled to deviation 1, three times over with noise: without any it
-    overfits them, and with as much as the posterior has it learns less.
-    """
-    torch.manual_seed(seed_of(seed, "weights of M1"))
-    keys = {**task.model, "num_classes": 1, "latent_dim": latent, "classes_summed": None}
-    first = ConvM2(**keys, norm_encoder="batch", norm_decoder="batch")
-    none = torch.zeros_like(task.y)
-    early = fit(first, task.x, none, epochs=task.epochs, batch_size=0, labelled_size=50,
-                alpha=0.0, lr=2e-3, seed=seed)  # fmt: skip
-    torch.manual_seed(seed_of(seed, "M2 on latents"))
-    x, test = (latents(first, v) for v in (task.x, task.test[0]))
-    middle, spread = x.mean(0), x.std(0) + 1e-3
-    x, test = (x - middle) / spread, (test - middle) / spread
-    second = DenseM2(latent, width=256, latent_dim=16)
-    late = fit(second, torch.cat([x + noise * torch.randn_like(x) for _ in range(3)]),
-               task.shown().repeat(3), epochs=6, batch_size=100, labelled_size=100, alpha=20.0,
-               lr=2e-3, seed=seed)  # fmt: skip
-    judged = evaluate(second, test, task.test[1])
-    share = {"history": [_Shown(judged)], "elbo": judged.elbo, "accuracy": judged.accuracy}
-    return share, early[-1].seconds + late[-1].seconds
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """Stands for the only epoch that was judged."""
-
-    judged: Any
-
-
-@torch.no_grad()
-def latents(model: ConvM2, x: Tensor, chunk: int = 500) -> Tensor:
-    """Return posterior means (N, L) of a model with one class."""
-    parts = [x[i : i + chunk] for i in range(0, len(x), chunk)]
-    none = [torch.zeros(len(part), dtype=torch.int64) for part in parts]
-    return torch.cat([model.q_z(p, n).mean for p, n in zip(parts, none, strict=True)])
+def stack(data: str, journal: Journal, task: Task, quick: bool) -> Iterable[Todo]:
+    """M1 + M2: a VAE without classes of all pictures, then M2 on its latents."""
+    how = Stack(256, 20, first=12, batch=50, second=10, draws=1) if quick else STACK
+    whole = task if quick else mnist(data, quick, number=60_000)
+    for name, find in stacked(whole, how, journal):
+        yield "M1 + M2, 100 labels", name, find
 
 
 def _budget(task: Task, seconds: Any) -> str:

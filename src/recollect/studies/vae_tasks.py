@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from recollect._seeds import seed_of
+from recollect.studies import pictures
 
 __all__ = ["Task", "digits", "mnist"]
 
@@ -40,28 +41,18 @@ class Task:
     model: Mapping[str, Any] = field(default_factory=dict)
     fitting: Mapping[str, Any] = field(default_factory=dict)
 
-    def shown(self, each: int = 10) -> Tensor:
-        """Return labels (N,), -1 but for the first few of each class."""
+    def shown(self, each: int = 10, draw: int = 0) -> Tensor:
+        """Return labels (N,), -1 but for a few of each class: the first, the next, ... ones."""
         y = torch.full_like(self.y, -1)
         for c in range(10):
-            rows = torch.nonzero(self.y == c)[:each, 0]
+            rows = torch.nonzero(self.y == c)[draw * each : (draw + 1) * each, 0]
             y[rows] = c
         return y
 
 
 def digits(quick: bool) -> Task:
     """Return scikit-learn's digits: 1,400 pictures 8 x 8, 397 to test."""
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise ImportError(
-            'this study reads scikit-learn\'s digits: pip install "recollect[demo]"'
-        ) from error
-    found = datasets.load_digits()
-    x = torch.from_numpy(found.images / 16).float()[:, None]
-    y = torch.from_numpy(found.target).long()
-    order = torch.from_numpy(np.random.default_rng(seed_of(0, "digits")).permutation(len(x)))
-    x, y = x[order], y[order]
+    x, y = pictures.digits(seed_of(0, "digits"))
     return Task(
         "scikit-learn's digits", x[:1400], y[:1400], (x[1400:], y[1400:]),
         seeds=range(1 if quick else 3), epochs=4 if quick else 10,
@@ -70,8 +61,8 @@ def digits(quick: bool) -> Task:
     )  # fmt: skip
 
 
-def mnist(folder: str, quick: bool) -> Task:
-    """Return MNIST: 10,000 pictures 28 x 28 (quick: 4,000), 2,000 to test (all 10,000).
+def mnist(folder: str, quick: bool, number: int = 10_000) -> Task:
+    """Return MNIST: some pictures 28 x 28 (quick: 4,000), all 10,000 to test (quick: 2,000).
 
     Raises:
         FileNotFoundError: if the folder holds no ``mnist/mnist.npz``.
@@ -83,7 +74,7 @@ def mnist(folder: str, quick: bool) -> Task:
             "x_test, y_test), or leave it out"
         )
     draws = np.random.default_rng(seed_of(0, "mnist"))
-    some, tested = (4000, 2000) if quick else (10_000, 10_000)
+    some, tested = (4000, 2000) if quick else (number, 10_000)
     with np.load(file) as found:
         parts = []
         for kind, count in (("train", some), ("test", tested)):
