@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("sklearn")
 
 from recollect._answers import Answer
-from recollect.studies import daft, frr, locoprop, photo_domains, pictures, second_order
+from recollect.studies import daft, frr, photo_domains, pictures
 from recollect.studies import training_for_memory as memory
 from recollect.training import Attack, DAFTConfig, leave_one_domain_out
 
@@ -237,16 +237,3 @@ def test_tables_become_bars(tmp_path: Path) -> None:
     assert "unseen" in drawn
     with pytest.raises(ValueError, match=r"written as \.svg or \.png"):
         daft.draw(answer, str(tmp_path / "bars.pdf"))
-
-
-def test_second_order_rivals_are_told_when_missing() -> None:
-    there = second_order.installed()
-    rows = [{"compared at": "equal batches", "method": m, "train": t, "seconds": 1.0}
-            for m, t in (("LocoProp-M, gamma 50", 3.0), ("LocoProp-M, gamma 50, tenths", 3.5),
-                         ("RMSProp", 5.0), ("K-FAC", 2.0), ("Shampoo", 4.0))]  # fmt: skip
-    (note,) = locoprop._against_second_order(rows)
-    if all(there.values()):
-        assert note.startswith("behind K-FAC, the better of K-FAC and Shampoo: LocoProp-M +1.00")
-    else:
-        assert note.startswith("second-order rivals left out, for want of")
-        assert "K-FAC" not in second_order.rivals() or there["curvlinops"]
