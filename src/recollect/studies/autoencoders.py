@@ -157,7 +157,7 @@ def train(
                     schedule.step()
         seconds = _clock() - start
         losses = {name: _whole_loss(model, part.to(device)) for name, part in task.parts.items()}
-    except (FloatingPointError, torch.linalg.LinAlgError):
+    except (FloatingPointError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
         seconds = _clock() - start
     return {**losses, "seconds": seconds, "epochs": epochs}
 

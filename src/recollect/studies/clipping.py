@@ -29,7 +29,7 @@ from recollect.studies.reading import (
     train,
     unigram,
 )
-from recollect.studies.running import Journal
+from recollect.studies.running import Journal, gathered
 
 __all__ = ["GRIDS", "METHODS", "draw", "study", "tuned"]
 
@@ -64,10 +64,9 @@ def _standard_sgd(steps: int, lr: float) -> Method:
 
 
 def _clipped(steps: int, lr: float, decay: float, head: float) -> Method:
-    """Clipped SGD for body and head; ``decay`` is that of 600 steps: what is kept is their product.
+    """Clipped SGD for body and head; ``decay`` is that of 600 steps.
 
-    A network that is trained for longer needs the equilibrium, which takes 1 / (lr decay) steps,
-    no sooner.
+    With more steps it is smaller, so that as many times 1 / (lr decay) fit into the training.
     """
     shorter = TUNED_STEPS / steps
     last = sgd(head, 1e-3 * shorter, 2.0)
@@ -146,13 +145,9 @@ def study(quick: bool = False, data: str | None = None, *, keep: str | None = No
     """
     has_rivals = find_spec("pytorch_optimizer") is not None
     texts = [read_text(data)] if data is None else [read_text(data), read_text(data, "wikitext2")]
-    rows = []
-    notes = [] if has_rivals else [f"left out, for want of pytorch_optimizer: {RIVALS}"]
-    try:
-        for row in _rows(texts, quick, has_rivals, Journal(keep, "clipping")):
-            rows.append(row)
-    except KeyboardInterrupt:
-        notes.append("broken off: rows are missing")
+    rows, notes = gathered(_rows(texts, quick, has_rivals, Journal(keep, "clipping")))
+    if not has_rivals:
+        notes.append(f"left out, for want of pytorch_optimizer: {RIVALS}")
     names = dict.fromkeys(k for row in rows for k in row)
     return Answer(
         {k: [r.get(k, "") for r in rows] for k in names},

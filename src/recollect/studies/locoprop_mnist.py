@@ -18,7 +18,7 @@ import torch
 
 from recollect._answers import Answer
 from recollect.studies.autoencoders import STEPS, Build, Task, local, mnist, rmsprop, train
-from recollect.studies.running import Journal
+from recollect.studies.running import Journal, gathered
 from recollect.studies.second_order import KFAC, behind_second_order, installed, shampoo, soap
 
 __all__ = ["METHODS", "Method", "study"]
@@ -54,8 +54,8 @@ def _torch(kind: Callable[..., torch.optim.Optimizer], **fixed: Any) -> Callable
     return lambda lr: lambda model: kind(model.parameters(), lr=lr, **fixed)
 
 
-def _kfac(lr: float, damping: float) -> Build:
-    return lambda model: KFAC(model, lr, damping)
+def _kfac(lr: float, damping: float, kl: float = 0.3) -> Build:
+    return lambda model: KFAC(model, lr, damping, kl=kl)
 
 
 def _rates(*rates: float) -> tuple[Setting, ...]:
@@ -71,8 +71,10 @@ METHODS = {
     method.name: method
     for method in (
         Method("RMSProp", rmsprop, _rates(1e-4, 3e-4, 1e-3, 3e-3)),
-        Method("K-FAC", _kfac, _pairs("damping", (0.1, 1e-3), (0.3, 1e-3), (0.3, 3e-3),
-                                      (1.0, 1e-3))),
+        # Two dials and a bound of their own: two settings more than the others.
+        Method("K-FAC", _kfac, (*_pairs("damping", (0.3, 1e-3), (0.3, 3e-3), (0.3, 1e-2),
+                                        (1.0, 3e-3), (1.0, 1e-2)),
+                                {"lr": 1.0, "damping": 3e-3, "kl": 3.0})),
         Method("Shampoo", shampoo, _rates(2.5e-3, 5e-3, 1e-2, 2e-2)),
         Method(TENTHS, partial(local, "M", share=1 / STEPS), LOCAL),
         Method(WHOLE, partial(local, "M"), tuned_as=TENTHS),
@@ -103,13 +105,10 @@ def study(data: str, quick: bool = False, keep: str | None = None) -> Answer:
         FileNotFoundError: if a file is missing.
     """
     bench = Bench(mnist(data, 1 if quick else 10), Journal(keep, "locoprop-mnist"), quick)
+    found, notes = gathered(bench.runs())
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    notes = []
-    try:
-        for row, run in bench.runs():
-            rows.setdefault(row, []).append(run)
-    except KeyboardInterrupt:
-        notes.append("broken off: rows and seeds are missing")
+    for row, run in found:
+        rows.setdefault(row, []).append(run)
     return _answer(bench.task, rows, notes)
 
 
@@ -129,7 +128,9 @@ class Bench:
         wanted = BAR if quick else tuple(METHODS)
         self.methods = [METHODS[name] for name in wanted if name not in left_out]
 
-    def run(self, method: Method, setting: Setting, seed: int, epochs: int, repeats: int = 1) -> Any:
+    def run(
+        self, method: Method, setting: Setting, seed: int, epochs: int, repeats: int = 1
+    ) -> Any:
         """Return one run: losses, seconds, setting."""
         about = {"task": self.task.name, "method": method.name, "setting": setting,
                  "seed": seed, "epochs": epochs, "repeats": repeats}  # fmt: skip
