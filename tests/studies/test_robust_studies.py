@@ -130,19 +130,36 @@ def test_daft_settings_share_no_picture_with_what_is_judged() -> None:
     assert (daft._patched(x, torch.Generator().manual_seed(0)) == x).float().mean() > 0.8
 
 
-def test_daft_study_has_every_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+def test_daft_study_has_every_method_and_keeps_its_seeds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[int] = []
+    broken: list[int] = []
 
-    def one_seed(seed, readings, budget, far, photos):
+    def one_seed(
+        seed: int,
+        readings: dict[str, DAFTConfig],
+        budget: daft.Budget,
+        far: object,
+        photos: object,
+    ) -> dict[str, dict[str, float]]:
+        if seed == 2 and not broken:
+            broken.append(seed)
+            raise KeyboardInterrupt
         seen.append(seed)
         row = {"unseen": 0.5 + seed / 100, "sources": 0.9}
         return dict.fromkeys([*readings, daft.CHOSEN], row)
 
     monkeypatch.setattr(daft, "_one_seed", one_seed)
-    answer = daft.study()
+    answer = studies.run("daft", keep=str(tmp_path))
+    assert answer["unseen"][0] == pytest.approx(0.505)
+    assert "2 seed(s)" in answer.title
+    assert "broken off" in answer.notes[-1]
+    answer = studies.run("daft", keep=str(tmp_path))
     assert seen == [0, 1, 2, 3, 4]
     assert answer["method"] == [*daft.READINGS, daft.CHOSEN]
     assert answer["unseen"][0] == pytest.approx(0.52)
+    assert answer["deviation"][0] == pytest.approx(0.0158, abs=1e-4)
 
 
 def made_photographs(pets: int = 8, streets: int = 30) -> photo_domains.Photographs:
