@@ -26,7 +26,10 @@ def task(epochs: int = 3) -> Task:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Runs that take no time: the third setting of each method is best, the fourth diverges."""
+    """Runs that take no time: the third setting of each method is best, the fourth diverges.
+
+    The third of Adam fails in long runs.
+    """
     made: list[Any] = []
 
     def pretended(
@@ -36,6 +39,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         at = METHODS[METHODS[name].tuned_as or name].grid.index(setting)
         made.append((name, at, seed, epochs, repeats))
         loss = (3.0, 2.0, 1.0, float("inf"), 4.0, 5.0)[at] + 0.5 * seed / epochs
+        if (name, at) == ("Adam", 2) and epochs == 10:
+            loss = 90.0
         seconds = {TENTHS: 2.4, "LocoProp-M": 8.0}.get(name, 1.0) * epochs
         return {**dict.fromkeys(task.parts, loss), "seconds": seconds, "epochs": epochs}
 
@@ -70,8 +75,12 @@ def test_every_method_tries_four_settings_and_is_judged_with_the_best(calls: lis
         number = 0 if method.tuned_as else 6 if name == "K-FAC" else 4
         assert len(tried) == len(method.grid) == number
         judged = [c for c in calls if c[0] == name and c[2] != TUNED_WITH and c[3:] == (10, 1)]
-        assert judged == [(name, 2, 0, 10, 1), (name, 2, 1, 10, 1)]
         row = rows[SAME, name]
+        if name == "Adam":
+            assert judged == [(name, at, seed, 10, 1) for at, seed in ((2, 0), (1, 0), (1, 1))]
+            assert row["setting"] == "lr 0.001"
+            continue
+        assert judged == [(name, 2, 0, 10, 1), (name, 2, 1, 10, 1)]
         assert row["train"] == pytest.approx(1.025)  # seeds 0 and 1
         assert row["deviation"] == pytest.approx(0.05 / 2**0.5)
         assert row["tried, one epoch"].count(";") == (5 if name == "K-FAC" else 3)
@@ -83,7 +92,7 @@ def test_every_method_tries_four_settings_and_is_judged_with_the_best(calls: lis
     assert max(i for i, c in enumerate(calls) if c[2] == 0) < min(
         i for i, c in enumerate(calls) if c[2] == 1
     )
-    order = [c[0] for c in calls if c[2] == 0]
+    order = list(dict.fromkeys(c[0] for c in calls if c[2] == 0))
     assert tuple(order[:4]) == locoprop_mnist.BAR
 
 

@@ -2,9 +2,9 @@
 
 The network is 784-1000-500-250-30 and back, batches hold 1000 pictures. Each method first tries
 its four settings (K-FAC six) for one epoch, with a seed of their own; the one that leaves the
-lowest training loss is trained for ten epochs. LocoProp on whole batches takes the setting that
-was best in tenths. Runs stand in the order in which they say most for their time, the first seed
-of all before the second of any.
+lowest training loss is trained for ten epochs, unless it fails there. LocoProp on whole batches
+takes the setting that was best in tenths. Runs stand in the order in which they say most for their
+time, the first seed of all before the second of any.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SEEDS = (0, 1)
 TUNED_WITH = 100  # the seed of the short runs
 SAME, TIME, GRADIENTS = "equal batches", "equal time", "equal gradient steps"
 TENTHS, WHOLE = "LocoProp-M, tenths", "LocoProp-M"
-BAR = ("RMSProp", "K-FAC", "Shampoo", TENTHS)  # what the source's own claim is about
+BAR = ("RMSProp", "K-FAC", TENTHS, "Shampoo")  # what the source's own claim is about
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ METHODS = {
         Method("K-FAC", _kfac, (*_pairs("damping", (0.3, 1e-3), (0.3, 3e-3), (0.3, 1e-2),
                                         (1.0, 3e-3), (1.0, 1e-2)),
                                 {"lr": 1.0, "damping": 3e-3, "kl": 3.0})),
-        Method("Shampoo", shampoo, _rates(2.5e-3, 5e-3, 1e-2, 2e-2)),
         Method(TENTHS, partial(local, "M", share=1 / STEPS), LOCAL),
+        Method("Shampoo", shampoo, _rates(2.5e-3, 5e-3, 1e-2, 2e-2)),
         Method("Adam", _torch(torch.optim.Adam), _rates(3e-4, 1e-3, 3e-3, 1e-2)),
         Method("SGD, momentum", _torch(torch.optim.SGD, momentum=0.9),
                _rates(1e-3, 3e-3, 1e-2, 3e-2)),
@@ -148,11 +148,20 @@ class Bench:
         return [self.run(tuned, setting, TUNED_WITH, 1) for setting in tuned.grid]
 
     def setting(self, method: Method) -> Setting:
-        """Return the setting whose short run left the lowest training loss."""
+        """Return the setting whose short run left the lowest training loss, if it lasts.
+
+        What is stable for one epoch need not be so for ten: a setting whose long run, with the
+        first seed, ends above its short run gives way to the next best.
+        """
         if self.quick:
             return method.grid[method.usual]
-        best: Setting = min(self.tried(method), key=lambda run: float(run["train"]))["setting"]
-        return best
+        ranked = sorted(self.tried(method), key=lambda run: float(run["train"]))
+        for short in ranked:
+            long = self.run(method, short["setting"], SEEDS[0], self.task.epochs)
+            if long["train"] <= short["train"]:
+                break
+        chosen: Setting = short["setting"]
+        return chosen
 
     def runs(self) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
         """Yield what is compared and the method, with a run, in the order of what they say."""
@@ -222,8 +231,8 @@ def _answer(
         title=f"reconstruction loss of {task.name}, nats a picture, {task.epochs} epoch(s)",
         notes=[
             *behind_second_order(same, (TENTHS, WHOLE)),
-            f"setting: of those tried, the one with the lowest training loss after one epoch; "
-            f"{WHOLE} and LocoProp-S take those of their tenths",
+            "setting: of those tried, the one with the lowest training loss after one epoch, but "
+            f"none that ends higher after {task.epochs}; whole batches take that of their tenths",
             "tenths: local steps after the first see a tenth of the batch each",
             "fashion: pictures of a kind that the network has never seen",
             *notes,
