@@ -1,7 +1,7 @@
 """LocoProp on MNIST's deep autoencoder, every method tuned on a grid of four settings.
 
 The network is 784-1000-500-250-30 and back, batches hold 1000 pictures. Each method first tries
-its four settings (K-FAC six) for one epoch, with a seed of their own; the one that leaves the
+its four settings for one epoch, with a seed of their own; the one that leaves the
 lowest training loss is trained for ten epochs, unless it fails there. LocoProp on whole batches
 takes the setting that was best in tenths. Runs stand in the order in which they say most for their
 time, the first seed of all before the second of any.
@@ -29,7 +29,7 @@ SEEDS = (0, 1)
 TUNED_WITH = 100  # the seed of the short runs
 SAME, TIME, GRADIENTS = "equal batches", "equal time", "equal gradient steps"
 TENTHS, WHOLE = "LocoProp-M, tenths", "LocoProp-M"
-BAR = ("RMSProp", "K-FAC", TENTHS, "Shampoo")  # what the source's own claim is about
+BAR = ("RMSProp", TENTHS, "K-FAC", "Shampoo")  # what the source's own claim is about
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,9 @@ def _torch(kind: Callable[..., torch.optim.Optimizer], **fixed: Any) -> Callable
     return lambda lr: lambda model: kind(model.parameters(), lr=lr, **fixed)
 
 
-def _kfac(lr: float, damping: float, kl: float = 0.3) -> Build:
-    return lambda model: KFAC(model, lr, damping, kl=kl)
+def _kfac(lr: float, damping: float) -> Build:
+    # With 0.3 nats a step, which digits bear, all ends at the mean picture within ten epochs.
+    return lambda model: KFAC(model, lr, damping, kl=0.03)
 
 
 def _rates(*rates: float) -> tuple[Setting, ...]:
@@ -72,11 +73,9 @@ METHODS = {
     method.name: method
     for method in (
         Method("RMSProp", rmsprop, _rates(1e-4, 3e-4, 1e-3, 3e-3)),
-        # Two dials and a bound of their own: two settings more than the others.
-        Method("K-FAC", _kfac, (*_pairs("damping", (0.3, 1e-3), (0.3, 3e-3), (0.3, 1e-2),
-                                        (1.0, 3e-3), (1.0, 1e-2)),
-                                {"lr": 1.0, "damping": 3e-3, "kl": 3.0})),
         Method(TENTHS, partial(local, "M", share=1 / STEPS), LOCAL),
+        Method("K-FAC", _kfac, _pairs("damping", (0.3, 1e-3), (0.3, 3e-3), (0.3, 1e-2),
+                                      (1.0, 3e-3))),
         Method("Shampoo", shampoo, _rates(2.5e-3, 5e-3, 1e-2, 2e-2)),
         Method("Adam", _torch(torch.optim.Adam), _rates(3e-4, 1e-3, 3e-3, 1e-2)),
         Method("SGD, momentum", _torch(torch.optim.SGD, momentum=0.9),
