@@ -161,13 +161,15 @@ def _features(backbone: nn.Module, x: Tensor) -> Tensor:
 
 
 def _frr(
-    task: Task, model: nn.Sequential, seed: int, lam: float = LAMBDA, **options: Any
+    learned: tuple[Tensor, Tensor],
+    linear: nn.Module,
+    seed: int,
+    lam: float = LAMBDA,
+    **options: Any,
 ) -> FRRHead:
-    """Return an FRR head for the features of a network; anew unless the options say otherwise."""
-    linear = model[1]
+    """Return an FRR head for features that are known; anew unless the options say otherwise."""
     assert isinstance(linear, nn.Linear)
-    features = _features(model[0], task.train[0]), task.train[1]
-    return frr_head(features, linear, seed, lam=lam, steps=300, **{"restart": True, **options})
+    return frr_head(learned, linear, seed, lam=lam, steps=300, **{"restart": True, **options})
 
 
 _HEADS: dict[str, dict[str, Any]] = {
@@ -198,18 +200,20 @@ def dominoes(
         heads: name -> options of a head; FLFT follows the last.
     """
     model = _trained(task, width, seed)
-    found = {"ERM": accuracies(model, task.tests)}
+    learned = _features(model[0], task.train[0]), task.train[1]
+    tests = {name: (_features(model[0], x), y) for name, (x, y) in task.tests.items()}
+    found = {"ERM": accuracies(model[1], tests)}
     for name, options in (heads or _HEADS).items():
-        head = _frr(task, model, seed, **options)
-        found[name] = accuracies(nn.Sequential(model[0], head), task.tests)
+        head = _frr(learned, model[1], seed, **options)
+        found[name] = accuracies(head, tests)
     tuned = copy.deepcopy(model[0])
     batches = Shuffled(*task.train, 64, min(3, task.epochs), seed)
     fixed_linear_finetune(tuned, head, batches, lr=task.lr / 10)
     found["FRR-FLFT"] = accuracies(nn.Sequential(tuned, head), task.tests)
-    decayed = refit(_features(model[0], task.train[0]), task.train[1], seed, weight_decay=0.5)
-    found["head anew, weight decay"] = accuracies(nn.Sequential(model[0], decayed), task.tests)
+    decayed = refit(*learned, seed, weight_decay=0.5)
+    found["head anew, weight decay"] = accuracies(decayed, tests)
     fair = refit(_features(model[0], task.fair[0]), task.fair[1], seed)
-    found["DFR (upper bound)"] = accuracies(nn.Sequential(model[0], fair), task.tests)
+    found["DFR (upper bound)"] = accuracies(fair, tests)
     return found
 
 
@@ -226,7 +230,8 @@ def two_by_two(task: Task, seed: int, width: int = 64) -> Found:
     model = _trained(task, width, seed)
     attack = Attack(eps=task.eps, reference="start")
     batches = Shuffled(*task.train, 64, max(1, task.epochs // 10), seed)
-    head = _frr(task, model, seed)
+    learned = _features(model[0], task.train[0]), task.train[1]
+    head = _frr(learned, model[1], seed)
     found: Found = {}
     for name, last in (("neither", model[1]), ("FRR", head)):
         teacher = nn.Sequential(copy.deepcopy(model[0]), copy.deepcopy(last))
@@ -235,7 +240,7 @@ def two_by_two(task: Task, seed: int, width: int = 64) -> Found:
         adversarial_finetune(teacher, batches, attack, scope, head=teacher[1], seed=seed)
         also = "DAFT" if name == "neither" else "FRR and DAFT"
         found[also] = accuracies(_student(task, teacher, seed), task.tests)
-    control = nn.Sequential(model[0], _frr(task, model, seed, lam=0.0))
+    control = nn.Sequential(model[0], _frr(learned, model[1], seed, lam=0.0))
     found["head anew, lambda = 0"] = accuracies(_student(task, control, seed), task.tests)
     return found
 
