@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recollect.studies import clipping, locoprop
+from recollect.studies import clipping, locoprop, reading
 from recollect.studies.autoencoders import digits, train
 from recollect.studies.running import Journal
 
@@ -95,6 +95,7 @@ def test_hidden_symbols_are_read_with_the_best_of_four_settings(
         assert sum(c[0] == name and c[2:] == (clipping.TUNED_WITH, 600) for c in made) == 4
     first, longer = rows[0], rows[len(clipping.GRIDS)]
     assert first["setting"] == longer["setting"] == "0.001"
+    assert sum("norms as in BERT" in r["method"] for r in rows) == 2
     assert first["tried"].startswith("0.0003: nan; 0.001: ")
     # lr times decay times steps is kept: that is how often the equilibrium is reached.
     clipped = [r for r in rows if r["method"] == "invariant, relative clip, every parameter"]
@@ -129,3 +130,25 @@ def test_a_broken_off_study_of_clipping_shows_its_rows(monkeypatch: pytest.Monke
     answer = clipping.study()
     assert answer["task"] == ["hidden symbols"]
     assert "broken off: rows or seeds are missing" in answer.notes
+
+
+def test_norms_stand_before_the_branches_or_as_in_bert() -> None:
+    ids = torch.arange(12).reshape(2, 6)
+    for norm_first in (True, False):
+        torch.manual_seed(0)
+        model = reading.Ordinary(12, 1, norm_first)
+        with torch.no_grad():
+            h = model.symbols(ids) + model.positions.weight[:6]
+            h = h if norm_first else model.first(h)
+            layer = model.encoder.layers[0]
+            attend = lambda x: layer.self_attn(x, x, x, need_weights=False)[0]  # noqa: E731
+            inner = lambda x: layer.linear2(torch.nn.functional.gelu(layer.linear1(x)))  # noqa: E731
+            if norm_first:
+                h = h + attend(layer.norm1(h))
+                h = model.encoder.norm(h + inner(layer.norm2(h)))
+            else:
+                h = layer.norm1(h + attend(h))
+                h = layer.norm2(h + inner(h))
+            wanted = torch.nn.functional.cross_entropy(model.head(h).flatten(0, 1), ids.flatten())
+            found = model(ids, ids, is_causal=False)
+        torch.testing.assert_close(found, wanted)

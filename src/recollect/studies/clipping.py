@@ -63,6 +63,11 @@ def _standard_sgd(steps: int, lr: float) -> Method:
     return Method("standard, SGD, every parameter", False, sgd(lr), head=sgd(lr))
 
 
+def _bert_sgd(steps: int, lr: float) -> Method:
+    name = "standard, norms as in BERT, SGD, every parameter"
+    return Method(name, False, sgd(lr), head=sgd(lr), norm_first=False)
+
+
 def _clipped(steps: int, lr: float, decay: float, head: float) -> Method:
     """Clipped SGD for body and head; ``decay`` is that of 600 steps.
 
@@ -85,7 +90,8 @@ def _mixed(steps: int, lr: float, decay: float, head: float) -> Method:
 GRIDS: dict[Callable[..., Method], tuple[Setting, ...]] = {
     _standard_adamw: ((3e-4,), (1e-3,), (3e-3,), (1e-2,)),
     _clipped: ((0.01, 0.3, 0.3), (0.03, 0.1, 0.3), (0.02, 0.6, 0.3), (0.01, 0.3, 1.0)),
-    _standard_sgd: ((0.1,), (0.3,), (1.0,), (3.0,)),
+    _standard_sgd: ((0.03,), (0.1,), (0.3,), (1.0,)),
+    _bert_sgd: ((0.03,), (0.1,), (0.3,), (1.0,)),
     _mixed: ((0.01, 0.3, 3e-3), (0.03, 0.1, 3e-3), (0.02, 0.6, 3e-3), (0.01, 0.3, 1e-2)),
 }
 

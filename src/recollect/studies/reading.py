@@ -48,16 +48,24 @@ class Text:
 
 
 class Ordinary(nn.Module):
-    """Pre-norm Transformer with softmax attention and GELU, the sizes of the invariant one."""
+    """Transformer with softmax attention and GELU, the sizes of the invariant one.
 
-    def __init__(self, size: int, layers: int) -> None:
+    Args:
+        size: V.
+        layers: number of blocks.
+        norm_first: norms before the branches, and a last one; else, as in BERT, after the sum of
+            the embeddings and after each branch.
+    """
+
+    def __init__(self, size: int, layers: int, norm_first: bool = True) -> None:
         super().__init__()
         self.symbols, self.positions = nn.Embedding(size, WIDTH), nn.Embedding(LENGTH, WIDTH)
         layer = nn.TransformerEncoderLayer(
-            WIDTH, 4, 4 * WIDTH, 0.0, "gelu", batch_first=True, norm_first=True
+            WIDTH, 4, 4 * WIDTH, 0.0, "gelu", batch_first=True, norm_first=norm_first
         )
+        self.first = nn.Identity() if norm_first else nn.LayerNorm(WIDTH)
         self.encoder = nn.TransformerEncoder(
-            layer, layers, nn.LayerNorm(WIDTH), enable_nested_tensor=False
+            layer, layers, nn.LayerNorm(WIDTH) if norm_first else None, enable_nested_tensor=False
         )
         self.head = nn.Linear(WIDTH, size)
         for module in self.modules():
@@ -66,7 +74,7 @@ class Ordinary(nn.Module):
 
     def forward(self, input_ids: Tensor, labels: Tensor, is_causal: bool) -> Tensor:
         """Return the mean cross-entropy of the asked symbols."""
-        h = self.symbols(input_ids) + self.positions.weight[: input_ids.shape[1]]
+        h = self.first(self.symbols(input_ids) + self.positions.weight[: input_ids.shape[1]])
         mask = None
         if is_causal:
             mask = torch.ones(LENGTH, LENGTH, dtype=torch.bool, device=h.device).triu(1)
@@ -88,6 +96,7 @@ class Method:
         by_unit: see ``clip``.
         head: builds the optimiser of the head.
         positions: numbers per position, or None for all.
+        norm_first: of the network that does not ignore its scale; see ``Ordinary``.
     """
 
     name: str
@@ -97,6 +106,7 @@ class Method:
     head: Build = lambda p: torch.optim.Adam(p, 3e-3)
     positions: int | None = None
     by_unit: bool = False
+    norm_first: bool = True
 
 
 def sgd(lr: float, decay: float = 0.0, clip: float | None = None) -> Build:
@@ -169,7 +179,7 @@ def train(text: Text, method: Method, scale: float, seed: int, steps: int) -> di
 
 def _model(size: int, method: Method) -> Any:
     if not method.invariant:
-        return Ordinary(size, 2)
+        return Ordinary(size, 2, method.norm_first)
     return MaskedLanguageModel(
         InvariantConfig(
             vocab_size=size,
