@@ -141,8 +141,13 @@ def test_norms_stand_before_the_branches_or_as_in_bert() -> None:
             h = model.symbols(ids) + model.positions.weight[:6]
             h = h if norm_first else model.first(h)
             layer = model.encoder.layers[0]
-            attend = lambda x: layer.self_attn(x, x, x, need_weights=False)[0]  # noqa: E731
-            inner = lambda x: layer.linear2(torch.nn.functional.gelu(layer.linear1(x)))  # noqa: E731
+
+            def attend(x: torch.Tensor, layer: torch.nn.Module = layer) -> torch.Tensor:
+                return layer.self_attn(x, x, x, need_weights=False)[0]
+
+            def inner(x: torch.Tensor, layer: torch.nn.Module = layer) -> torch.Tensor:
+                return layer.linear2(torch.nn.functional.gelu(layer.linear1(x)))
+
             if norm_first:
                 h = h + attend(layer.norm1(h))
                 h = model.encoder.norm(h + inner(layer.norm2(h)))
