@@ -73,9 +73,9 @@ METHODS = {
     method.name: method
     for method in (
         Method("RMSProp", rmsprop, _rates(1e-4, 3e-4, 1e-3, 3e-3)),
-        Method(TENTHS, partial(local, "M", share=1 / STEPS), LOCAL),
+        Method(TENTHS, partial(local, "M", share=1 / STEPS), LOCAL, usual=0),
         Method("K-FAC", _kfac, _pairs("damping", (0.3, 1e-3), (0.3, 3e-3), (0.3, 1e-2),
-                                      (1.0, 3e-3))),
+                                      (1.0, 3e-3)), usual=0),
         Method("Adam", _torch(torch.optim.Adam), _rates(3e-4, 1e-3, 3e-3, 1e-2)),
         Method("SGD, momentum", _torch(torch.optim.SGD, momentum=0.9),
                _rates(1e-3, 3e-3, 1e-2, 3e-2)),
