@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +13,22 @@ import torch
 
 pytest.importorskip("sklearn")
 
+from recollect import studies
 from recollect._answers import Answer
-from recollect.studies import daft, frr, locoprop, photo_domains, pictures, second_order
+from recollect.studies import copied_features, daft, domino_tasks, frr, photo_domains, pictures
 from recollect.studies import training_for_memory as memory
 from recollect.training import Attack, DAFTConfig, leave_one_domain_out
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Leave only some variants of the head in the study."""
-    monkeypatch.setattr(frr, "_VARIANTS", {name: frr._VARIANTS[name] for name in names})
+    variants = copied_features._VARIANTS
+    monkeypatch.setattr(copied_features, "_VARIANTS", {name: variants[name] for name in names})
 
 
 def test_copies_are_the_published_mechanism(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, "FRR-L, l-inf", "FRR-L, l-inf, raw logits")
-    found = frr.copies(5, 0, steps=800)
+    found = copied_features.copies(5, 0, steps=800)
     assert found["ERM"]["none"] == 1.0
     assert found["ERM"]["simple"] < 0.55
     assert found["FRR-L, l-inf"]["simple"] > found["ERM"]["simple"] + 0.08
@@ -33,7 +37,7 @@ def test_copies_are_the_published_mechanism(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_relevance_reads_past_what_says_nothing_of_the_class() -> None:
     """Two logits carry one number: forty that vary by themselves would fill it."""
-    found = frr.crowded(0, steps=250)
+    found = copied_features.crowded(0, steps=250)
     assert found["FRR-L, l-inf, anew"]["simple"] < 0.6
     assert found["the same, lambda = 0"]["simple"] < 0.6
     assert found["FRR-L, l-inf, anew, relevance 1"]["simple"] > 0.7
@@ -42,7 +46,7 @@ def test_relevance_reads_past_what_says_nothing_of_the_class() -> None:
 
 def test_a_digit_is_read_once_copies_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, "FRR-L, l-inf, 2 components, anew")
-    found = frr.digit_copies(10, 0, steps=300)
+    found = copied_features.digit_copies(10, 0, steps=300)
     assert found["ERM"]["simple"] < 0.6
     assert found["FRR-L, l-inf, 2 components, anew"]["simple"] > found["ERM"]["simple"] + 0.06
 
@@ -61,6 +65,59 @@ def test_students_of_frr_teachers_keep_the_complex_half() -> None:
     assert found["FRR"]["simple"] > found["neither"]["simple"] + 0.03
 
 
+def test_pictures_that_chose_the_heads_do_not_judge_them() -> None:
+    source = {"test": (torch.arange(60.0)[:, None], torch.arange(60) % 3)}
+    chose = domino_tasks._chosen(source, "test", (0, 2), 6, 0)
+    judge = domino_tasks._chosen(source, "test", (0, 2), 9, 0, skip=6)
+    shown = [set(x[:, 0].tolist()) for x, _ in (chose, judge)]
+    assert [len(s) for s in shown] == [12, 18]
+    assert not shown[0] & shown[1]
+    assert {v % 3 for v in shown[1]} == {0.0, 2.0}
+    assert judge[1].tolist() == [0] * 9 + [1] * 9
+
+
+def test_seeds_of_frr_are_kept_and_broken_off_settings_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ran: list[tuple[str, int]] = []
+
+    def settings(*given: object) -> Iterator[frr.Setting]:
+        def run(name: str, seed: int) -> frr.Found:
+            if len(ran) == 4:
+                raise KeyboardInterrupt
+            ran.append((name, seed))
+            return {"ERM": {"simple": 0.5 + 0.1 * seed, "none": 1.0}}
+
+        for name in ("first", "second"):
+            yield name, range(3), partial(run, name)
+
+    monkeypatch.setattr(frr, "_settings", settings)
+    answer = studies.run("frr", keep=str(tmp_path))
+    assert answer["setting"] == ["first"]
+    assert (answer["seeds"], answer["simple half random"]) == ([3], [pytest.approx(0.6)])
+    assert "broken off" in answer.notes[-1]
+    ran.clear()
+    monkeypatch.setattr(frr, "_replication", lambda task: "counted")
+    whole = studies.run("frr", keep=str(tmp_path))
+    assert ran == [("second", 1), ("second", 2)]
+    assert whole["seeds"] == [3, 3]
+    assert whole.notes[-1] == "counted"
+
+
+def test_frr_on_a_folder_begins_with_the_network_that_knew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(frr, "of_folder_known", lambda folder: ("known", None))
+    full, quick = (
+        [(name, list(seeds)) for name, seeds, _ in frr._settings(q, "folder", "made", None)]
+        for q in (False, True)
+    )
+    assert full[0] == ("known", [1, 2, 3, 4, 5])
+    assert ("made", list(range(10))) in full
+    assert ("made", [0, 1]) in quick
+    assert all(name != "known" for name, _ in quick)
+
+
 def test_daft_settings_share_no_picture_with_what_is_judged() -> None:
     for judged, domains in daft.digit_settings(0).items():
         shapes = {name: data.tensors[0].shape for name, data in domains.items()}
@@ -73,19 +130,36 @@ def test_daft_settings_share_no_picture_with_what_is_judged() -> None:
     assert (daft._patched(x, torch.Generator().manual_seed(0)) == x).float().mean() > 0.8
 
 
-def test_daft_study_has_every_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+def test_daft_study_has_every_method_and_keeps_its_seeds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[int] = []
+    broken: list[int] = []
 
-    def one_seed(seed, readings, budget, far, photos):
+    def one_seed(
+        seed: int,
+        readings: dict[str, DAFTConfig],
+        budget: daft.Budget,
+        far: object,
+        photos: object,
+    ) -> dict[str, dict[str, float]]:
+        if seed == 2 and not broken:
+            broken.append(seed)
+            raise KeyboardInterrupt
         seen.append(seed)
         row = {"unseen": 0.5 + seed / 100, "sources": 0.9}
         return dict.fromkeys([*readings, daft.CHOSEN], row)
 
     monkeypatch.setattr(daft, "_one_seed", one_seed)
-    answer = daft.study()
+    answer = studies.run("daft", keep=str(tmp_path))
+    assert answer["unseen"][0] == pytest.approx(0.505)
+    assert "2 seed(s)" in answer.title
+    assert "broken off" in answer.notes[-1]
+    answer = studies.run("daft", keep=str(tmp_path))
     assert seen == [0, 1, 2, 3, 4]
     assert answer["method"] == [*daft.READINGS, daft.CHOSEN]
     assert answer["unseen"][0] == pytest.approx(0.52)
+    assert answer["deviation"][0] == pytest.approx(0.0158, abs=1e-4)
 
 
 def made_photographs(pets: int = 8, streets: int = 30) -> photo_domains.Photographs:
@@ -237,16 +311,3 @@ def test_tables_become_bars(tmp_path: Path) -> None:
     assert "unseen" in drawn
     with pytest.raises(ValueError, match=r"written as \.svg or \.png"):
         daft.draw(answer, str(tmp_path / "bars.pdf"))
-
-
-def test_second_order_rivals_are_told_when_missing() -> None:
-    there = second_order.installed()
-    rows = [{"compared at": "equal batches", "method": m, "train": t, "seconds": 1.0}
-            for m, t in (("LocoProp-M, gamma 50", 3.0), ("LocoProp-M, gamma 50, tenths", 3.5),
-                         ("RMSProp", 5.0), ("K-FAC", 2.0), ("Shampoo", 4.0))]  # fmt: skip
-    (note,) = locoprop._against_second_order(rows)
-    if all(there.values()):
-        assert note.startswith("behind K-FAC, the better of K-FAC and Shampoo: LocoProp-M +1.00")
-    else:
-        assert note.startswith("second-order rivals left out, for want of")
-        assert "K-FAC" not in second_order.rivals() or there["curvlinops"]

@@ -236,6 +236,54 @@ def test_gradients_that_nobody_reads_are_not_computed() -> None:
     assert all(p.requires_grad for p in model.parameters())
 
 
+def test_gradients_of_parametrised_layers_are_dropped_as_soon_as_they_are_there() -> None:
+    model = small()
+    nn.utils.parametrizations.weight_norm(model[0])
+    optimizer = LocoProp(model, loss_activation="sigmoid", sequential=True)
+    seen: list[bool] = []
+
+    def closure() -> Tensor:
+        loss = closure_of(model, optimizer, *batch())()
+        seen.append(all(p.grad is None for p in model.parameters()))
+        return loss
+
+    before = copy.deepcopy(model.state_dict())
+    optimizer.step(closure)
+    assert seen == [True]
+    assert all(not torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_one_activation_after_two_layers_is_heard_for_each() -> None:
+    shared = nn.Tanh()
+    one = nn.Sequential(nn.Linear(5, 5), shared, nn.Linear(5, 5), shared, nn.Linear(5, 5)).double()
+    two = copy.deepcopy(one)
+    two[3] = nn.Tanh()
+    x, y = batch()
+    for model in (one, two):
+        optimizer = LocoProp(model, 0.01, gamma=3.0, loss_activation="sigmoid")
+        optimizer.step(closure_of(model, optimizer, x, y))
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+def test_logits_that_the_closure_kept_stay_as_they_were() -> None:
+    model = small()
+    optimizer = LocoProp(model, loss_activation="sigmoid")
+    x, y = batch()
+    kept: list[Tensor] = []
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        logits = model(x)
+        kept.extend([logits, logits.detach().clone()])
+        loss = F.binary_cross_entropy_with_logits(logits, y)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert torch.equal(*kept)
+
+
 class Branchy(nn.Module):
     """Convolutions, normalisation and an embedding, with functional activations."""
 
@@ -480,6 +528,10 @@ def test_layers_that_cannot_be_are_refused() -> None:
         LocoProp([nn.Linear(2, 2).requires_grad_(False)])
     with pytest.raises(ValueError, match=r"closed_form is for nn.Linear and ungrouped"):
         LocoProp([nn.Conv1d(2, 2, 2)], variant="S", prox=1.0, closed_form=True)
+    for conv in (nn.Conv2d(4, 4, 2, groups=2), nn.Conv2d(2, 2, 2, padding_mode="circular"),
+                 nn.Conv2d(2, 2, 3, padding="same")):  # fmt: skip
+        with pytest.raises(ValueError, match=r"closed_form is for nn.Linear and ungrouped"):
+            LocoProp([conv], variant="S", prox=1.0, closed_form=True)
     with pytest.raises(ValueError, match="either 'layers' or 'params'"):
         LocoProp([{"layers": [nn.Linear(2, 2)], "params": []}], variant="S")
 

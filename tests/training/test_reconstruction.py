@@ -292,3 +292,17 @@ def test_report_finds_who_stands_where() -> None:
         feature_replication_report(nn.Flatten(), head, {"simple": data["simple"]})
     with pytest.raises(TypeError, match=r"head must be an nn\.Linear or FRRHead, got Tanh"):
         feature_replication_report(nn.Flatten(), nn.Tanh(), data)
+
+
+@pytest.mark.parametrize("decoder", ["linear", "mlp"])
+def test_labels_choose_the_signs_of_a_head_that_begins_anew(decoder: str) -> None:
+    """However large lam: a decoder drawn at random would turn some of these heads around."""
+    draws = torch.Generator().manual_seed(0)
+    y = torch.arange(300) % 2
+    told = (2.0 * y - 1)[:, None] * (1 + 0.5 * torch.rand(300, 1, generator=draws))
+    z = told + 0.2 * torch.randn(300, 12, generator=draws)
+    for seed in range(6):
+        torch.manual_seed(seed)
+        head = FRRHead(12, 2, relevance=1.0, decoder=decoder)
+        train_frr_linear(nn.Identity(), head, [(z, y)], 10.0, epochs=60, restart=True)
+        assert float((head(z).argmax(1) == y).float().mean()) == 1.0

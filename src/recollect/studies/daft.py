@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from recollect.studies.bars import bars
 from recollect.studies.denormals import denormals_flushed
 from recollect.studies.photo_domains import FEATURES, Photographs, photo_settings, photographs
 from recollect.studies.pictures import digits, mnist
+from recollect.studies.running import Journal, gathered
 from recollect.training import DAFT, Attack, DAFTConfig, leave_one_domain_out
 from recollect.training.adversarial import robust_loss
 from recollect.training.domains import accuracy, batches_of
@@ -48,6 +50,7 @@ READINGS: dict[str, DAFTConfig] = {
     "DAFT, both: first prediction": DAFTConfig(replace(ATTACK, target="clean", reference="start")),
 }
 QUICK = ("DAFT, head only", "DAFT")
+SEEDS = range(5)
 CHOSEN = "DAFT, reading chosen by the sources"
 
 
@@ -78,44 +81,56 @@ class Inputs:
 
 
 @denormals_flushed()
-def study(quick: bool = False, data: str | None = None) -> Answer:
+def study(quick: bool = False, data: str | None = None, *, keep: str | None = None) -> Answer:
     """Return accuracy on domains left out, for DAFT and its rivals.
+
+    Interrupted (Ctrl-C), it returns the seeds that are there.
 
     Args:
         quick: two readings of the recipe, and shorter trainings.
         data: folder with ``mnist/mnist.npz``: one more domain, never a source; unless ``quick``,
             with ``scenes`` and ``weights`` too: photographs, as further settings.
+        keep: folder for the seeds run so far, from which a study that was broken off goes on.
 
     Raises:
         ImportError: if scikit-learn is missing, or for photographs outside a checkout.
         FileNotFoundError: if the folder holds no such file.
     """
-    seeds = range(5)
     budget = Budget(300, 150, 300) if quick else Budget()
-    photos = None if data is None or quick else photographs(data)
+    journal = Journal(keep, "daft")
+    photos = None if data is None or quick else photographs(data, journal)
     readings = {k: READINGS[k] for k in (QUICK if quick else READINGS)}
     far = None if data is None else _mnist(data)
+    about = {"quick": quick, "data": data is not None}
+    runs, notes = gathered(
+        journal.row(
+            {**about, "seed": seed}, partial(_one_seed, seed, readings, budget, far, photos)
+        )
+        for seed in SEEDS
+    )
     found: dict[str, list[dict[str, float]]] = {}
-    for seed in seeds:
-        for name, row in _one_seed(seed, readings, budget, far, photos).items():
+    for run in runs:
+        for name, row in (run or {}).items():
             found.setdefault(name, []).append(row)
-    columns = list(next(iter(found.values()))[0])
-    rows = []
-    for name, runs in found.items():
-        table = np.array([[run[c] for c in columns] for run in runs])  # (seeds, columns)
-        shown: dict[str, Any] = {"method": name, "unseen": float(table[:, 0].mean())}
-        shown["deviation"] = float(table[:, 0].std(ddof=1))
-        shown |= dict(zip(columns[1:], table[:, 1:].mean(0).tolist(), strict=True))
-        rows.append(shown)
+    rows = [_row(name, of_seeds) for name, of_seeds in found.items()]
     return Answer(
-        {k: [r[k] for r in rows] for k in rows[0]},
-        title=f"accuracy of a small student on a domain never seen, {len(seeds)} seeds",
+        {k: [r[k] for r in rows] for k in (rows[0] if rows else ())},
+        title=f"accuracy of a small student on a domain never seen, {len(runs)} seed(s)",
         notes=[
             "unseen: mean over the two settings of digits; sources: a part of the source domains "
             "that was not learned, by which alone readings may be chosen",
             "direct adversarial training needs no teacher, and is the baseline to beat",
+            *notes,
         ],
     )
+
+
+def _row(name: str, runs: list[dict[str, float]]) -> dict[str, Any]:
+    """Return one row of the table: means over seeds."""
+    means = {column: float(np.mean([run[column] for run in runs])) for column in runs[0]}
+    unseen = [run["unseen"] for run in runs]
+    deviation = float(np.std(unseen, ddof=1)) if len(unseen) > 1 else float("nan")
+    return {"method": name, "unseen": means.pop("unseen"), "deviation": deviation, **means}
 
 
 def draw(answer: Answer, path: str) -> None:

@@ -11,6 +11,7 @@ Shape letters: N pictures, d = 1280 features.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from recollect._seeds import seed_of
+from recollect.studies.running import Journal
 from recollect.studies.trained_networks import loaders
 
 __all__ = ["COPIES", "FEATURES", "Photographs", "photo_settings", "photographs", "seen", "watched"]
@@ -116,17 +118,22 @@ def watched(data: str | Path) -> dict[str, np.ndarray[Any, Any]]:
     }
 
 
-def photographs(data: str | Path) -> Photographs:
+def photographs(data: str | Path, journal: Journal | None = None) -> Photographs:
     """Return what MobileNetV2 sees: each kind of copy of the pets, and ``"streets"``.
 
     Args:
         data: folder with ``scenes`` and ``weights``.
+        journal: keeps the features.
 
     Raises:
         ImportError: outside a checkout of the repository.
         FileNotFoundError: if the folder lacks the pictures.
     """
-    return {**{kind: seen(data, kind) for kind in COPIES}, "streets": watched(data)}
+    journal = journal or Journal(None, "")
+    found = {
+        kind: journal.arrays(f"photographs-{kind}", partial(seen, data, kind)) for kind in COPIES
+    }
+    return {**found, "streets": journal.arrays("photographs-streets", partial(watched, data))}
 
 
 def photo_settings(found: Photographs, seed: int) -> dict[str, Domains]:

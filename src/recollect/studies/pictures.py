@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from recollect._seeds import seed_of
 
-__all__ = ["Shuffled", "cifar", "digits", "mnist", "refit"]
+__all__ = ["Shuffled", "cifar", "digits", "file_of", "mnist", "refit"]
 
 Labelled = tuple[Tensor, Tensor]
 
@@ -58,7 +58,7 @@ def mnist(folder: str, side: int = 16) -> dict[str, Labelled]:
     Raises:
         FileNotFoundError: if the folder has no ``mnist/mnist.npz``.
     """
-    with np.load(_file(folder, "mnist/mnist.npz")) as stored:
+    with np.load(file_of(folder, "mnist/mnist.npz")) as stored:
         found = {}
         for part in ("train", "test"):
             x = torch.from_numpy(stored[f"x_{part}"])[:, None].float() / 255
@@ -81,7 +81,7 @@ def cifar(folder: str, kinds: tuple[int, ...] = (1, 9), side: int = 16) -> dict[
     from PIL import Image
 
     found = {}
-    with np.load(_file(folder, "cifar10/cifar10_jpeg.npz")) as stored:
+    with np.load(file_of(folder, "cifar10/cifar10_jpeg.npz")) as stored:
         for part in ("train", "test"):
             blob, offset, label = (stored[f"{part}_{k}"] for k in ("blob", "offset", "label"))
             rows = np.flatnonzero(np.isin(label, kinds))
@@ -99,7 +99,12 @@ def cifar(folder: str, kinds: tuple[int, ...] = (1, 9), side: int = 16) -> dict[
     return found
 
 
-def _file(folder: str, name: str) -> Path:
+def file_of(folder: str, name: str) -> Path:
+    """Return a file of a folder of data.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+    """
     file = Path(folder) / name
     if not file.is_file():
         raise FileNotFoundError(

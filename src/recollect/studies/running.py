@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Journal", "bar"]
+__all__ = ["Journal", "bar", "gathered"]
 
 Row = dict[str, Any]
+Found = TypeVar("Found")
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -105,6 +106,21 @@ def _read(file: Path) -> dict[str, Row]:
                 f"line {number} of {file} is no row of a study; move the file away to start anew"
             ) from error
     return rows
+
+
+def gathered(found: Iterable[Found]) -> tuple[list[Found], list[str]]:
+    """Return what a study finds, and a note if it was interrupted (Ctrl-C) before all was there.
+
+    >>> gathered(iter("ab"))
+    (['a', 'b'], [])
+    """
+    rows: list[Found] = []
+    try:
+        for row in found:
+            rows.append(row)
+    except KeyboardInterrupt:
+        return rows, ["broken off: rows or seeds are missing"]
+    return rows, []
 
 
 @contextmanager

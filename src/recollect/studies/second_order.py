@@ -6,16 +6,16 @@ curvlinops builds. Where a library is missing its rows are left out, and the stu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["KFAC", "installed", "rivals"]
+from recollect.studies.autoencoders import Build
 
-Build = Callable[[nn.Module], torch.optim.Optimizer]
+__all__ = ["KFAC", "behind_second_order", "installed", "rivals", "shampoo", "soap"]
 
 
 def installed() -> dict[str, bool]:
@@ -42,14 +42,41 @@ def rivals(refresh: int = 5) -> dict[str, Build]:
     there = installed()
     said = "" if refresh == 5 else f", refreshed every {refresh} steps"
     if there["pytorch_optimizer"]:
-        found[f"Shampoo{said}"] = _shampoo(3e-2, refresh)
-        found["SOAP"] = _soap(3e-2)
+        found[f"Shampoo{said}"] = shampoo(3e-2, refresh)
+        found["SOAP"] = soap(3e-2)
     if there["curvlinops"]:
         found[f"K-FAC{said}"] = lambda model: KFAC(model, 0.1, 3e-2, refresh=refresh)
     return found
 
 
-def _shampoo(lr: float, refresh: int = 5) -> Build:
+def behind_second_order(rows: Iterable[Mapping[str, Any]], methods: Sequence[str]) -> list[str]:
+    """Say how far some methods and RMSProp are behind the better of K-FAC and Shampoo.
+
+    Args:
+        rows: with ``method``, ``train`` and ``seconds``, of equally many batches.
+        methods: those of LocoProp.
+
+    Returns:
+        One note, or what is missing; nothing where the rows are not all there yet.
+    """
+    missing = [name for name, is_there in installed().items() if not is_there]
+    if missing:
+        return [f"second-order rivals left out, for want of {' and '.join(missing)}"]
+    same = {row["method"]: row for row in rows}
+    if not {"K-FAC", "Shampoo", "RMSProp"} <= set(same):
+        return []
+    better = min((same[name] for name in ("K-FAC", "Shampoo")), key=lambda row: row["train"])
+    said = [
+        f"{name} {same[name]['train'] - better['train']:+.2f} nats, in "
+        f"{same[name]['seconds'] / better['seconds']:.2f} of its time"
+        for name in ("RMSProp", *(m for m in methods if m in same))
+    ]
+    return [f"behind {better['method']}, the better of K-FAC and Shampoo: {'; '.join(said)}"]
+
+
+def shampoo(lr: float, refresh: int = 5) -> Build:
+    """Return what builds Shampoo; its library is asked for only then."""
+
     def build(model: nn.Module) -> torch.optim.Optimizer:
         from pytorch_optimizer import ScalableShampoo
 
@@ -64,7 +91,9 @@ def _shampoo(lr: float, refresh: int = 5) -> Build:
     return build
 
 
-def _soap(lr: float) -> Build:
+def soap(lr: float) -> Build:
+    """Return what builds SOAP; its library is asked for only then."""
+
     def build(model: nn.Module) -> torch.optim.Optimizer:
         from pytorch_optimizer import SOAP
 

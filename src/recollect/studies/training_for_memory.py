@@ -42,7 +42,7 @@ WIDTH, BYTES, PER_SCENE = 32, 64, 3
 
 @denormals_flushed()
 def study(quick: bool = False, data: str | None = None) -> Answer:
-    """Return what 130-byte sketches recall of a network, for each way of training it.
+    """Return what sketches of 66 bytes recall of a network, for each way of training it.
 
     Args:
         quick: 5 seeds instead of 10.

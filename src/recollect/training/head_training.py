@@ -73,8 +73,10 @@ def train_frr_linear(
         lr: of Adam for the classifier.
         decoder_lr: of Adam for the decoder; the same by default.
         weight_decay: decoupled, on the classifier.
-        restart: begin with a classifier of zeros rather than with the head as given. A head that
-            leans on the simple features already is slow to let go of them.
+        restart: begin with a classifier of zeros rather than with the head as given (a head that
+            leans on the simple features already is slow to let go of them), and with a decoder
+            whose last layer is zero: the labels then choose the signs of the logits. A decoder
+            that was drawn at random chooses them too where lam is large, and may choose wrongly.
 
     Raises:
         ValueError: for numbers out of range, an empty loader, or features that do not fit.
@@ -100,6 +102,8 @@ def train_frr_linear(
         before = accuracy(head, features, labels)
         # In standardised coordinates the classifier's problem is well conditioned.
         factor = 0.0 if restart else 1.0
+        if restart:
+            head.silence_decoder()
         weight, bias = (t.mul(factor).requires_grad_() for t in head.expressed())
         optimizer = torch.optim.AdamW(
             [

@@ -140,6 +140,13 @@ class FRRHead(nn.Module):
         return self
 
     @torch.no_grad()
+    def silence_decoder(self) -> None:
+        """Let the decoder say zero whatever the logits, by its last layer."""
+        last = self.decoder if isinstance(self.decoder, nn.Linear) else self.decoder[-1]  # type: ignore[index]
+        last.weight.zero_()
+        last.bias.zero_()
+
+    @torch.no_grad()
     def fit_statistics(self, features: Tensor, labels: Tensor | None = None) -> None:
         """Measure what standardises the features, on a sample (B, d), and what tells the class.
 
