@@ -20,7 +20,7 @@ from recollect.studies.wide_networks import Pictures, Setting, curves
 __all__ = ["draw", "pictures", "study"]
 
 FRAME, SEEN = 12, 580
-WHOLE = Setting((75, 150, 300), 3, rates=(1e-3, 2e-3, 4e-3))
+WHOLE = Setting((75, 150, 300), 3, rates=(2e-3, 4e-3))
 QUICK = Setting((50, 100, 200), 3, steps=100)
 
 draw = draw_curves
